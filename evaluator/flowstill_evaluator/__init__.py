@@ -1,0 +1,1 @@
+"""Parity, paired rollouts, gates and the report."""

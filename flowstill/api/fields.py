@@ -1,0 +1,60 @@
+"""Bounded field types: every string has a maximum length, every number is finite."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Model(BaseModel):
+    """A frozen API model: camelCase outside, snake_case inside, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+
+class StatusModel(Model):
+    """A status model: fields written by a newer version are ignored, so that a downgrade can read them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+Uri = Annotated[
+    str,
+    Field(
+        min_length=8,
+        max_length=1024,
+        pattern=r"^(file|pvc|store)://[^\s?#]+$",
+        description="file:///PATH, pvc://CLAIM/PATH, or store://PATH in the default store.",
+    ),
+]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71, description="sha256:HEX")]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+ShortText = Annotated[str, Field(max_length=256)]
+Message = Annotated[str, Field(max_length=1024)]
+FeatureName = Annotated[str, Field(min_length=1, max_length=128)]
+Label = Annotated[str, Field(max_length=63)]
+Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Source(Model):
+    """An artifact to read: where it lies and, when given, the digest that its bytes must have."""
+
+    uri: Uri
+    digest: Digest | None = None
+
+
+class ArtifactRef(Model):
+    """An artifact pinned to its bytes."""
+
+    uri: Uri
+    digest: Digest
+
+
+class StatusRef(StatusModel):
+    """An artifact that was read or published."""
+
+    uri: Annotated[str, Field(max_length=1024)]
+    digest: Digest

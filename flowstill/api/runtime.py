@@ -1,0 +1,54 @@
+"""``spec.runtime``: where and how a child runs; a small typed subset of a pod template."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flowstill.api.fields import Label, Model, Name, ShortText
+
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+
+
+class Resources(Model):
+    """Requests and limits of the child's container."""
+
+    requests: Annotated[dict[Label, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    limits: Annotated[dict[Label, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class Toleration(Model):
+    """A taint that the child's pod may be placed on."""
+
+    key: Annotated[str, Field(max_length=316)] | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: Label | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class EnvVar(Model):
+    """A plain environment variable; names starting with ``FLOWSTILL_`` belong to Flowstill."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    value: Annotated[str, Field(max_length=1024)] = ""
+
+
+class Runtime(Model):
+    """How a child runs. ``image`` replaces the chart's image for the trainer or the evaluator."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    resources: Resources | None = None
+    node_selector: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
+    env: Annotated[list[EnvVar], Field(max_length=32)] = Field(default_factory=list)
+    labels: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
+    annotations: Annotated[dict[str, ShortText], Field(max_length=16)] = Field(default_factory=dict)
+    service_account_name: Name | None = None
+    image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = Field(default_factory=list)
+    runtime_class_name: Name | None = None
+    priority_class_name: Name | None = None
+    shm_size: Quantity = "2Gi"
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
+    backoff_limit: Annotated[int, Field(ge=0, le=20)] = 3
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None

@@ -1,0 +1,1 @@
+"""One-step students of flow-matching policies, registered with LeRobot as a plugin."""

@@ -1,0 +1,1 @@
+"""Flowstill as a Kubernetes operator and as a local runner."""

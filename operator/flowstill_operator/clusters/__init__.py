@@ -1,0 +1,1 @@
+"""The two places where effects happen."""

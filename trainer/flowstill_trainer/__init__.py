@@ -1,0 +1,1 @@
+"""Distillation: from a teacher and a dataset to a published student."""
