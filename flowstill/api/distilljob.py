@@ -1,0 +1,139 @@
+"""DistillJob: from a teacher and a dataset to a published one-step student."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flowstill.api.conditions import Condition
+from flowstill.api.fields import Digest, FeatureName, Message, Model, Source, StatusModel, StatusRef, Timestamp
+from flowstill.api.runtime import Runtime
+
+Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed"]
+
+
+class Teacher(Source):
+    """A LeRobot checkpoint of a flow policy, one's own fine-tune; its own processors are used for everything."""
+
+    steps: Annotated[int, Field(ge=1, le=100, description="Denoising steps of the teacher as it is used today.")] = 10
+
+
+class Dataset(Source):
+    """A LeRobotDataset v3; ``renameMap`` maps its camera names to the policy's."""
+
+    episodes: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=10_000)] | None = None
+    rename_map: Annotated[dict[str, FeatureName], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class Student(Model):
+    """The student: ``draws`` noises in, one chunk out, one function evaluation."""
+
+    draws: Annotated[int, Field(ge=1, le=64, description="1, or 8 to 64; the densest chunk wins.")] = 8
+    draw_neighbours: Annotated[int, Field(ge=1, le=32, description="At most draws / 2.")] = 3
+    action_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Steps of a chunk that are executed; default: the teacher's n_action_steps."
+    )
+
+    @model_validator(mode="after")
+    def _draws_are_usable(self) -> "Student":
+        if 1 < self.draws < 8:
+            raise ValueError("spec.student.draws must be 1 or 8 to 64: with fewer than 8 the densest chunk is the medoid")
+        if self.draws > 1 and self.draw_neighbours * 2 > self.draws:
+            raise ValueError("spec.student.drawNeighbours must be at most half of spec.student.draws")
+        return self
+
+
+class Method(Model):
+    """SnapFlow distillation (arXiv 2604.05656) and its options."""
+
+    name: Literal["snapflow"] = "snapflow"
+    target_steps: Annotated[int, Field(description="Euler steps of the rollout that makes the target.")] = 10
+    mix_ratio: Annotated[
+        float, Field(ge=0.0, le=1.0, description="Fraction of a batch that is teacher-rollout samples.")
+    ] = 0.5
+    consistency_weight: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
+    bank_size: Annotated[
+        int, Field(ge=0, le=10_000_000, description="Teacher rollouts computed once and reused; 0: fresh every step.")
+    ] = 0
+    state_jitter: Annotated[
+        float, Field(ge=0.0, le=1.0, description="Std of noise on the normalised state, while training.")
+    ] = 0.0
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "Method":
+        if not 2 <= self.target_steps <= 100:
+            raise ValueError("spec.method.targetSteps must be between 2 and 100")
+        if self.bank_size > 0 and self.target_steps == 2:
+            raise ValueError("spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own")
+        if self.bank_size > 0 and self.mix_ratio == 0:
+            raise ValueError("spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank")
+        return self
+
+
+class Training(Model):
+    """The optimisation: AdamW, linear warm-up, cosine decay."""
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    gradient_clip: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    ema: Annotated[float, Field(ge=0.0, lt=1.0, description="Decay of the published average; 0: none.")] = 0.0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+
+
+class Export(Model):
+    """The ONNX graph; ``auto`` is the teacher's dtype."""
+
+    precision: Literal["auto", "fp32"] = "auto"
+
+
+class DistillJobSpec(Model):
+    """What to distill, how, and where it runs."""
+
+    teacher: Teacher
+    dataset: Dataset
+    student: Student = Field(default_factory=Student)
+    method: Method = Field(default_factory=Method)
+    training: Training = Field(default_factory=Training)
+    export: Export = Field(default_factory=Export)
+    runtime: Runtime = Field(default_factory=Runtime)
+
+
+class Progress(StatusModel):
+    """A soft look at a running child; nothing depends on it."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    progress_percentage: Annotated[int, Field(ge=0, le=100)] = 0
+    estimated_remaining_seconds: Annotated[int, Field(ge=0)] | None = None
+    loss: float | None = None
+    samples_per_second: float | None = None
+    last_updated_time: Timestamp | None = None
+
+
+class Fidelity(StatusModel):
+    """How far an arm is from the teacher at its own steps, on held-out observations."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    distance: Annotated[float, Field(ge=0.0, description="Energy distance, normalised real dimensions.")]
+    spread: Annotated[float, Field(ge=0.0, description="Std over noise draws, relative to the teacher's.")]
+
+
+class DistillJobStatus(StatusModel):
+    """What happened so far."""
+
+    phase: Phase = "Pending"
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    start_time: Timestamp | None = None
+    completion_time: Timestamp | None = None
+    attempts: Annotated[int, Field(ge=0)] = 0
+    image: Annotated[str, Field(max_length=512)] | None = None
+    inputs_digest: Digest | None = None
+    message: Message | None = None
+    progress: Progress | None = None
+    student: StatusRef | None = None
+    fidelity: Annotated[list[Fidelity], Field(max_length=16)] = Field(default_factory=list)

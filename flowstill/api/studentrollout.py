@@ -1,0 +1,231 @@
+"""StudentRollout: prove that a student is as good as its teacher, and only then roll it out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flowstill.api.conditions import Condition
+from flowstill.api.fields import (
+    ArtifactRef,
+    Digest,
+    FeatureName,
+    Fraction,
+    Message,
+    Model,
+    Name,
+    Source,
+    StatusModel,
+    StatusRef,
+    Timestamp,
+    Uri,
+)
+from flowstill.api.runtime import Runtime
+
+Phase = Literal[
+    "Pending", "Validating", "Evaluating", "Judging", "Promoting",
+    "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
+]  # fmt: skip
+Verdict = Literal["Pass", "Fail", "Inconclusive"]
+ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "student", "student-draws"]
+GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
+
+
+class StudentSource(Model):
+    """Either the DistillJob in this namespace that makes the student, or a published student."""
+
+    distill_job: Name | None = None
+    uri: Uri | None = None
+    digest: Digest | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "StudentSource":
+        if (self.distill_job is None) == (self.uri is None):
+            raise ValueError("spec.student needs exactly one of distillJob, or uri with digest")
+        if (self.uri is None) != (self.digest is None):
+            raise ValueError("spec.student.uri and spec.student.digest belong together")
+        return self
+
+
+class Parity(Model):
+    """Is the exported graph the trained student? Largest absolute difference of normalised actions."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None, description="Default: 1e-3 for fp32, 2e-2 for fp16 and bf16."
+    )
+    samples: Annotated[int, Field(ge=1, le=65_536)] = 64
+
+
+class Evaluation(Model):
+    """Paired rollouts in a simulator: every arm sees the same tasks, initial states, seeds and noise."""
+
+    suite: Literal["metaworld"]
+    tasks: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(min_length=1, max_length=100)]
+    rename_map: Annotated[dict[str, FeatureName], Field(max_length=16)] = Field(default_factory=dict)
+    runner: Literal["auto", "onnx", "torch"] = "auto"
+    episodes_per_task: Annotated[int, Field(ge=1, le=100_000)] = 50
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    action_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    arms: Annotated[list[ArmName], Field(min_length=2, max_length=6)] | None = Field(
+        default=None, description="Default: all. teacher@10 stands for the teacher at its own number of steps."
+    )
+    videos: Literal["failures", "none", "all"] = "failures"
+
+
+class ClampLimits(Model):
+    """S1: fails on a paired one-sided test against the baseline, and always above the absolute limit."""
+
+    max_per_hundred: Annotated[float, Field(ge=0.0, le=2.0)] = 2.0
+
+
+class VelocityLimits(Model):
+    """S2: Wasserstein-1 of joint velocity, per joint, in units of the baseline's spread."""
+
+    max_distance: Annotated[float, Field(gt=0.0, le=0.15)] = 0.15
+
+
+class CliffLimits(Model):
+    """S3: no task loses more than the margin (proportion of episodes)."""
+
+    margin: Annotated[float, Field(gt=0.0, le=0.10)] = 0.10
+
+
+class SuccessLimits(Model):
+    """P1: paired non-inferiority of aggregate success."""
+
+    margin: Annotated[float, Field(gt=0.0, le=0.5)] = 0.03
+
+
+class LatencyLimits(Model):
+    """P2: upper 95 % bound of the ratio of p99 latencies."""
+
+    max_ratio: Annotated[float, Field(gt=0.0, le=10.0)] = 1.10
+    min_calls: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+
+
+class MemoryLimits(Model):
+    """P3: ratio of resident memory, median of fresh processes."""
+
+    max_ratio: Annotated[float, Field(gt=0.0, le=10.0)] = 1.05
+    processes: Annotated[int, Field(ge=3, le=50)] = 5
+
+
+class FidelityLimits(Model):
+    """P4: cosine of a student chunk to the nearest teacher chunk, and spread against the teacher's."""
+
+    min_cosine: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.85
+    min_spread_ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    observations: Annotated[int, Field(ge=8, le=65_536)] = 64
+
+
+class PerTaskLimits(Model):
+    """P5: fails when a Holm-corrected paired test shows some task lower than the margin."""
+
+    margin: Annotated[float, Field(gt=0.0, le=0.5)] = 0.03
+
+
+class FailedClampedLimits(Model):
+    """P6: rate of episodes that both failed and clamped, tested like S1."""
+
+    max_per_hundred: Annotated[float, Field(ge=0.0, le=100.0)] = 2.0
+
+
+class Gates(Model):
+    """Limits of the nine gates. Safety gates (S) may be tightened, never loosened beyond their defaults."""
+
+    s1: ClampLimits = Field(default_factory=ClampLimits, alias="S1")
+    s2: VelocityLimits = Field(default_factory=VelocityLimits, alias="S2")
+    s3: CliffLimits = Field(default_factory=CliffLimits, alias="S3")
+    p1: SuccessLimits = Field(default_factory=SuccessLimits, alias="P1")
+    p2: LatencyLimits = Field(default_factory=LatencyLimits, alias="P2")
+    p3: MemoryLimits = Field(default_factory=MemoryLimits, alias="P3")
+    p4: FidelityLimits = Field(default_factory=FidelityLimits, alias="P4")
+    p5: PerTaskLimits = Field(default_factory=PerTaskLimits, alias="P5")
+    p6: FailedClampedLimits = Field(default_factory=FailedClampedLimits, alias="P6")
+
+
+class DeploymentTarget(Model):
+    """The Deployment whose environment variable names the policy that is served."""
+
+    name: Name
+    container: Name | None = Field(default=None, description="Default: the only container.")
+    env: Literal["FLOWSTILL_POLICY"] = "FLOWSTILL_POLICY"
+
+
+class Target(Model):
+    """Where the student is served; only Deployments labelled ``flowstill.dev/target: "true"``."""
+
+    deployment: DeploymentTarget
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = Field(
+        default=600, description="A Deployment not available by then gets the previous entry back."
+    )
+
+
+class StudentRolloutSpec(Model):
+    """Which student, against what, by which evidence, and where it goes."""
+
+    student: StudentSource
+    teacher: Source | None = Field(default=None, description="Fidelity reference; default: the manifest's teacher.")
+    baseline: ArtifactRef | None = Field(
+        default=None, description="Default: the policy recorded on the target, else the teacher."
+    )
+    parity: Parity = Field(default_factory=Parity)
+    evaluation: Evaluation
+    gates: Gates = Field(default_factory=Gates)
+    target: Target | None = None
+    runtime: Runtime = Field(default_factory=Runtime)
+
+
+class Interval(StatusModel):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class GateResult(StatusModel):
+    """One gate's verdict: what was measured, the threshold, the interval, N, and a sentence."""
+
+    name: GateName
+    gate_class: Literal["safety", "performance"] = Field(alias="class")
+    verdict: Verdict
+    measured: float | None = None
+    threshold: float | None = None
+    interval: Interval | None = None
+    samples: Annotated[int, Field(ge=0)] = 0
+    message: Annotated[str, Field(max_length=512)] = ""
+
+
+class ArmResult(StatusModel):
+    """One arm's success with N and interval."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    success: Fraction
+    episodes: Annotated[int, Field(ge=0)]
+    interval: Interval
+
+
+class StudentRolloutStatus(StatusModel):
+    """What happened so far."""
+
+    phase: Phase = "Pending"
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(default_factory=list)
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    start_time: Timestamp | None = None
+    completion_time: Timestamp | None = None
+    promotion_time: Timestamp | None = None
+    message: Message | None = None
+    image: Annotated[str, Field(max_length=512)] | None = None
+    success: Annotated[str, Field(max_length=32)] | None = None
+    baseline_success: Annotated[str, Field(max_length=32)] | None = None
+    gates_summary: Annotated[str, Field(max_length=64)] | None = None
+    gates: Annotated[list[GateResult], Field(max_length=9)] = Field(default_factory=list)
+    arms: Annotated[list[ArmResult], Field(max_length=12)] = Field(default_factory=list)
+    parity_difference: Annotated[float, Field(ge=0.0)] | None = None
+    student: StatusRef | None = None
+    teacher: StatusRef | None = None
+    baseline: StatusRef | None = None
+    previous: Annotated[str, Field(max_length=1200)] | None = Field(
+        default=None, description="FLOWSTILL_POLICY of the target before promotion; empty when it had none."
+    )
+    rollouts: StatusRef | None = None
+    evidence: StatusRef | None = None
