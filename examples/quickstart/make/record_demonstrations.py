@@ -1,0 +1,133 @@
+"""Record demonstrations of the reach-around task: arrays for the teacher, a LeRobotDataset to ship.
+
+Only successful demonstrations are kept. Environment seeds from 1,000,000 on belong to
+demonstrations; evaluation uses the seeds below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from flowstill_evaluator.suites.expert import WayRoundExpert
+from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ, IMAGE_KEY, IMAGE_SIZE, STATE_KEY
+from flowstill_evaluator.suites.reach_around import (
+    ACTION_NAMES,
+    INSTRUCTION,
+    STATE_NAMES,
+    ReachAroundEnv,
+)
+from rich.progress import track
+
+FIRST_SEED = 1_000_000
+REPO_ID = "flowstill/reach-around"
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One successful episode: what was seen before each action, and the action. T steps."""
+
+    state_TS: npt.NDArray[np.float32]
+    action_TD: npt.NDArray[np.float32]
+
+
+_env: ReachAroundEnv | None = None
+
+
+def demonstrate(seed: int) -> Demonstration | None:
+    """Let the expert try the episode ``seed``; None when it failed."""
+    global _env
+    _env = _env or ReachAroundEnv()
+    state = _env.reset(seed)[STATE_KEY]
+    expert = WayRoundExpert(np.random.default_rng([seed, 1]))
+    expert.start(state)
+    states, actions = [], []
+    while True:
+        action = expert.act(state)
+        states.append(state)
+        actions.append(action.label.astype(np.float32))
+        result = _env.step(action.executed)
+        state = result.observation[STATE_KEY]
+        if result.done:
+            return Demonstration(np.stack(states), np.stack(actions)) if result.success else None
+
+
+def record(count: int, workers: int) -> list[Demonstration]:
+    """Collect ``count`` successful demonstrations, in the order of their seeds."""
+    kept: list[Demonstration] = []
+    tried = 0
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        attempts = pool.imap(demonstrate, range(FIRST_SEED, FIRST_SEED + 2 * count), chunksize=8)
+        for attempt in track(attempts, total=count, description="demonstrations"):
+            tried += 1
+            if attempt is not None:
+                kept.append(attempt)
+            if len(kept) == count:
+                pool.terminate()
+                break
+    print(f"{count} successes in {tried} attempts ({count / tried:.1%})")
+    return kept
+
+
+def save_arrays(demonstrations: list[Demonstration], path: Path) -> None:
+    """Write all episodes end to end, with their lengths, for ``train_teacher.py``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path,
+        state=np.concatenate([d.state_TS for d in demonstrations]),
+        action=np.concatenate([d.action_TD for d in demonstrations]),
+        length=np.array([len(d.state_TS) for d in demonstrations]),
+    )
+
+
+def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
+    """Write a LeRobotDataset v3 with LeRobot's own API. ``root`` must not exist yet."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset.create(
+        repo_id=REPO_ID,
+        root=root,
+        fps=CONTROL_HZ,
+        robot_type="sawyer",
+        features={
+            STATE_KEY: {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)},
+            IMAGE_KEY: {
+                "dtype": "image",
+                "shape": (IMAGE_SIZE, IMAGE_SIZE, 3),
+                "names": ["height", "width", "channels"],
+            },
+            "action": {"dtype": "float32", "shape": (len(ACTION_NAMES),), "names": list(ACTION_NAMES)},
+        },
+        use_videos=False,
+    )
+    black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    for demonstration in track(demonstrations, description="LeRobotDataset"):
+        for state_S, action_D in zip(demonstration.state_TS, demonstration.action_TD, strict=True):
+            dataset.add_frame(
+                {STATE_KEY: state_S, IMAGE_KEY: black, "action": action_D, "task": INSTRUCTION}
+            )
+        dataset.save_episode()
+    dataset.finalize()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--episodes", type=int, default=3000, help="demonstrations for the teacher")
+    parser.add_argument("--shipped", type=int, default=400, help="the first so many go into the dataset")
+    parser.add_argument("--arrays", type=Path, required=True, help="where to write the .npz")
+    parser.add_argument("--dataset", type=Path, help="where to write the dataset; left out: none")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    demonstrations = record(arguments.episodes, arguments.workers)
+    save_arrays(demonstrations, arguments.arrays)
+    if arguments.dataset is not None:
+        save_dataset(demonstrations[: arguments.shipped], arguments.dataset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests against a real control plane, and against a node with real containers."""

@@ -1,0 +1,168 @@
+"""The images of `images/`, built without a registry into the cache, each named by the hash of all that goes into it."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.harness import binaries
+from tests.cluster.harness.cache import Report, cache_root, content_key, silent
+from tests.cluster.harness.errors import HarnessError
+from tests.cluster.harness.processes import run
+
+CHECKOUT = Path(__file__).parents[3]
+PAUSE = "localhost/pause:1"
+_SUITE = "trixie"
+_BASE_PACKAGES = "python3,ca-certificates"
+_CERTIFICATES = Path("/etc/ssl/certs")
+_CODE = ("flowstill", "operator", "trainer", "evaluator", "lerobot_policy_flowstill", "examples/quickstart")
+_FORWARDED = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_CERT", "PIP_DEFAULT_TIMEOUT")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its full name, and how to build it when the store has none of this name."""
+
+    name: str
+    containerfile: Path
+    context: Path
+    arguments: tuple[tuple[str, str], ...] = ()
+
+
+class ImageStore:
+    """Buildah's storage in the cache; an image is built once for each content hash.
+
+    Args:
+        folder: the storage's folder; it grows to about 8 GB.
+        report: called with one line of progress at a time.
+    """
+
+    def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
+        self.folder = folder or cache_root() / "images"
+        self._report = report
+        (self.folder / "context").mkdir(parents=True, exist_ok=True)
+
+    def pause(self) -> str:
+        """Build the image that holds a pod's namespaces, and return its name."""
+        binary = binaries.ensure(binaries.NODE, self._report)["pause"]
+        text = 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
+        context = self._context("pause", text)
+        (context / "pause").write_bytes(binary.read_bytes())
+        (context / "pause").chmod(0o755)
+        key = content_key(binary, text)
+        self.ensure(Image(f"localhost/pause-{key}:1", context / "Containerfile", context))
+        self.buildah("tag", f"localhost/pause-{key}:1", PAUSE)
+        return PAUSE
+
+    def base(self) -> str:
+        """Build a minimal Debian with Python, and return its name."""
+        name = f"localhost/flowstill-base:{content_key(_SUITE, _BASE_PACKAGES)}"
+        if not self.has(name):
+            context = self._context("base", "FROM scratch\nADD base.tar /\n")
+            archive = context / "base.tar"
+            self._report(f"making a Debian {_SUITE} base image (once)")
+            run(["mmdebstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, str(archive)])
+            self.ensure(Image(name, context / "Containerfile", context))
+            archive.unlink()
+        return name
+
+    def learning(self) -> str:
+        """Build what trainer and evaluator share (minutes, once per lock file), and return its name."""
+        containerfile = CHECKOUT / "images" / "learning" / "Containerfile"
+        script, pyproject = CHECKOUT / "images" / "requirements.py", CHECKOUT / "pyproject.toml"
+        # Only what the script takes from pyproject.toml counts: a linter's setting must not cost six gigabytes.
+        wanted = run([sys.executable, str(script), str(pyproject), "trainer", "evaluator"])
+        base = self.base()
+        key = content_key(containerfile, script, CHECKOUT / "requirements.lock", wanted, base)
+        image = Image(f"localhost/flowstill-learning:{key}", containerfile, CHECKOUT, (("BASE_IMAGE", base),))
+        return self.ensure(image)
+
+    def project(self, part: str) -> str:
+        """Build the image of `part` (operator, trainer or evaluator) from the checkout as it is, and return its name."""
+        containerfile = CHECKOUT / "images" / part / "Containerfile"
+        below = ("BASE_IMAGE", self.base()) if part == "operator" else ("LEARNING_IMAGE", self.learning())
+        key = content_key(containerfile, below[1], code_key(CHECKOUT))
+        return self.ensure(Image(f"localhost/flowstill-{part}:{key}", containerfile, CHECKOUT, (below,)))
+
+    def ensure(self, image: Image) -> str:
+        """Build `image` unless the store has it; older images of the same name are dropped. Returns its name.
+
+        Raises:
+            HarnessError: the build failed; the message has the end of its output.
+        """
+        if self.has(image.name):
+            return image.name
+        started = time.monotonic()
+        self._report(f"building {image.name}")
+        command = ["build", "--isolation", "chroot", "--layers", "--format", "oci", "--file", str(image.containerfile)]
+        for key, value in (*image.arguments, *_forwarded_arguments()):
+            command += ["--build-arg", f"{key}={value}"]
+        if _CERTIFICATES.is_dir():
+            # A machine's own certificate authorities count in its builds too.
+            command += ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
+        self._build([*command, "--tag", image.name, str(image.context)])
+        self._drop_older(image.name)
+        self._report(f"built {image.name} in {time.monotonic() - started:.0f} s")
+        return image.name
+
+    def has(self, name: str) -> bool:
+        """Say whether the store has an image of this name."""
+        return name in self.names()
+
+    def names(self) -> list[str]:
+        """Return the names of all images in the store."""
+        return self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
+
+    def push(self, name: str, layout: Path) -> None:
+        """Write an image into an OCI layout folder; layers that already lie there are not written again."""
+        self.buildah("push", "--disable-compression", "--format", "oci", name, f"oci:{layout}:{name}")
+
+    def buildah(self, *arguments: str) -> str:
+        """Run buildah on this storage and return its output."""
+        return run([*self._command(), *arguments])
+
+    def _command(self) -> list[str]:
+        storage = ["--root", str(self.folder / "storage"), "--runroot", str(self.folder / "run")]
+        return ["buildah", *storage, "--storage-driver", "overlay"]
+
+    def _build(self, arguments: list[str]) -> None:
+        log = self.folder / "build.log"
+        with log.open("wb") as output:
+            command = [*self._command(), *arguments]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+        if done.returncode != 0:
+            end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+            raise HarnessError(f"building an image failed; all of it is in {log}:\n{end}")
+
+    def _drop_older(self, name: str) -> None:
+        repository = name.rpartition(":")[0]
+        for other in self.names():
+            if other != name and other.rpartition(":")[0] == repository:
+                self.buildah("rmi", "--force", other)
+
+    def _context(self, name: str, containerfile: str) -> Path:
+        context = self.folder / "context" / name
+        context.mkdir(parents=True, exist_ok=True)
+        (context / "Containerfile").write_text(containerfile)
+        return context
+
+
+def code_key(checkout: Path) -> str:
+    """Return the hash of the project's own files that go into the images."""
+    parts: list[str | bytes | Path] = [checkout / "pyproject.toml", checkout / "README.md"]
+    for name in _CODE:
+        for path in sorted((checkout / name).rglob("*")):
+            if path.is_file() and not _is_left_out(path):
+                parts += [str(path.relative_to(checkout)), path]
+    return content_key(*parts)
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(part == "__pycache__" or part.endswith(".egg-info") or part == "build" for part in path.parts)
+
+
+def _forwarded_arguments() -> list[tuple[str, str]]:
+    return [(name, os.environ[name]) for name in (*_FORWARDED, *_PROXIES) if os.environ.get(name)]
