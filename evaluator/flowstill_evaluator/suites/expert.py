@@ -24,7 +24,7 @@ class ExpertAction:
 
 
 class WayRoundExpert:
-    """Follows a parabola round the post, with its side, width, speed and height drawn anew each time.
+    """Follows a cubic curve round the post, with its side, width, speed and height drawn anew each time.
 
     While it drives, its actions are disturbed but the undisturbed ones are recorded, so that the
     demonstrations show how to come back to the path (Laskey et al. 2017, DART, arXiv 1703.09327).
@@ -45,16 +45,18 @@ class WayRoundExpert:
         hand, goal = state[:3].astype(float), state[4:7] + _TIP_BELOW_HAND
         self.side = int(self._draw.choice((-1, 1)))
         self.speed = self._draw.uniform(0.70, 0.76)  # of the 1 cm an action can ask for
-        beside = np.array(
-            [
-                self.side * self._draw.uniform(0.145, 0.175),
-                POST_XY[1] + self._draw.uniform(-0.03, 0.01),
-                (hand[2] + goal[2]) / 2 + self._draw.uniform(-0.015, 0.015),
-            ]
-        )
-        control = 2 * beside - (hand + goal) / 2
+        width = self.side * self._draw.uniform(0.95, 1.1)
+        height = (hand[2] + goal[2]) / 2 + self._draw.uniform(-0.02, 0.02)
+        # Leaves the start at about 45 degrees, so that the mean of both sides heads for the post.
+        swerve = np.array([0.13 * width, hand[1] + 0.10, height])
+        beside = np.array([0.30 * width, POST_XY[1] + 0.06, height])
         t = np.linspace(0.0, 1.0, _PATH_POINTS)[:, None]
-        self._path_P3 = (1 - t) ** 2 * hand + 2 * t * (1 - t) * control + t**2 * goal
+        self._path_P3 = (
+            (1 - t) ** 3 * hand
+            + 3 * t * (1 - t) ** 2 * swerve
+            + 3 * t**2 * (1 - t) * beside
+            + t**3 * goal
+        )
         steps_P = np.linalg.norm(np.diff(self._path_P3, axis=0), axis=1)
         self._length_P = np.concatenate([[0.0], np.cumsum(steps_P)])
         self._nearest = 0
