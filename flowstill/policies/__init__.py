@@ -1,0 +1,1 @@
+"""One interface over flow policies: teachers and students, in PyTorch and in ONNX Runtime."""

@@ -1,0 +1,78 @@
+"""What training knows of a flow policy: the one place of the time convention.
+
+t = 1 is noise and t = 0 is data: ``x_t = t·ε + (1 − t)·a``, velocity ``v = ε − a``. ``F(x, s, t)`` is the average
+velocity from t down to s, so ``x_s = x_t − (t − s)·F(x_t, s, t)``; with s = t it is the instantaneous velocity.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from lerobot_policy_flowstill.prefix import Prefix
+from torch import Tensor
+
+TIME_POWER = 1.5
+TIME_SCALE, TIME_OFFSET = 0.999, 0.001
+
+
+class FlowPolicy(Protocol):
+    """A teacher or a student. B observations, H steps, D padded action dimensions."""
+
+    action_dim: int
+    padded_action_dim: int
+    chunk_size: int
+    action_steps: int
+
+    def preprocess(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Raw observations and actions through the checkpoint's own processor."""
+        ...
+
+    def encode_prefix(self, batch: Mapping[str, Any]) -> Prefix:
+        """The VLM's part, without gradient, from a preprocessed batch."""
+        ...
+
+    def velocity(self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None) -> Tensor:
+        """F(x, s, t), fp32; s None means s = t."""
+        ...
+
+    def chunk(self, prefix: Prefix, noise_BHD: Tensor, steps: int) -> Tensor:
+        """Normalised chunk (B, H, D): for a student one jump when ``steps`` is 1, else Euler steps."""
+        ...
+
+    def unnormalise(self, chunk_BHD: Tensor) -> Tensor:
+        """Real dimensions in the robot's units, (B, H, A)."""
+        ...
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and parameters that distillation changes."""
+        ...
+
+
+def interpolate(action_BHD: Tensor, noise_BHD: Tensor, t_B: Tensor) -> Tensor:
+    """x_t between data and noise."""
+    t_B11 = t_B[:, None, None]
+    return t_B11 * noise_BHD + (1 - t_B11) * action_BHD
+
+
+def conditional_velocity(action_BHD: Tensor, noise_BHD: Tensor) -> Tensor:
+    """The velocity that flow matching regresses to."""
+    return noise_BHD - action_BHD
+
+
+def time_law(uniform_B: Tensor) -> Tensor:
+    """LeRobot's training times, Beta(1.5, 1)·0.999 + 0.001, from uniform numbers by the inverse of x^1.5."""
+    return TIME_SCALE * uniform_B ** (1 / TIME_POWER) + TIME_OFFSET
+
+
+def euler(policy: FlowPolicy, prefix: Prefix, noise_BHD: Tensor, steps: int) -> Tensor:
+    """Equal Euler steps of the instantaneous velocity from t = 1 to 0, as LeRobot's sampler takes them."""
+    x_BHD = noise_BHD
+    for step in range(steps):
+        t_B = torch.full((x_BHD.shape[0],), 1.0 - step / steps, device=x_BHD.device)
+        x_BHD = x_BHD - policy.velocity(prefix, x_BHD, t_B) / steps
+    return x_BHD
+
+
+def average_velocity(noise_BHD: Tensor, chunk_BHD: Tensor) -> Tensor:
+    """F(x_1, 0, 1) of the jump that leads from the noise to the chunk."""
+    return noise_BHD - chunk_BHD
