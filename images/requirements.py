@@ -1,6 +1,6 @@
 """Print the requirements of some extras of pyproject.toml, without the project's own distributions.
 
-The images install these first, in a layer of their own, so that a change of code changes only the last thin layer.
+The images install these first, in a layer of their own: a change of code changes only the last thin layer.
 Standard library only: it runs in a base image. ``python3 requirements.py pyproject.toml trainer evaluator``
 """
 

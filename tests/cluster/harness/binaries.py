@@ -61,7 +61,9 @@ def ensure(tools: tuple[Tool, ...], report: Report = silent) -> dict[str, Path]:
 
 
 def _ensure_one(tool: Tool, go: str, go_version: str, report: Report) -> Path:
-    sources = sorted(path for path in tool.module.iterdir() if path.name in {"go.mod", "go.sum"} or path.suffix == ".go")
+    sources = sorted(
+        path for path in tool.module.iterdir() if path.name in {"go.mod", "go.sum"} or path.suffix == ".go"
+    )
     key = content_key(*sources, go_version, tool.link_flags)
     folder = cache_root() / "bin" / key
     target, record = folder / tool.name, folder / f"{tool.name}.sha256"
@@ -75,7 +77,9 @@ def _ensure_one(tool: Tool, go: str, go_version: str, report: Report) -> Path:
         _run(build, tool.module)
         record.write_text(file_digest(unfinished))
         unfinished.rename(target)
-        report(f"built {tool.name} in {time.monotonic() - started:.0f} s, {target.stat().st_size / 1e6:.0f} MB")
+        report(
+            f"built {tool.name} in {time.monotonic() - started:.0f} s, {target.stat().st_size / 1e6:.0f} MB"
+        )
     return target
 
 
@@ -86,7 +90,9 @@ def _is_whole(target: Path, record: Path) -> bool:
 def _find_go() -> str:
     go = shutil.which("go")
     if go is None:
-        raise HarnessError("there is no `go` on PATH: install Go 1.26 or newer (https://go.dev/dl/), then run again")
+        raise HarnessError(
+            "there is no `go` on PATH: install Go 1.26 or newer (https://go.dev/dl/), then run again"
+        )
     return go
 
 
@@ -96,7 +102,7 @@ def _run(command: list[str], folder: Path) -> str:
     if done.returncode != 0:
         last_lines = "\n".join(done.stderr.strip().splitlines()[-20:])
         raise HarnessError(
-            f"`{' '.join(command[:2])}` failed in {folder} (exit code {done.returncode}); the first run needs a way "
-            f"to Go modules (GOPROXY), Go 1.26 or newer, and 8 GB of free disk:\n{last_lines}"
+            f"`{' '.join(command[:2])}` failed in {folder} (exit code {done.returncode}); the first run needs "
+            f"a way to Go modules (GOPROXY), Go 1.26 or newer, and 8 GB of free disk:\n{last_lines}"
         )
     return done.stdout.strip()

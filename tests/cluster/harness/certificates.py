@@ -23,7 +23,9 @@ class Authority:
     folder: Path
     own: Pair
 
-    def issue(self, name: str, subject: str, addresses: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Pair:
+    def issue(
+        self, name: str, subject: str, addresses: tuple[str, ...] = (), names: tuple[str, ...] = ()
+    ) -> Pair:
         """Issue a pair for clients, and for servers too when it carries addresses or names.
 
         Args:
@@ -71,9 +73,22 @@ def _make(folder: Path, name: str, subject: str, extensions: list[str], signer: 
     # The system's openssl.cnf adds CA:TRUE to whatever is self-made, so it is left out.
     settings = folder / f"{name}.cnf"
     settings.write_text(
-        "[req]\ndistinguished_name=dn\nx509_extensions=ext\nprompt=no\n[dn]\nCN=unused\n[ext]\n" + "\n".join(extensions) + "\n"
+        "[req]\ndistinguished_name=dn\nx509_extensions=ext\nprompt=no\n[dn]\nCN=unused\n[ext]\n"
+        + "\n".join(extensions)
+        + "\n"
     )
-    command = ["openssl", "req", "-x509", "-config", str(settings), "-nodes", "-days", _DAYS, "-subj", subject]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-config",
+        str(settings),
+        "-nodes",
+        "-days",
+        _DAYS,
+        "-subj",
+        subject,
+    ]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", *signer]
     run([*command, "-keyout", str(pair.key), "-out", str(pair.certificate)])
     return pair

@@ -1,7 +1,8 @@
-"""A real control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as local processes."""
+"""A real control plane as local processes: etcd, API server, controller-manager and scheduler."""
 
 import json
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from tests.cluster.harness import binaries
 from tests.cluster.harness.cache import Report, silent
 from tests.cluster.harness.certificates import Authority, Pair, create_authority, create_signing_key
 from tests.cluster.harness.kubeconfig import write_kubeconfig
-from tests.cluster.harness.processes import Background, CommandFailed, free_port, run, start, wait_until
+from tests.cluster.harness.processes import Background, CommandError, free_port, run, start, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 _SERVICE_ADDRESS = "10.96.0.1"
@@ -57,7 +58,7 @@ class ControlPlane:
         """Run kubectl as the cluster's administrator and return its output.
 
         Raises:
-            CommandFailed: kubectl ended with an error; `stderr` has the server's message.
+            CommandError: kubectl ended with an error; `stderr` has the server's message.
         """
         return run([str(self.tools["kubectl"]), *arguments], stdin, self.environment())
 
@@ -72,24 +73,48 @@ class ControlPlane:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Create or change objects given as dictionaries."""
-        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+        self.kubectl(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        )
+
+    def create_namespace(self, prefix: str = "test") -> str:
+        """Create a namespace that admits restricted pods only, ready for pods, and return its name."""
+        name = f"{prefix}-{secrets.token_hex(3)}"
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        wait_until(f"service account in {name}", lambda: self._has_service_account(name), _READY_LIMIT_S)
+        return name
 
     def environment(self) -> dict[str, str]:
         """Return the environment for clients: KUBECONFIG and writable homes for helm and kubectl."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
-        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+        return {
+            **os.environ,
+            "KUBECONFIG": str(self.kubeconfig),
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / "cache"),
+        }
 
     def client_config(self, name: str, subject: str) -> Path:
         """Write a kubeconfig for the user or group in `subject` (``/O=group/CN=user``)."""
         pair = self.authority.issue(name, subject)
-        return write_kubeconfig(self.folder / f"{name}.kubeconfig", self.server, self.authority.own.certificate, pair)
+        return write_kubeconfig(
+            self.folder / f"{name}.kubeconfig", self.server, self.authority.own.certificate, pair
+        )
 
     def _start_etcd_and_server(self) -> None:
         peer, client, secure = (free_port(host) for host in ("127.0.0.1", "127.0.0.1", self.address))
         etcd_url, self.server = f"http://127.0.0.1:{client}", f"https://{self.address}:{secure}"
         self.kubeconfig = self.client_config("admin", "/O=system:masters/CN=admin")
-        etcd = [str(self.tools["etcd"]), "--data-dir", str(self.folder / "etcd"), "--unsafe-no-fsync", "--log-level", "warn"]
+        etcd = [
+            str(self.tools["etcd"]),
+            "--data-dir",
+            str(self.folder / "etcd"),
+            "--unsafe-no-fsync",
+            "--log-level",
+            "warn",
+        ]
         etcd += ["--listen-client-urls", etcd_url, "--advertise-client-urls", etcd_url]
         etcd += ["--listen-peer-urls", f"http://127.0.0.1:{peer}"]
         self._start("etcd", etcd)
@@ -99,7 +124,9 @@ class ControlPlane:
 
     def _server_command(self, etcd_url: str, port: int) -> list[str]:
         names = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-        serving = self.authority.issue("kube-apiserver", "/CN=kube-apiserver", (self.address, "127.0.0.1", _SERVICE_ADDRESS), names)
+        serving = self.authority.issue(
+            "kube-apiserver", "/CN=kube-apiserver", (self.address, "127.0.0.1", _SERVICE_ADDRESS), names
+        )
         to_kubelet: Pair = self.authority.issue("kubelet-client", "/O=system:masters/CN=kube-apiserver")
         authority = self.authority.own.certificate
         options = {
@@ -158,12 +185,12 @@ class ControlPlane:
     def _is_ready(self) -> bool:
         try:
             return self.kubectl("get", "--raw=/readyz") == "ok"
-        except CommandFailed:
+        except CommandError:
             return False
 
-    def _has_service_account(self) -> bool:
+    def _has_service_account(self, namespace: str = "default") -> bool:
         try:
-            self.kubectl("get", "serviceaccount", "default", "--namespace", "default")
-        except CommandFailed:
+            self.kubectl("get", "serviceaccount", "default", "--namespace", namespace)
+        except CommandError:
             return False
         return True

@@ -1,4 +1,4 @@
-"""The images of `images/`, built without a registry into the cache, each named by the hash of all that goes into it."""
+"""The images of `images/`, built into the cache, each named by the hash of what it is made of."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ class ImageStore:
         """Build what trainer and evaluator share (minutes, once per lock file), and return its name."""
         containerfile = CHECKOUT / "images" / "learning" / "Containerfile"
         script, pyproject = CHECKOUT / "images" / "requirements.py", CHECKOUT / "pyproject.toml"
-        # Only what the script takes from pyproject.toml counts: a linter's setting must not cost six gigabytes.
+        # Only what the script takes from pyproject.toml counts: a linter's setting must not cost gigabytes.
         wanted = run([sys.executable, str(script), str(pyproject), "trainer", "evaluator"])
         base = self.base()
         key = content_key(containerfile, script, CHECKOUT / "requirements.lock", wanted, base)
@@ -81,7 +81,7 @@ class ImageStore:
         return self.ensure(image)
 
     def project(self, part: str) -> str:
-        """Build the image of `part` (operator, trainer or evaluator) from the checkout as it is, and return its name."""
+        """Build the image of `part` (operator, trainer or evaluator) from the checkout, and return its name."""
         containerfile = CHECKOUT / "images" / part / "Containerfile"
         below = ("BASE_IMAGE", self.base()) if part == "operator" else ("LEARNING_IMAGE", self.learning())
         key = content_key(containerfile, below[1], code_key(CHECKOUT))
@@ -97,7 +97,16 @@ class ImageStore:
             return image.name
         started = time.monotonic()
         self._report(f"building {image.name}")
-        command = ["build", "--isolation", "chroot", "--layers", "--format", "oci", "--file", str(image.containerfile)]
+        command = [
+            "build",
+            "--isolation",
+            "chroot",
+            "--layers=false",
+            "--format",
+            "oci",
+            "--file",
+            str(image.containerfile),
+        ]
         for key, value in (*image.arguments, *_forwarded_arguments()):
             command += ["--build-arg", f"{key}={value}"]
         if _CERTIFICATES.is_dir():
@@ -132,7 +141,9 @@ class ImageStore:
         log = self.folder / "build.log"
         with log.open("wb") as output:
             command = [*self._command(), *arguments]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            )
         if done.returncode != 0:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
             raise HarnessError(f"building an image failed; all of it is in {log}:\n{end}")

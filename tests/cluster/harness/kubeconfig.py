@@ -13,7 +13,9 @@ def write_kubeconfig(path: Path, server: str, authority: Path, client: Pair) -> 
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": server, "certificate-authority-data": _encoded(authority)}}],
+        "clusters": [
+            {"name": "test", "cluster": {"server": server, "certificate-authority-data": _encoded(authority)}}
+        ],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         "users": [
             {

@@ -26,7 +26,9 @@ def ensure_packages(report: Report = silent) -> None:
         HarnessError: this process is not root, or there is no apt-get.
     """
     if os.geteuid() != 0:
-        raise HarnessError("a node with real containers needs root: run as root, or leave it out with -m 'not containers'")
+        raise HarnessError(
+            "a node with real containers needs root: run as root, or leave it out with -m 'not containers'"
+        )
     missing = [package for package, command in _COMMAND_OF.items() if shutil.which(command) is None]
     if not missing:
         return

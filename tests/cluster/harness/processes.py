@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.cluster.harness.errors import HarnessError
 
 
-class CommandFailed(HarnessError):
+class CommandError(HarnessError):
     """A command ended with an error; `stderr` has what it said."""
 
     def __init__(self, command: list[str], code: int, stdout: str, stderr: str) -> None:
@@ -20,15 +20,19 @@ class CommandFailed(HarnessError):
         self.code, self.stdout, self.stderr = code, stdout, stderr
 
 
-def run(command: list[str], stdin: str = "", environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+def run(
+    command: list[str], stdin: str = "", environment: dict[str, str] | None = None, cwd: Path | None = None
+) -> str:
     """Run a command to its end and return what it wrote to standard output.
 
     Raises:
-        CommandFailed: the exit code is not 0.
+        CommandError: the exit code is not 0.
     """
-    done = subprocess.run(command, input=stdin, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input=stdin, env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise CommandFailed(command, done.returncode, done.stdout, done.stderr)
+        raise CommandError(command, done.returncode, done.stdout, done.stderr)
     return done.stdout
 
 
@@ -44,7 +48,9 @@ class Background:
         """Raise HarnessError with the end of the log when the process has ended."""
         code = self.process.poll()
         if code is not None:
-            raise HarnessError(f"{self.name} ended by itself with {code}; the end of {self.log}:\n{log_end(self.log)}")
+            raise HarnessError(
+                f"{self.name} ended by itself with {code}; the end of {self.log}:\n{log_end(self.log)}"
+            )
 
     def stop(self, grace_s: float = 10.0) -> None:
         """End the process: SIGTERM, then SIGKILL after `grace_s` seconds."""
@@ -58,7 +64,9 @@ class Background:
             self.process.wait()
 
 
-def start(name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> Background:
+def start(
+    name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> Background:
     """Start `command` with its output in ``folder/NAME.log``; the kernel kills it when this process dies."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -76,7 +84,9 @@ def start(name: str, command: list[str], folder: Path, environment: dict[str, st
     return Background(name, process, log)
 
 
-def wait_until(what: str, ready: Callable[[], bool], limit_s: float, alive: tuple[Background, ...] = ()) -> None:
+def wait_until(
+    what: str, ready: Callable[[], bool], limit_s: float, alive: tuple[Background, ...] = ()
+) -> None:
     """Poll `ready` until it is true.
 
     Raises:

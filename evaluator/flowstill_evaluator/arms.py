@@ -1,0 +1,236 @@
+"""Which policies are compared: every arm of an evaluation, pinned to its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flowstill.api.children import RolloutTask
+from flowstill.api.fields import ArtifactRef, Source, StatusRef
+from flowstill.artifacts.digests import tree_digest
+from flowstill.artifacts.manifest import StudentProperties, read_manifest
+from flowstill.artifacts.stores import fetch
+from flowstill.errors import ArtifactError, UserError
+from flowstill.policies.interface import Runner, RunnerInfo
+from flowstill_evaluator.suites.registry import Observation, rename
+
+REFERENCE_ARM = "teacher@10"
+"""The teacher at its own number of steps, whatever that is."""
+
+ONE_DRAW, ALL_DRAWS, OTHER_BASELINE = "student", "student-draws", "baseline"
+_ALL_ARMS = (REFERENCE_ARM, "teacher@4", "teacher@2", "teacher@1", ONE_DRAW, ALL_DRAWS)
+
+Runtime = Literal["torch", "onnx"]
+Provider = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One policy in one setting.
+
+    Attributes:
+        name: of the arm.
+        uri: the artifact.
+        digest: of its bytes.
+        steps: denoising steps; None for a one-step student.
+        draws: noises per chunk; None: what the artifact says.
+        runtime: what computes.
+    """
+
+    name: str
+    uri: str
+    digest: str
+    steps: int | None
+    draws: int | None
+    runtime: Runtime
+
+    @property
+    def reference(self) -> str:
+        """The policy as ``flowstill.load`` takes it."""
+        return f"{self.uri}@{self.digest}"
+
+    def open(self, provider: Provider, threads: int | None = None, draws: int | None = None) -> Runner:
+        """Load the policy; ``draws`` replaces the arm's own."""
+        from flowstill.policies.loading import load_policy
+
+        return load_policy(
+            self.reference,
+            runtime=self.runtime,
+            steps=self.steps,
+            draws=draws or self.draws,
+            threads=threads,
+            provider=provider,
+        )
+
+
+@dataclass(frozen=True)
+class References:
+    """The student, and what it is compared with."""
+
+    student: StatusRef
+    properties: StudentProperties
+    teacher: StatusRef
+    baseline: StatusRef
+    baseline_is_student: bool
+
+    @property
+    def baseline_is_teacher(self) -> bool:
+        """Whether the teacher at its own steps is what is served today."""
+        return self.baseline.digest == self.teacher.digest
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms of an evaluation.
+
+    Attributes:
+        arms: in the order they run.
+        served: name of the arm that would be served.
+        baseline: name of the arm that is served today.
+        action_steps: steps of each chunk that every arm executes.
+    """
+
+    arms: tuple[Arm, ...]
+    served: str
+    baseline: str
+    action_steps: int
+
+    def __getitem__(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def resolve(task: RolloutTask) -> References:
+    """Read the student's manifest and pin teacher and baseline.
+
+    Raises:
+        ArtifactError: something cannot be read, or differs from its digest.
+    """
+    folder = fetch(task.student, "spec.student")
+    manifest = read_manifest(folder)
+    properties = manifest.properties
+    if not isinstance(properties, StudentProperties):
+        raise ArtifactError(
+            f"{task.student.uri} is an artifact of kind {manifest.kind}, not a Student", field="spec.student.uri"
+        )
+    student = StatusRef(uri=task.student.uri, digest=task.student.digest)
+    teacher = pinned(task.teacher, "spec.teacher") if task.teacher else properties.teacher
+    baseline = pinned(task.baseline, "spec.baseline") if task.baseline else teacher
+    is_student = bool(task.baseline) and (fetch(baseline, "spec.baseline") / "manifest.json").is_file()
+    return References(student, properties, teacher, baseline, is_student)
+
+
+def pinned(source: Source | ArtifactRef, what: str) -> StatusRef:
+    """The source with the digest of the bytes that are there."""
+    folder = fetch(source, what)
+    return StatusRef(uri=source.uri, digest=source.digest or tree_digest(folder))
+
+
+def compare(task: RolloutTask, references: References) -> Comparison:
+    """Decide which arms run.
+
+    Raises:
+        UserError: ``spec.evaluation`` leaves out an arm that the gates need, or asks for what the student cannot do.
+    """
+    properties = references.properties
+    draws = properties.draws
+    served = ALL_DRAWS if draws > 1 else ONE_DRAW
+    baseline = REFERENCE_ARM if references.baseline_is_teacher else OTHER_BASELINE
+    wanted = tuple(task.evaluation.arms) if task.evaluation.arms else _ALL_ARMS
+    if draws == 1 and task.evaluation.arms is None:
+        wanted = tuple(name for name in wanted if name != ALL_DRAWS)
+    if draws == 1 and ALL_DRAWS in wanted:
+        raise UserError(f"the student has one draw; leave out {ALL_DRAWS}", field="spec.evaluation.arms")
+    for needed in (served, baseline):
+        if needed not in (*wanted, OTHER_BASELINE):
+            raise UserError(f"the gates compare {needed}; add it", field="spec.evaluation.arms")
+    action_steps = task.evaluation.action_steps or properties.action_steps
+    if action_steps > properties.chunk_size:
+        raise UserError(
+            f"{action_steps} is more than the student's chunk of {properties.chunk_size} steps",
+            field="spec.evaluation.actionSteps",
+        )
+    arms = [_arm(name, task, references) for name in dict.fromkeys(wanted)]
+    if baseline == OTHER_BASELINE:
+        arms.insert(0, _other_baseline(task, references))
+    return Comparison(tuple(arms), served, baseline, action_steps)
+
+
+def student_runtime(task: RolloutTask) -> Runtime:
+    """What students are served with: ONNX Runtime unless the spec says otherwise."""
+    return "torch" if task.evaluation.runner == "torch" else "onnx"
+
+
+def reference_arm(references: References) -> Arm:
+    """The teacher at its own number of steps, whether or not it is among the arms."""
+    return _teacher(REFERENCE_ARM, references)
+
+
+def one_draw_arm(task: RolloutTask, references: References) -> Arm:
+    """The student before any choice among draws."""
+    return _arm(ONE_DRAW, task, references)
+
+
+def pick_provider() -> Provider:
+    """CUDA when both runtimes can use it, else the CPU: both sides of a comparison run on the same device."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_fit(info: RunnerInfo, arm: str, observation: Observation, rename_map: dict[str, str]) -> None:
+    """Refuse a policy that cannot see what the environment shows.
+
+    Args:
+        info: of the policy.
+        arm: its name.
+        observation: one environment's, unbatched, before renaming.
+        rename_map: ``spec.evaluation.renameMap``.
+    """
+    for name in rename_map:
+        if name not in observation:
+            raise UserError(
+                f"the environment has no {name!r}; it has {', '.join(sorted(observation))}",
+                field="spec.evaluation.renameMap",
+            )
+    seen = rename(observation, rename_map)
+    for camera in info.cameras:
+        if camera not in seen:
+            raise UserError(
+                f"{arm} expects {camera!r}, the environment shows {', '.join(sorted(seen))}; map one to it",
+                field="spec.evaluation.renameMap",
+            )
+    size = seen["observation.state"].shape[-1] if "observation.state" in seen else 0
+    if size != info.state_dim:
+        raise UserError(
+            f"{arm} was trained on states of {info.state_dim} numbers, the environment has {size}; "
+            "evaluate on the tasks that the policy was trained for",
+            field="spec.evaluation.tasks",
+        )
+
+
+def _arm(name: str, task: RolloutTask, references: References) -> Arm:
+    if name not in (ONE_DRAW, ALL_DRAWS):
+        return _teacher(name, references)
+    draws = 1 if name == ONE_DRAW else references.properties.draws
+    ref = references.student
+    return Arm(name, ref.uri, ref.digest, steps=None, draws=draws, runtime=student_runtime(task))
+
+
+def _teacher(name: str, references: References) -> Arm:
+    own = name == REFERENCE_ARM
+    steps = references.properties.teacher_steps if own else int(name.removeprefix("teacher@"))
+    ref = references.teacher
+    return Arm(name, ref.uri, ref.digest, steps=steps, draws=1, runtime="torch")
+
+
+def _other_baseline(task: RolloutTask, references: References) -> Arm:
+    ref = references.baseline
+    if references.baseline_is_student:
+        runtime = student_runtime(task)
+        return Arm(OTHER_BASELINE, ref.uri, ref.digest, steps=None, draws=None, runtime=runtime)
+    steps = references.properties.teacher_steps
+    return Arm(OTHER_BASELINE, ref.uri, ref.digest, steps=steps, draws=1, runtime="torch")

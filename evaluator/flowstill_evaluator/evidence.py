@@ -1,0 +1,320 @@
+"""What was recorded, read once and checked: the one input of the nine gates.
+
+Whatever is missing, unreadable, not finite, too short or unpaired becomes a :class:`Gap` in its place, and
+a gate that meets a gap is Inconclusive. Nothing here decides anything.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from flowstill_evaluator.statistics import Floats, PairCounts, count_pairs
+
+MIN_VELOCITY_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Why there is nothing to judge."""
+
+    why: str
+
+
+class Record(BaseModel):
+    """A record on disk: finite numbers, unknown fields ignored so that newer records can be read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, strict=True)
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Episode(Record):
+    """One line of ``episodes.jsonl``, of which a gate needs this much."""
+
+    suite: str
+    task: str
+    arm: str
+    episode: Count
+    seed: int
+    success: bool
+    failure: str | None = None
+    steps: Count
+    reward: Annotated[float, Field(strict=False)]
+    clamped_steps: Count
+    idle_chunks: Count
+    chunks: Count
+    video: str | None = None
+
+
+class Arm(Record):
+    """One arm's provenance in ``run.json``."""
+
+    name: str
+    uri: str
+    digest: str
+    steps: Count | None = None
+    draws: Count | None = None
+    runtime: str | None = None
+    providers: list[str] = Field(default_factory=list)
+
+
+class Run(Record):
+    """``run.json``: who ran where. The rest of it goes to the report as it is."""
+
+    arms: list[Arm]
+    errors: Any = None
+    versions: dict[str, Any] = Field(default_factory=dict)
+    host: dict[str, Any] = Field(default_factory=dict)
+    seeds: Any = None
+
+    def arm(self, name: str) -> Arm | None:
+        """The arm of that name, or None."""
+        return next((a for a in self.arms if a.name == name), None)
+
+
+class Latency(Record):
+    """One arm of ``latency.json``."""
+
+    calls: Count
+    milliseconds: list[Annotated[float, Field(gt=0.0, strict=False)]]
+
+
+class FidelityRecord(Record):
+    """``fidelity.json``: cosine to the nearest teacher chunk, one number an observation."""
+
+    cosine: list[Annotated[float, Field(ge=-1.001, le=1.001, strict=False)]]
+    spread_ratio: Annotated[float, Field(ge=0.0, strict=False)]
+    teacher_self_cosine: list[Annotated[float, Field(ge=-1.001, le=1.001, strict=False)]] = Field(
+        default_factory=list
+    )
+    observations: Count
+    chunks: Count = 16
+    distances: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The served student and the baseline on the same episodes, in the same order; arrays of shape (N,)."""
+
+    tasks: tuple[str, ...]
+    task_index: npt.NDArray[np.int64]
+    student_success: npt.NDArray[np.bool_]
+    baseline_success: npt.NDArray[np.bool_]
+    student_clamped: npt.NDArray[np.bool_]
+    baseline_clamped: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.task_index)
+
+    def success(self, task: int | None = None) -> PairCounts:
+        """McNemar's table of success, of one task (by its index) or of all."""
+        chosen = slice(None) if task is None else self.task_index == task
+        return count_pairs(self.student_success[chosen], self.baseline_success[chosen])
+
+
+@dataclass(frozen=True)
+class TwoSamples:
+    """A measurement of the student (N, …) and one of the baseline (M, …)."""
+
+    student: Floats
+    baseline: Floats
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the judge was asked about, against which the records are held."""
+
+    suite: str
+    tasks: tuple[str, ...]
+    episodes_per_task: int
+    served: str
+    baseline: str
+    student_digest: str
+    baseline_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was recorded about the student and its baseline, or why it cannot be used."""
+
+    expected: Expected
+    episodes: Mapping[str, tuple[Episode, ...]]
+    pairs: Pairs | Gap
+    velocity: TwoSamples | Gap
+    latency: TwoSamples | Gap
+    memory: TwoSamples | Gap
+    fidelity: FidelityRecord | Gap
+    run: Run | Gap
+
+
+def load_evidence(folder: Path, expected: Expected) -> Evidence:
+    """Read a records folder. Never raises for what the records lack: that becomes a gap."""
+    run = check_run(
+        _or_gap(lambda: Run.model_validate_json(_read(folder / "run.json")), "run.json"), expected
+    )
+    episodes = _or_gap(lambda: _read_episodes(folder / "episodes.jsonl"), "episodes.jsonl")
+    by_arm: Mapping[str, tuple[Episode, ...]] = (
+        {} if isinstance(episodes, Gap) else _by_arm(episodes, expected)
+    )
+    if isinstance(run, Gap):
+        # Without provenance the numbers may be of another student: none of them counts.
+        return Evidence(expected, by_arm, run, run, run, run, run, run)
+    return Evidence(
+        expected=expected,
+        episodes=by_arm,
+        pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected),
+        velocity=_or_gap(
+            lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz"
+        ),
+        latency=_or_gap(lambda: _read_latency(folder / "latency.json", expected), "latency.json"),
+        memory=_or_gap(lambda: _read_memory(folder / "memory.json", expected), "memory.json"),
+        fidelity=_or_gap(lambda: _read_fidelity(folder / "fidelity.json"), "fidelity.json"),
+        run=run,
+    )
+
+
+def check_run(run: Run | Gap, expected: Expected) -> Run | Gap:
+    """The run, when it is one of the student and the baseline that are to be judged."""
+    if isinstance(run, Gap):
+        return run
+    for name, digest in (
+        (expected.served, expected.student_digest),
+        (expected.baseline, expected.baseline_digest),
+    ):
+        arm = run.arm(name)
+        if arm is None:
+            return Gap(f"run.json knows no arm {name}; evaluate it too (spec.evaluation.arms)")
+        if digest is not None and arm.digest != digest:
+            return Gap(
+                f"the records of arm {name} are of {arm.digest[:19]}…, not of {digest[:19]}…; evaluate again"
+            )
+    return run
+
+
+def pair(by_arm: Mapping[str, tuple[Episode, ...]], expected: Expected) -> Pairs | Gap:
+    """The two arms' episodes side by side: every asked one must be there, once, on one seed."""
+    tables: list[dict[tuple[str, int], Episode]] = []
+    for arm in (expected.served, expected.baseline):
+        table = {(e.task, e.episode): e for e in by_arm.get(arm, ())}
+        if len(table) != len(by_arm.get(arm, ())):
+            return Gap(f"episodes.jsonl has an episode of arm {arm} twice")
+        for task in expected.tasks:
+            have = sum(1 for key in table if key[0] == task)
+            if have < expected.episodes_per_task:
+                return Gap(f"arm {arm} has {have} of {expected.episodes_per_task} episodes of task {task}")
+        tables.append(table)
+    student, baseline = tables
+    keys = sorted(student.keys() & baseline.keys(), key=lambda k: (expected.tasks.index(k[0]), k[1]))
+    if len(keys) != len(student) or len(keys) != len(baseline):
+        lone = min(student.keys() ^ baseline.keys())
+        return Gap(f"episode {lone[1]} of task {lone[0]} was run by only one of the two arms")
+    for key in keys:
+        if student[key].seed != baseline[key].seed:
+            return Gap(f"episode {key[1]} of task {key[0]} had different seeds in the two arms")
+    return Pairs(
+        tasks=expected.tasks,
+        task_index=np.array([expected.tasks.index(task) for task, _ in keys], dtype=np.int64),
+        student_success=np.array([student[k].success for k in keys], dtype=np.bool_),
+        baseline_success=np.array([baseline[k].success for k in keys], dtype=np.bool_),
+        student_clamped=np.array([student[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
+        baseline_clamped=np.array([baseline[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
+    )
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _or_gap[T](read: Callable[[], T | Gap], name: str) -> T | Gap:
+    try:
+        return read()
+    except FileNotFoundError:
+        return Gap(f"the records have no {name}")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        return Gap(f"{name}: {where}: {first['msg']}")
+    except (OSError, ValueError, KeyError) as error:
+        return Gap(f"{name} cannot be read: {error}"[:300])
+
+
+def _read_episodes(path: Path) -> tuple[Episode, ...] | Gap:
+    found: list[Episode] = []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        read = _or_gap(lambda text=line: Episode.model_validate_json(text), f"episodes.jsonl line {number}")  # type: ignore[misc]
+        if isinstance(read, Gap):
+            return read
+        found.append(read)
+    return tuple(found)
+
+
+def _by_arm(episodes: Iterable[Episode], expected: Expected) -> dict[str, tuple[Episode, ...]]:
+    asked = [e for e in episodes if e.suite == expected.suite and e.task in expected.tasks]
+    return {arm: tuple(e for e in asked if e.arm == arm) for arm in dict.fromkeys(e.arm for e in asked)}
+
+
+def _both(values: Mapping[str, Any], expected: Expected, name: str) -> Gap | None:
+    missing = next((arm for arm in (expected.served, expected.baseline) if arm not in values), None)
+    return Gap(f"{name} has nothing of arm {missing}") if missing else None
+
+
+def _read_velocity(path: Path, expected: Expected) -> TwoSamples | Gap:
+    with np.load(path, allow_pickle=False) as stored:
+        if gap := _both(stored, expected, path.name):
+            return gap
+        student = np.asarray(stored[expected.served], dtype=np.float64)
+        baseline = np.asarray(stored[expected.baseline], dtype=np.float64)
+        named = "joints" in stored
+        joints = tuple(str(joint) for joint in stored["joints"]) if named else ()
+    if student.ndim != 2 or baseline.ndim != 2 or student.shape[1] != baseline.shape[1]:
+        return Gap(f"{path.name}: shapes {student.shape} and {baseline.shape} are not (samples, joints)")
+    if min(len(student), len(baseline)) < MIN_VELOCITY_ROWS:
+        have = min(len(student), len(baseline))
+        return Gap(
+            f"{path.name} has {have} samples of an arm; {MIN_VELOCITY_ROWS} are the least that shows a shift"
+        )
+    if not (np.isfinite(student).all() and np.isfinite(baseline).all()):
+        return Gap(f"{path.name} has values that are not finite")
+    if len(joints) != student.shape[1]:
+        joints = tuple(f"joint {index + 1}" for index in range(student.shape[1]))
+    return TwoSamples(student, baseline, joints)
+
+
+def _read_latency(path: Path, expected: Expected) -> TwoSamples | Gap:
+    arms = TypeAdapter(dict[str, Latency]).validate_json(_read(path))
+    if gap := _both(arms, expected, path.name):
+        return gap
+    student, baseline = arms[expected.served], arms[expected.baseline]
+    for arm, latency in ((expected.served, student), (expected.baseline, baseline)):
+        if latency.calls != len(latency.milliseconds):
+            return Gap(
+                f"{path.name}: arm {arm} says {latency.calls} calls and has {len(latency.milliseconds)} times"
+            )
+    return TwoSamples(np.array(student.milliseconds), np.array(baseline.milliseconds))
+
+
+def _read_memory(path: Path, expected: Expected) -> TwoSamples | Gap:
+    value = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    arms = TypeAdapter(dict[str, list[value]]).validate_json(_read(path))
+    if gap := _both(arms, expected, path.name):
+        return gap
+    return TwoSamples(np.array(arms[expected.served]), np.array(arms[expected.baseline]))
+
+
+def _read_fidelity(path: Path) -> FidelityRecord | Gap:
+    record = FidelityRecord.model_validate(json.loads(_read(path)))
+    if record.observations != len(record.cosine):
+        return Gap(
+            f"{path.name} says {record.observations} observations and has {len(record.cosine)} cosines"
+        )
+    return record

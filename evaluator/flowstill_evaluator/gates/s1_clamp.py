@@ -1,0 +1,16 @@
+"""S1: the student does not run into action limits more often than the baseline."""
+
+from flowstill.api.studentrollout import ClampLimits, GateResult
+from flowstill_evaluator.evidence import Evidence, Gap
+from flowstill_evaluator.gates.base import inconclusive
+from flowstill_evaluator.gates.rates import judge_rate
+
+
+def s1_clamp(evidence: Evidence, limits: ClampLimits) -> GateResult:
+    """Episodes with a clamped action, per 100; an episode counts once however often it clamped."""
+    pairs = evidence.pairs
+    if isinstance(pairs, Gap):
+        return inconclusive("S1", pairs, limits.max_per_hundred)
+    return judge_rate(
+        "S1", pairs.student_clamped, pairs.baseline_clamped, limits.max_per_hundred, "clamped an action"
+    )

@@ -1,0 +1,286 @@
+"""Many environments in lockstep: each runs its chunk to the end, then all of them ask the policy at once.
+
+A *slot* holds one environment. When its episode ends it starts the next one at once, so that batches stay full.
+Environments live in worker processes; while one worker simulates, the policy answers another.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowstill.errors import UserError
+from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, Outcome
+from flowstill_evaluator.suites.registry import Environment, Observation, make_environment
+
+ATTEMPTS = 3  # of an episode whose environment breaks
+IDLE_SPEED = 0.05  # rad/s; the arm's joints move at about 0.5 to 2 rad/s when it works
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a worker says when all its slots wait for a chunk. W waiting slots.
+
+    Attributes:
+        waiting: episode and chunk index of each row of ``observations``; empty when the worker is done.
+        observations: stacked, (W, …) each.
+        outcomes: episodes that ended in this round.
+        errors: episodes given up in this round.
+    """
+
+    waiting: tuple[tuple[Episode, int], ...]
+    observations: Observation
+    outcomes: tuple[Outcome, ...] = ()
+    errors: tuple[EpisodeError, ...] = ()
+
+
+Policy = Callable[[Round], Floats]
+"""Actions (W, A, D) for the waiting slots of a round."""
+
+
+@dataclass
+class _Slot:
+    environment: Environment | None = None
+    task: str = ""
+    episode: Episode | None = None
+    observation: Observation = field(default_factory=dict)
+    attempt: int = 0
+    chunks: int = 0
+    idle_chunks: int = 0
+    clamped_steps: int = 0
+    reward: float = 0.0
+    actions: list[Floats] = field(default_factory=list)
+    velocities: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+
+class Slots:
+    """The environments of one worker."""
+
+    def __init__(self, make: Callable[[str], Environment], width: int) -> None:
+        self._make = make
+        self._slots = [_Slot() for _ in range(width)]
+        self._queue: deque[Episode] = deque()
+        self._outcomes: list[Outcome] = []
+        self._errors: list[EpisodeError] = []
+
+    def begin(self, episodes: Sequence[Episode]) -> Round:
+        """Start on these episodes; what ran before is dropped."""
+        self._queue = deque(episodes)
+        self._outcomes, self._errors = [], []
+        for slot in self._slots:
+            self._next_episode(slot)
+        return self._round()
+
+    def advance(self, actions_WAD: Floats) -> Round:
+        """Run one chunk in every waiting slot, in the order of the last round's rows."""
+        busy = [slot for slot in self._slots if slot.episode is not None]
+        for slot, actions_AD in zip(busy, actions_WAD, strict=True):
+            try:
+                self._run_chunk(slot, actions_AD)
+            except Exception as error:
+                self._broke(slot, error)
+        return self._round()
+
+    def _run_chunk(self, slot: _Slot, actions_AD: Floats) -> None:
+        assert slot.environment is not None
+        slot.chunks += 1
+        fastest = 0.0
+        for action_D in actions_AD:
+            step = slot.environment.step(action_D)
+            slot.actions.append(action_D)
+            slot.velocities.append(step.joint_velocity)
+            slot.reward += step.reward
+            slot.clamped_steps += step.clamped
+            fastest = max(fastest, float(np.abs(step.joint_velocity).max()))
+            if step.done:
+                break
+        slot.idle_chunks += fastest < IDLE_SPEED
+        slot.observation = step.observation
+        if step.done:
+            failure: Failure | None = None if step.success else ("contact" if step.touched else "timeout")
+            self._finish(slot, step.success, failure)
+
+    def _finish(self, slot: _Slot, success: bool, failure: Failure | None) -> None:
+        assert slot.episode is not None
+        self._outcomes.append(
+            Outcome(
+                episode=slot.episode,
+                success=success,
+                failure=failure,
+                steps=len(slot.actions),
+                reward=slot.reward,
+                clamped_steps=slot.clamped_steps,
+                idle_chunks=slot.idle_chunks,
+                chunks=slot.chunks,
+                actions_TD=np.asarray(slot.actions, dtype=np.float32),
+                velocity_TJ=np.asarray(slot.velocities, dtype=np.float32),
+            )
+        )
+        self._next_episode(slot)
+
+    def _next_episode(self, slot: _Slot) -> None:
+        slot.episode = self._queue.popleft() if self._queue else None
+        slot.attempt = 0
+        if slot.episode is not None:
+            self._start(slot)
+
+    def _start(self, slot: _Slot) -> None:
+        assert slot.episode is not None
+        slot.chunks = slot.idle_chunks = slot.clamped_steps = 0
+        slot.reward = 0.0
+        slot.actions, slot.velocities = [], []
+        try:
+            if slot.environment is None or slot.task != slot.episode.task:
+                _discard(slot)
+                slot.environment, slot.task = self._make(slot.episode.task), slot.episode.task
+            slot.observation = slot.environment.reset(slot.episode.seed)
+        except UserError:
+            raise
+        except Exception as error:
+            self._broke(slot, error)
+
+    def _broke(self, slot: _Slot, error: Exception) -> None:
+        """Try the episode again in a new environment, or report it."""
+        assert slot.episode is not None
+        _discard(slot)
+        slot.attempt += 1
+        if slot.attempt < ATTEMPTS:
+            self._start(slot)
+            return
+        self._errors.append(EpisodeError(slot.episode, f"{type(error).__name__}: {error}"))
+        self._next_episode(slot)
+
+    def _round(self) -> Round:
+        busy = [slot for slot in self._slots if slot.episode is not None]
+        waiting = tuple((slot.episode, slot.chunks) for slot in busy if slot.episode is not None)
+        names = busy[0].observation if busy else {}
+        observations = {name: np.stack([slot.observation[name] for slot in busy]) for name in names}
+        outcomes, errors = tuple(self._outcomes), tuple(self._errors)
+        self._outcomes, self._errors = [], []
+        return Round(waiting, observations, outcomes, errors)
+
+
+def _discard(slot: _Slot) -> None:
+    if slot.environment is not None:
+        slot.environment.close()
+        slot.environment = None
+
+
+def serve(connection: Connection, suite: str, width: int) -> None:
+    """A worker's life: answer ``begin`` and ``advance`` until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    slots = Slots(lambda task: make_environment(suite, task), width)
+    while True:
+        try:
+            request: Sequence[Episode] | Floats = connection.recv()
+        except EOFError:
+            return
+        answer = slots.advance(request) if isinstance(request, np.ndarray) else slots.begin(request)
+        connection.send(answer)
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    remaining: dict[Episode, None] = field(default_factory=dict)
+    active: list[Episode] = field(default_factory=list)
+
+
+class WorkerPool:
+    """Worker processes that run episodes for a policy. A context manager."""
+
+    def __init__(self, suite: str, workers: int, width: int) -> None:
+        """Start the workers.
+
+        Args:
+            suite: the suite of all episodes.
+            workers: processes.
+            width: slots of each.
+        """
+        self.width = width
+        self._suite = suite
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [self._spawn() for _ in range(workers)]
+        self._crashes: Counter[Episode] = Counter()
+
+    def run(self, episodes: Sequence[Episode], policy: Policy, heard: Callable[[Round], None]) -> None:
+        """Run episodes to their end.
+
+        Which episodes share a batch depends on ``episodes`` alone, never on how fast a worker is.
+
+        Args:
+            episodes: each at most once.
+            policy: asked once for every round of a worker.
+            heard: told of every round, before the policy; may raise to stop.
+        """
+        for number, worker in enumerate(self._workers):
+            self._begin(worker, episodes[number :: len(self._workers)])
+        while busy := {w.connection: w for w in self._workers if w.remaining}:
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                try:
+                    answer: Round = worker.connection.recv()
+                except (EOFError, ConnectionResetError):
+                    heard(self._recover(worker))
+                    continue
+                for done in (*answer.outcomes, *answer.errors):
+                    worker.remaining.pop(done.episode)
+                worker.active = [episode for episode, _ in answer.waiting]
+                heard(answer)
+                if answer.waiting:
+                    worker.connection.send(policy(answer))
+
+    def _begin(self, worker: _Worker, episodes: Sequence[Episode]) -> None:
+        worker.remaining = dict.fromkeys(episodes)
+        worker.active = list(episodes[: self.width])
+        if episodes:
+            worker.connection.send(list(episodes))
+
+    def _recover(self, worker: _Worker) -> Round:
+        """A worker died (a simulator can): replace it; give up episodes that were there too often."""
+        worker.process.join()
+        self._crashes.update(worker.active)
+        lost = [e for e in worker.active if self._crashes[e] >= ATTEMPTS]
+        for episode in lost:
+            worker.remaining.pop(episode)
+        message = f"the simulator's process ended with {worker.process.exitcode}"
+        remaining = list(worker.remaining)
+        fresh = self._spawn()
+        worker.process, worker.connection = fresh.process, fresh.connection
+        self._begin(worker, remaining)
+        return Round((), {}, errors=tuple(EpisodeError(episode, message) for episode in lost))
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs, self._suite, self.width), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.terminate()
+            worker.process.join()
+
+
+def stacked(rows: Sequence[dict[str, Any]]) -> Observation:
+    """Observations of single environments as one batch."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

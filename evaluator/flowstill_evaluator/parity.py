@@ -1,0 +1,148 @@
+"""Parity: is the exported graph the trained student? Same observations, same noise, two runtimes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowstill.api.children import ParityTask, Result
+from flowstill.child.context import ChildContext
+from flowstill.errors import Interrupted
+from flowstill.policies.interface import Chunks, Runner
+from flowstill.policies.noise import episode_noise
+from flowstill_evaluator.arms import Arm, References, check_fit, pick_provider, resolve
+from flowstill_evaluator.observations import Batch, near_resets
+from flowstill_evaluator.records import Floats
+from flowstill_evaluator.suites.registry import instructions
+
+THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
+DENSITY_TIE = 1e-4
+"""Two draws whose densities are nearer than this may be chosen differently by two runtimes."""
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two runtimes differ on some observations.
+
+    Attributes:
+        largest: largest absolute difference of a normalised action; infinite when one is not finite.
+        disagreements: observations for which they chose different draws without a tie.
+        samples: observations.
+    """
+
+    largest: float
+    disagreements: int
+    samples: int
+
+
+def difference(left: Chunks, right: Chunks, action_steps: int, action_dim: int) -> Difference:
+    """Compare what two runtimes gave for the same observations and noise.
+
+    All K draws count, their first ``action_steps`` steps and ``action_dim`` (real) dimensions.
+    """
+
+    def counted(chunks: Chunks) -> Floats:
+        real: Floats = chunks.all_normalised_BKHD[:, :, :action_steps, :action_dim]
+        return real
+
+    a, b = counted(left), counted(right)
+    finite = np.isfinite(a).all() and np.isfinite(b).all()
+    largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) if finite else float("inf")
+    rows = np.arange(len(left.index_B))
+    gap_B = np.abs(left.density_BK[rows, left.index_B] - left.density_BK[rows, right.index_B])
+    # A gap that is not a number is no tie.
+    apart_B = (left.index_B != right.index_B) & ~(gap_B < DENSITY_TIE)
+    return Difference(largest, int(apart_B.sum()), len(rows))
+
+
+def compare_runners(
+    torch: Runner, onnx: Runner, observations: Batch, *, seed: int, action_steps: int, context: ChildContext
+) -> Difference:
+    """Ask both runners everything, in batches, with the same noise."""
+    info = torch.info
+    found: list[Difference] = []
+    for start in range(0, len(observations), _BATCH):
+        if context.stop.is_set():
+            raise Interrupted("parity was asked to stop; it starts again from the beginning")
+        rows = range(start, min(start + _BATCH, len(observations)))
+        noise = np.stack(
+            [
+                episode_noise(seed, "parity", row, 0, info.draws, info.chunk_size, info.padded_action_dim)
+                for row in rows
+            ]
+        )
+        seen = observations.rows(list(rows))
+        found.append(difference(torch.act(seen, noise), onnx.act(seen, noise), action_steps, info.action_dim))
+        context.progress.update(rows[-1] + 1, len(observations), "comparing ONNX Runtime with PyTorch")
+    return Difference(
+        largest=max(d.largest for d in found),
+        disagreements=sum(d.disagreements for d in found),
+        samples=sum(d.samples for d in found),
+    )
+
+
+def judge_difference(measured: Difference, threshold: float, references: References) -> Result:
+    """Turn a difference into the child's result."""
+    problems = []
+    if not np.isfinite(measured.largest):
+        problems.append("an action is not finite")
+    elif measured.largest > threshold:
+        problems.append(f"the largest difference of a normalised action is {measured.largest:.3g}")
+    if measured.disagreements:
+        problems.append(f"the runtimes choose different draws for {measured.disagreements} observations")
+    asked = f"on {measured.samples} observations, the threshold is {threshold:g}"
+    message = f"largest difference {measured.largest:.3g} {asked}"
+    if problems:
+        message = f"{' and '.join(problems)} ({asked}): the ONNX graph is not the trained student; export it again"
+    return Result(
+        kind="Parity",
+        outcome="UserError" if problems else "Succeeded",
+        reason="ParityFailed" if problems else "ParityHolds",
+        message=message,
+        difference=measured.largest if np.isfinite(measured.largest) else None,
+        threshold=threshold,
+        student=references.student,
+        teacher=references.teacher,
+        baseline=references.baseline,
+    )
+
+
+def run(task: ParityTask, context: ChildContext) -> Result:
+    """Compare the runtimes of a published student.
+
+    Raises:
+        UserError: the student, its teacher or the baseline cannot be read, or does not fit the environments.
+    """
+    references = resolve(task)
+    properties, evaluation = references.properties, task.evaluation
+    rename_map = dict(evaluation.rename_map)
+    sentences = instructions(evaluation.suite, evaluation.tasks)
+    context.progress.update(0, task.parity.samples, "drawing observations")
+    observations = near_resets(
+        evaluation.suite,
+        sentences,
+        rename_map,
+        count=task.parity.samples,
+        seed=evaluation.seed,
+        first=evaluation.episodes_per_task,
+    )
+    provider = pick_provider()
+    student = references.student
+    torch, onnx = (
+        Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider)
+        for runtime in ("torch", "onnx")
+    )
+    check_fit(torch.info, "the student", {n: v[0] for n, v in observations.features.items()}, {})
+    measured = compare_runners(
+        torch,
+        onnx,
+        observations,
+        seed=evaluation.seed,
+        action_steps=properties.action_steps,
+        context=context,
+    )
+    threshold = task.parity.threshold or THRESHOLDS[properties.precision]
+    return judge_difference(measured, threshold, references)

@@ -1,0 +1,143 @@
+"""Films of episodes: exact replays of recorded actions, rendered in a process of its own.
+
+``python -m flowstill_evaluator.videos PLAN`` is that process: MuJoCo picks its graphics library when it is imported,
+and the evaluation itself needs none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowstill_evaluator.records import EpisodeLog, StoredEpisode, decode, encode
+from flowstill_evaluator.suites.registry import control_hz, make_environment
+
+MAX_FAILURES = 4
+FRAMES_PER_SECOND = 20
+_LIBRARIES = ("egl", "osmesa")
+_HOLD_FRAMES = 10  # of the last frame
+
+Frames = list[npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Film:
+    """One file: the student on the left, the baseline on the same initial state on the right."""
+
+    path: str
+    task: str
+    episode: int
+    seed: int
+    arms: tuple[str, str]
+
+
+def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film]:
+    """Which episodes to film.
+
+    Args:
+        log: all episodes.
+        student: arm of the student that would be served.
+        baseline: arm of what is served today.
+        mode: ``spec.evaluation.videos``: failures (at most :data:`MAX_FAILURES`, spread over the tasks), none or all.
+    """
+    if mode == "none":
+        return []
+    episodes = [e.record for e in log.of_arm(student)]
+    episodes = [e for e in episodes if (baseline, e.task, e.episode) in log.episodes]
+    if mode == "failures":
+        failed = [e for e in episodes if not e.success]
+        turns: dict[str, int] = {}
+        ranked = []
+        for record in failed:
+            turns[record.task] = turns.get(record.task, 0) + 1
+            ranked.append((turns[record.task], record))
+        episodes = [record for _, record in sorted(ranked, key=lambda pair: pair[0])[:MAX_FAILURES]]
+    return [
+        Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline)) for e in episodes
+    ]
+
+
+def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]) -> str | None:
+    """Write the films under ``folder``.
+
+    Returns:
+        None, or a note why there are none.
+    """
+    if not films:
+        return None
+    (folder / "videos").mkdir(exist_ok=True)
+    plan = folder / "videos" / "plan.json"
+    both = [{**asdict(film), "actions": [_actions(log, film, arm) for arm in film.arms]} for film in films]
+    plan.write_text(json.dumps({"suite": suite, "folder": str(folder), "films": both}))
+    chosen = os.environ.get("MUJOCO_GL")
+    notes = []
+    for library in (chosen,) if chosen else _LIBRARIES:
+        heard()
+        environment = {**os.environ, "MUJOCO_GL": library}
+        command = [sys.executable, "-m", "flowstill_evaluator.videos", str(plan)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode == 0:
+            plan.unlink()
+            return None
+        notes.append(f"{library}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    plan.unlink()
+    for film in films:
+        (folder / film.path).unlink(missing_ok=True)
+    (folder / "videos").rmdir()
+    return f"no videos, rendering failed ({'; '.join(notes)})"
+
+
+def _actions(log: EpisodeLog, film: Film, arm: str) -> dict[str, Any]:
+    stored: StoredEpisode = log.episodes[arm, film.task, film.episode]
+    return {"success": stored.record.success, "array": encode(stored.actions_TD)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Render every film of a plan."""
+    plan = json.loads(Path((argv or sys.argv[1:])[0]).read_text())
+    import imageio.v2 as imageio
+
+    for film in plan["films"]:
+        sides = [_replay(plan["suite"], film, side) for side in film["actions"]]
+        path = Path(plan["folder"]) / film["path"]
+        with imageio.get_writer(path, fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=16) as writer:
+            for frame in _side_by_side(*sides):
+                writer.append_data(frame)
+
+
+def _replay(suite: str, film: dict[str, Any], side: dict[str, Any]) -> Frames:
+    environment = make_environment(suite, film["task"])
+    every = max(1, control_hz(suite) // FRAMES_PER_SECOND)
+    environment.reset(film["seed"])
+    frames = [environment.render()]
+    for number, action in enumerate(decode(side["array"]), start=1):
+        step = environment.step(action)
+        if number % every == 0 or step.done:
+            frames.append(environment.render())
+    environment.close()
+    if step.success != side["success"]:
+        raise RuntimeError(f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did")
+    return frames
+
+
+def _side_by_side(left: Frames, right: Frames) -> Frames:
+    length = max(len(left), len(right)) + _HOLD_FRAMES
+    joined = []
+    for number in range(length):
+        frame = np.concatenate([side[min(number, len(side) - 1)] for side in (left, right)], axis=1)
+        frame[:, frame.shape[1] // 2 - 1 : frame.shape[1] // 2 + 1] = 0
+        joined.append(frame)
+    return joined
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A published student in ONNX Runtime, without torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowstill.errors import UserError
+from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo
+from flowstill.policies.numpy_processors import NumpyProcessors
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+class OnnxRunner:
+    """One call of the graph a chunk.
+
+    Attributes:
+        info: what it is.
+    """
+
+    def __init__(
+        self, policy: Path, graph: Path, *, draws: int | None, threads: int | None, provider: str, digest: str
+    ) -> None:
+        import onnxruntime
+
+        if provider not in PROVIDERS:
+            raise UserError(f"{provider!r} is none of {', '.join(PROVIDERS)}", field="provider")
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        wanted = PROVIDERS[provider]
+        if wanted not in onnxruntime.get_available_providers():
+            raise UserError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu or use provider='cpu'", field="provider")
+        self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=[wanted])
+        used = tuple(self._session.get_providers())
+        if used[0] != wanted:  # onnxruntime falls back silently
+            raise UserError(f"asked for {wanted}, but the session runs on {used[0]}; check the driver", field="provider")
+        self._processors = NumpyProcessors(policy)
+        self._inputs = {i.name for i in self._session.get_inputs()}
+        config = self._processors.config
+        self.info = RunnerInfo(
+            policy_type=config["type"],
+            runtime="onnx",
+            providers=used,
+            steps=1,
+            draws=draws or config["draws"],
+            chunk_size=config["chunk_size"],
+            action_dim=self._processors.action_dim,
+            padded_action_dim=config["max_action_dim"],
+            action_steps=config["n_action_steps"],
+            state_dim=self._processors.state_dim,
+            cameras=tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k),
+            digest=digest,
+        )
+
+    def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
+        """One chunk an observation; of K draws the densest."""
+        inputs = self._processors.before(observations)
+        inputs["noise"] = np.ascontiguousarray(noise_BKHD[:, : self.info.draws], dtype=np.float32)
+        used = {name: value for name, value in inputs.items() if name in self._inputs}
+        chosen_BHD, all_BKHD, index_B, density_BK = self._session.run(
+            ["actions", "all_actions", "index", "density"], used
+        )
+        return Chunks(self._processors.after(chosen_BHD), chosen_BHD, all_BKHD, index_B, density_BK)

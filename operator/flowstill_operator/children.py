@@ -1,0 +1,117 @@
+"""Reading a child: what a Job and its pods say, as one small value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from flowstill.api.children import ProgressReport, Result
+
+Document = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+CONTAINER = "child"
+ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child Job as its parent sees it."""
+
+    state: ChildState = "Missing"
+    ours: bool = True
+    attempts: int = 0
+    image: str | None = None
+    result: Result | None = None
+    reason: str = ""
+    message: str = ""
+    progress: ProgressReport | None = None
+
+
+MISSING = Child()
+
+
+def owned_by(document: Document, uid: str) -> bool:
+    """Whether the controller of that object is the resource with this UID."""
+    owners = document.get("metadata", {}).get("ownerReferences") or []
+    return any(owner.get("uid") == uid and owner.get("controller") for owner in owners)
+
+
+def job_condition(job: Document, kind: str) -> Document | None:
+    """The Job's condition of that type, when it is True."""
+    conditions = job.get("status", {}).get("conditions") or []
+    return next((c for c in conditions if c.get("type") == kind and c.get("status") == "True"), None)
+
+
+def is_finished(job: Document) -> bool:
+    """Whether the Job ended, either way."""
+    return job_condition(job, "Complete") is not None or job_condition(job, "Failed") is not None
+
+
+def newest(pods: Sequence[Document]) -> Document | None:
+    """The pod that was created last."""
+    return max(
+        pods,
+        key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"].get("name", "")),
+        default=None,
+    )
+
+
+def read_result(pod: Document | None) -> Result | None:
+    """The Result in the pod's termination message; None when there is none that can be read."""
+    status = _container_status(pod)
+    message = ((status.get("state") or {}).get("terminated") or {}).get("message") or ""
+    lines = [line for line in message.splitlines() if line.strip()]
+    if not lines:
+        return None
+    try:
+        return Result.model_validate_json(lines[-1])
+    except ValidationError:
+        return None
+
+
+def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Child:
+    """What ``job`` and its ``pods`` say to the resource with that UID."""
+    if job is None:
+        return MISSING
+    if not owned_by(job, uid):
+        return Child(state="Running", ours=False)
+    pod = newest(pods)
+    counts = job.get("status", {})
+    attempts = sum(int(counts.get(key) or 0) for key in ("active", "succeeded", "failed"))
+    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    if job_condition(job, "Complete"):
+        return Child("Succeeded", attempts=attempts, image=image, result=read_result(pod))
+    failure = job_condition(job, "Failed")
+    if failure:
+        return Child(
+            "Failed",
+            attempts=attempts,
+            image=image,
+            result=read_result(pod),
+            reason=failure.get("reason") or "JobFailed",
+            message=failure.get("message") or "",
+        )
+    reason, message = _waiting(job, pod)
+    running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
+    return Child("Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message)
+
+
+def _container_status(pod: Document | None) -> Document:
+    statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
+    found: Document = next((s for s in statuses if s.get("name") == CONTAINER), {})
+    return found
+
+
+def _waiting(job: Document, pod: Document | None) -> tuple[str, str]:
+    """Why the child does not run yet: suspended, unschedulable, its image cannot be pulled."""
+    if job.get("spec", {}).get("suspend"):
+        return "Suspended", "the Job is suspended, waiting for quota"
+    waiting = (_container_status(pod).get("state") or {}).get("waiting") or {}
+    if waiting.get("reason"):
+        return waiting["reason"], waiting.get("message") or ""
+    for condition in (pod or {}).get("status", {}).get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return condition.get("reason") or "Unschedulable", condition.get("message") or ""
+    return "", ""

@@ -1,0 +1,55 @@
+"""The only way to effects: what a cluster must do for the reconcile loop."""
+
+from typing import Literal, Protocol
+
+from flowstill.api.children import ProgressReport
+from flowstill.errors import FlowstillError
+from flowstill_operator.children import Document
+from flowstill_operator.steps import Note
+
+Kind = Literal["DistillJob", "StudentRollout", "Job", "Deployment"]
+
+
+class AlreadyExists(FlowstillError):
+    """An object of that name exists."""
+
+
+class Conflict(FlowstillError):
+    """Somebody wrote the object since it was observed: observe again."""
+
+
+class Refused(FlowstillError):
+    """The API says that this object can never be valid."""
+
+
+class FieldOwned(FlowstillError):
+    """Another manager owns the field; it is never taken by force."""
+
+
+class Gone(FlowstillError):
+    """The object was deleted meanwhile."""
+
+
+class Cluster(Protocol):
+    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
+        """One object, or None."""
+
+    async def pods(self, job: Document) -> list[Document]:
+        """The pods of a Job."""
+
+    async def progress(self, pod: Document) -> ProgressReport | None:
+        """What a running child says about itself; None when it does not answer."""
+
+    async def create_job(self, manifest: Document) -> None:
+        """Create it. Raises AlreadyExists, Refused."""
+
+    async def apply_deployment(self, manifest: Document) -> None:
+        """Server-side apply as field manager ``flowstill``, never forced. Raises Conflict, FieldOwned, Refused, Gone."""
+
+    async def write_status(self, resource: Document, status: Document) -> None:
+        """Replace the status of the resource as it was observed. Raises Conflict, Gone, Refused."""
+
+    async def record_event(self, resource: Document, note: Note) -> None:
+        """Post a Kubernetes event about the resource; a repeated one is no error."""

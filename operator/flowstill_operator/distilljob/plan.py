@@ -1,0 +1,140 @@
+"""What a DistillJob needs next. Pure: the same observation gives the same plan."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from flowstill.api.children import ProgressReport, Result, TrainTask
+from flowstill.api.conditions import find_condition
+from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
+from flowstill_operator.distilljob.observe import NOT_STARTED, TERMINAL, Observed
+from flowstill_operator.jobs import work_uri
+from flowstill_operator.steps import (
+    READING,
+    RUNNING_LOOK_SECONDS,
+    STOP,
+    WAITING_LOOK_SECONDS,
+    Draft,
+    Move,
+    Plan,
+    Step,
+    Wanted,
+    condition_reason,
+    judge_step,
+    refused,
+    started,
+    timestamp,
+)
+
+
+def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
+    """The child that should exist, the status to write, and when to look again."""
+    if observed.status.phase in TERMINAL:
+        return Plan(observed.status)
+    draft = Draft(observed.status, observed.generation, now)
+    if observed.problem is not None or observed.spec is None:
+        problem = observed.problem
+        reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
+        draft.condition("Validated", "False", reason, message)
+        return draft.plan(_fail(draft, reason, message))
+    if not draft.is_true("Validated"):
+        draft.condition("Validated", "True", "Valid", "the spec can work here")
+    if draft.find("Trained") is None:
+        draft.condition("Trained", "Unknown", NOT_STARTED[0])
+    return draft.plan(_train(observed, observed.spec, draft))
+
+
+def child_refused(observed: Observed, wanted: Wanted, reason: str, message: str) -> Observed:
+    """The observation after the API refused that child."""
+    if wanted.reader:
+        return replace(observed, reader=refused(observed.reader, message, reason))
+    return replace(observed, child=refused(observed.child, message, reason))
+
+
+def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStatus]) -> Move:
+    status = observed.status
+    before = find_condition(status.conditions, "Trained")
+    reading = before is not None and before.reason == READING
+    begun = started(status.conditions, "Trained", NOT_STARTED)
+    child = observed.child
+    draft.set(attempts=max(status.attempts, child.attempts), image=status.image or child.image or observed.image)
+    step = judge_step("Train", begun, reading, child, observed.reader)
+    task = TrainTask(
+        resource=f"{observed.owner.namespace}/{observed.owner.name}",
+        uid=observed.owner.uid,
+        work=work_uri(observed.owner, "train"),
+        spec=spec,
+    )
+    image = draft.status.image or observed.image
+    if status.start_time is None and step.state != "failed":
+        draft.set(start_time=timestamp(draft.now))
+    match step.state:
+        case "start":
+            draft.set(phase="Queued", message="The trainer Job is created.")
+            draft.condition("Trained", "Unknown", "Queued", "the trainer Job is created")
+            return Move((Wanted("train", task, image),))
+        case "read":
+            draft.condition("Trained", "Unknown", READING, step.message)
+            return Move((Wanted("train", task, image, reader=True),))
+        case "queued" | "running":
+            return _wait(draft, step, child.progress)
+        case "done" if step.result is not None:
+            return _succeed(draft, step.result)
+        case _:
+            draft.condition("Trained", "False", condition_reason(step.reason), step.message)
+            return _fail(draft, step.reason, step.message)
+
+
+def _wait(draft: Draft[DistillJobStatus], step: Step, report: ProgressReport | None) -> Move:
+    running = step.state == "running"
+    draft.set(phase="Running" if running else "Queued", message=step.message or None)
+    draft.condition("Trained", "Unknown", condition_reason(step.reason), step.message)
+    if report is not None:
+        draft.set(progress=_progress(report, timestamp(draft.now)), message=f"{report.activity}")
+    return Move(requeue_after=RUNNING_LOOK_SECONDS if running else WAITING_LOOK_SECONDS)
+
+
+def _progress(report: ProgressReport, now: str) -> Progress:
+    total = report.total_steps
+    return Progress(
+        step=report.step,
+        total_steps=total,
+        progress_percentage=min(100, 100 * report.step // total) if total else 0,
+        estimated_remaining_seconds=report.estimated_remaining_seconds,
+        loss=report.loss,
+        samples_per_second=report.samples_per_second,
+        last_updated_time=now,
+    )
+
+
+def _succeed(draft: Draft[DistillJobStatus], result: Result) -> Move:
+    if result.student is None:
+        message = "the trainer succeeded without naming a student; this is an error of the trainer image"
+        draft.condition("Trained", "False", "ResultIncomplete", message)
+        return _fail(draft, "ResultIncomplete", message)
+    student = result.student
+    reason = "Reused" if result.reused else "Succeeded"
+    text = "a student of the same inputs was published before" if result.reused else result.message
+    draft.condition("Trained", "True", reason, text)
+    draft.condition("Published", "True", "Published", f"{student.uri}@{student.digest}")
+    draft.condition("Complete", "True", reason, text)
+    progress = draft.status.progress
+    if progress is not None and not result.reused:
+        total = progress.total_steps
+        done = {"step": total, "progress_percentage": 100, "estimated_remaining_seconds": 0}
+        draft.set(progress=progress.model_copy(update=done))
+    draft.set(
+        phase="Succeeded",
+        student=student,
+        inputs_digest=result.inputs_digest,
+        fidelity=result.fidelity,
+        completion_time=timestamp(draft.now),
+        message=text or None,
+    )
+    return STOP
+
+
+def _fail(draft: Draft[DistillJobStatus], reason: str, message: str) -> Move:
+    message = message if len(message) <= 1024 else message[:1021] + "..."
+    draft.condition("Failed", "True", condition_reason(reason), message)
+    draft.set(phase="Failed", message=message, completion_time=timestamp(draft.now))
+    return STOP

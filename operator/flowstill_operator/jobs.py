@@ -1,0 +1,241 @@
+"""The Job of a child: the same shape for training and for evaluation."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from flowstill.api import API_VERSION, GROUP
+from flowstill.api.runtime import Runtime
+from flowstill_operator.children import CONTAINER, Document
+from flowstill_operator.platform import VOLUMES_ROOT, Platform
+from flowstill_operator.steps import Wanted
+
+SPEC_ANNOTATION = f"{GROUP}/spec"
+SPEC_FOLDER = "/etc/flowstill"
+SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
+PROGRESS_PORT = 8090
+USER_ERROR_EXIT_CODES = tuple(range(64, 79))
+GPU = "nvidia.com/gpu"
+USER_ID = 65532
+
+READER_PROGRAM = (
+    "import json,os,sys;"
+    "text=open(os.path.join(sys.argv[1],'result.json'),encoding='utf-8').read();"
+    "path=os.environ.get('FLOWSTILL_TERMINATION_LOG','/dev/termination-log');"
+    "open(path,'w',encoding='utf-8').write(json.dumps(json.loads(text),ensure_ascii=False,separators=(',',':')))"
+)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The resource that a child belongs to."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+def child_name(owner: Owner, role: str, *, reader: bool = False) -> str:
+    """``NAME-ROLE-HASH``: the same for every attempt of the operator, another for a re-created resource."""
+    suffix = hashlib.sha256(owner.uid.encode()).hexdigest()[:8]
+    return f"{owner.name[:40].rstrip('-.')}-{role}{'-read' if reader else ''}-{suffix}"
+
+
+def work_uri(owner: Owner, role: str) -> str:
+    """The folder of one child, which survives its attempts."""
+    return f"store://work/{owner.uid}/{role}"
+
+
+def resolve(uri: str, default_store: str) -> str:
+    """The path at which a child finds ``uri``."""
+    scheme, _, rest = uri.partition("://")
+    if scheme == "store":
+        return f"{resolve(default_store, default_store).rstrip('/')}/{rest}"
+    return f"{VOLUMES_ROOT}/{rest}" if scheme == "pvc" else rest
+
+
+def uris_in(value: object) -> Iterator[str]:
+    """Every URI of ours in a JSON value."""
+    if isinstance(value, str):
+        if re.match(r"^(file|pvc|store)://", value):
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from uris_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from uris_in(item)
+
+
+def claims_of(task: Document, default_store: str) -> list[str]:
+    """The PersistentVolumeClaims that a task reads or writes, the default store's first."""
+    uris = [default_store, *uris_in(task)]
+    claims = [uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")]
+    return list(dict.fromkeys(claims))
+
+
+def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform) -> Document:
+    """The manifest of a child's Job; ``command`` lacks ``--spec`` and ``--output``."""
+    store = platform.default_store
+    if store is None:
+        raise ValueError("a child needs a default store")
+    task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
+    labels = {**runtime.labels, **_labels(owner, wanted)}
+    work = resolve(wanted.task.work, store)
+    program = (
+        ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
+    )
+    spec: Document = {
+        "backoffLimit": runtime.backoff_limit,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": CONTAINER,
+                        "operator": "In",
+                        "values": list(USER_ERROR_EXIT_CODES),
+                    },
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {
+                "labels": labels,
+                "annotations": {**runtime.annotations, SPEC_ANNOTATION: json.dumps(task, separators=(",", ":"))},
+            },
+            "spec": _pod_spec(wanted, program, task, runtime, platform, store),
+        },
+    }
+    if runtime.active_deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = runtime.active_deadline_seconds
+    if runtime.ttl_seconds_after_finished is not None:
+        spec["ttlSecondsAfterFinished"] = runtime.ttl_seconds_after_finished
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": child_name(owner, wanted.role, reader=wanted.reader),
+            "namespace": owner.namespace,
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": owner.kind,
+                    "name": owner.name,
+                    "uid": owner.uid,
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": spec,
+    }
+
+
+def _labels(owner: Owner, wanted: Wanted) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "flowstill",
+        "app.kubernetes.io/component": wanted.role,
+        "app.kubernetes.io/managed-by": "flowstill-operator",
+        f"{GROUP}/owner-kind": owner.kind,
+        f"{GROUP}/owner-name": owner.name,
+        f"{GROUP}/role": wanted.role,
+    }
+
+
+def _pod_spec(
+    wanted: Wanted, program: list[str], task: Document, runtime: Runtime, platform: Platform, store: str
+) -> Document:
+    claims = claims_of(task, store)
+    pod: Document = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": runtime.termination_grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(wanted, program, claims, runtime, platform, store)],
+        "volumes": _volumes(claims, runtime),
+    }
+    secrets = list(dict.fromkeys([*platform.image_pull_secrets, *runtime.image_pull_secrets]))
+    optional: Document = {
+        "nodeSelector": runtime.node_selector,
+        "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in runtime.tolerations],
+        "serviceAccountName": runtime.service_account_name,
+        "imagePullSecrets": [{"name": name} for name in secrets],
+        "runtimeClassName": runtime.runtime_class_name,
+        "priorityClassName": runtime.priority_class_name,
+    }
+    pod.update({key: value for key, value in optional.items() if value})
+    return pod
+
+
+def _container(
+    wanted: Wanted, program: list[str], claims: list[str], runtime: Runtime, platform: Platform, store: str
+) -> Document:
+    ours = {
+        "FLOWSTILL_STORE": store,
+        "FLOWSTILL_PROGRESS_PORT": str(PROGRESS_PORT),
+        "HOME": "/home/flowstill",
+        "HF_HUB_OFFLINE": "1",
+    }
+    theirs = {variable.name: variable.value for variable in runtime.env}
+    resources = _resources(runtime, gpus=0 if wanted.reader else runtime.gpus_per_node)
+    return {
+        "name": CONTAINER,
+        "image": wanted.image,
+        "imagePullPolicy": platform.image_pull_policy,
+        "command": program,
+        "env": [{"name": name, "value": value} for name, value in {**theirs, **ours}.items()],
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": resources,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "spec", "mountPath": SPEC_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "home", "mountPath": "/home/flowstill"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"} for i, claim in enumerate(claims)),
+        ],
+    }
+
+
+def _resources(runtime: Runtime, gpus: int) -> Document:
+    resources: Document = (
+        runtime.resources.model_dump(by_alias=True, exclude_none=True) if runtime.resources is not None else {}
+    )
+    if gpus:
+        resources["limits"] = {**resources.get("limits", {}), GPU: str(gpus)}
+    return {key: value for key, value in resources.items() if value}
+
+
+def _volumes(claims: list[str], runtime: Runtime) -> list[Document]:
+    annotation = f"metadata.annotations['{SPEC_ANNOTATION}']"
+    return [
+        {
+            "name": "spec",
+            "downwardAPI": {"items": [{"path": "spec.json", "fieldRef": {"fieldPath": annotation}}]},
+        },
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "home", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.shm_size}},
+        *(
+            {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}}
+            for i, claim in enumerate(claims)
+        ),
+    ]

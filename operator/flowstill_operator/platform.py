@@ -1,0 +1,56 @@
+"""What the place where children run offers; the same plans serve a cluster and a laptop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+VOLUMES_ROOT = "/var/run/flowstill/volumes"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One place. ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead."""
+
+    name: Literal["kubernetes", "local"]
+    trainer_image: str
+    evaluator_image: str
+    default_store: str | None
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    refused_schemes: Mapping[str, str] = field(default_factory=dict)
+    targets: bool = True
+    no_store_fix: str = "set the chart value store.uri"
+
+
+def kubernetes_platform(
+    trainer_image: str,
+    evaluator_image: str,
+    default_store: str | None,
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
+    image_pull_secrets: tuple[str, ...] = (),
+) -> Platform:
+    """A cluster: a path of some machine means nothing in a pod, so ``file://`` is refused."""
+    return Platform(
+        name="kubernetes",
+        trainer_image=trainer_image,
+        evaluator_image=evaluator_image,
+        default_store=default_store,
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=image_pull_secrets,
+        refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
+    )
+
+
+def local_platform(default_store: str) -> Platform:
+    """This machine: processes, a folder as the store, neither claims nor Deployments."""
+    return Platform(
+        name="local",
+        trainer_image="local",
+        evaluator_image="local",
+        default_store=default_store,
+        refused_schemes={
+            "pvc": "there are no PersistentVolumeClaims in local mode; use store://PATH (flowstill store push) or file:///PATH"
+        },
+        targets=False,
+        no_store_fix="give --store DIR",
+    )

@@ -1,0 +1,121 @@
+"""The bank: teacher rollouts computed once, kept in the work folder, continued after an interruption."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flowstill.errors import Interrupted
+from flowstill.policies.smolvla import SmolVLAFlow
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flowstill_trainer.data import Frames
+from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.randomness import Order, generator
+
+logger = logging.getLogger(__name__)
+
+PART = 2048
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Bank:
+    """N rollouts.
+
+    Attributes:
+        frame_N: the observation's frame.
+        noise_NHD: where each rollout started.
+        chunk_NHD: where it ended.
+        jitter_NS: what was added to the normalised state that the teacher saw; the student sees the same.
+    """
+
+    frame_N: Tensor
+    noise_NHD: Tensor
+    chunk_NHD: Tensor
+    jitter_NS: Tensor
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """What decides a bank's content."""
+
+    size: int
+    steps: int
+    jitter: float
+    seed: int
+    inputs: str
+    autocast: Callable[[], torch.autocast]
+
+
+def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator) -> Tensor:
+    """What is added to normalised states, (B, S)."""
+    return std * torch.randn((size, state_dim), generator=random)
+
+
+def make_bank(
+    folder: Path, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames,
+    progress: Callable[[int, int], None], stopped: Callable[[], bool],
+) -> Bank:  # fmt: skip
+    """Compute what is missing of the bank, part by part.
+
+    Raises:
+        Interrupted: ``stopped()``; finished parts are kept.
+    """
+    key = folder / "bank.json"
+    if not key.exists() or json.loads(key.read_text()).get("inputs") != plan.inputs:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(key, {"inputs": plan.inputs})
+    parts = []
+    for start in range(0, plan.size, PART):
+        path = folder / f"part-{start // PART:06d}.safetensors"
+        count = min(PART, plan.size - start)
+        part = _read(path, count)
+        if part is None:
+            part = _roll_out(start, count, plan, teacher, frames, progress, stopped)
+            temporary = path.with_suffix(".writing")
+            write_tensors(temporary, part)
+            temporary.rename(path)
+        parts.append(part)
+        progress(min(start + PART, plan.size), plan.size)
+    return Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
+
+
+def _read(path: Path, count: int) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        part = load_file(path)
+    except Exception as error:  # safetensors raises its own class for a truncated file
+        logger.warning("%s is damaged (%s); computing it again", path.name, error)
+        return None
+    return part if len(part["frame"]) == count else None
+
+
+def _roll_out(
+    start: int, count: int, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames,
+    progress: Callable[[int, int], None], stopped: Callable[[], bool],
+) -> dict[str, Tensor]:  # fmt: skip
+    order = Order(plan.seed, "bank", len(frames.training_T))
+    made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
+    for first in range(start, start + count, BATCH):
+        if stopped():
+            raise Interrupted(f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept")
+        size = min(BATCH, start + count - first)
+        random = generator(plan.seed, "bank", first)
+        index_B = frames.training_T[order.take(first, size)]
+        noise_BHD = torch.randn((size, teacher.chunk_size, teacher.padded_action_dim), generator=random)
+        jitter_BS = jitter_noise(plan.jitter, size, teacher.state_dim, random)
+        batch = teacher.preprocess(frames.observations(index_B))
+        batch["observation.state"] = batch["observation.state"] + jitter_BS.to(teacher.device)
+        with torch.no_grad(), plan.autocast():
+            chunk_BHD = teacher.chunk(teacher.encode_prefix(batch), noise_BHD.to(teacher.device), plan.steps)
+        for name, value in (("frame", index_B), ("noise", noise_BHD), ("chunk", chunk_BHD.cpu()), ("jitter", jitter_BS)):
+            made[name].append(value)
+        progress(first + size, plan.size)
+    return {name: torch.cat(values) for name, values in made.items()}

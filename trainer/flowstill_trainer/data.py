@@ -1,0 +1,233 @@
+"""A LeRobotDataset as batches of raw observations and action chunks.
+
+State and actions are always in memory. Images are too when the different ones fit: constant or repeated images are
+decoded once. Larger image sets, and videos, are read frame by frame through LeRobot.
+"""
+
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from flowstill.api.distilljob import Dataset
+from flowstill.errors import DatasetRejected
+from flowstill.policies.smolvla import SmolVLAFlow
+from torch import Tensor
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded images that are kept in memory."""
+HELD_OUT_EVERY = 20
+
+
+class Images(Protocol):
+    """Where images come from."""
+
+    def read(self, index_B: Tensor) -> dict[str, Tensor]:
+        """Float images (B, 3, h, w) in [0, 1] by the policy's camera names."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImagesInMemory:
+    """Every different image once. U different images, N frames."""
+
+    pixels: dict[str, Tensor]  # uint8 (U, 3, h, w)
+    index_N: dict[str, Tensor]
+
+    def read(self, index_B: Tensor) -> dict[str, Tensor]:
+        """See :class:`Images`."""
+        return {key: self.pixels[key][self.index_N[key][index_B]].float() / 255.0 for key in self.pixels}
+
+
+@dataclass(frozen=True)
+class ImagesOnDisk:
+    """Read through LeRobot, in threads: decoders are not safe in forked processes."""
+
+    dataset: Any
+    names: dict[str, str]  # the dataset's name → the policy's
+    pool: ThreadPoolExecutor
+
+    def read(self, index_B: Tensor) -> dict[str, Tensor]:
+        """See :class:`Images`."""
+        items = list(self.pool.map(self.dataset.__getitem__, index_B.tolist()))
+        return {new: torch.stack([item[old] for item in items]) for old, new in self.names.items()}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The dataset's frames. N frames, H steps a chunk.
+
+    Attributes:
+        state_NS: raw states.
+        action_NA: raw actions.
+        last_N: index of the last frame of each frame's episode.
+        task_N: index into ``tasks``.
+        images: where images come from.
+        training_T: frames that may be trained on.
+        held_out_V: frames of held-out episodes; the training ones when there is a single episode.
+    """
+
+    state_NS: Tensor
+    action_NA: Tensor
+    last_N: Tensor
+    task_N: Tensor
+    tasks: tuple[str, ...]
+    images: Images
+    training_T: Tensor
+    held_out_V: Tensor
+    chunk_size: int
+
+    def observations(self, index_B: Tensor) -> dict[str, Any]:
+        """Raw observations."""
+        tasks = [self.tasks[i] for i in self.task_N[index_B].tolist()]
+        return {"observation.state": self.state_NS[index_B], **self.images.read(index_B), "task": tasks}
+
+    def chunks(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw action chunks (B, H, A), and which of their steps lie within the episode (B, H)."""
+        wanted_BH = index_B[:, None] + torch.arange(self.chunk_size)
+        last_B1 = self.last_N[index_B][:, None]
+        return self.action_NA[torch.minimum(wanted_BH, last_B1)], wanted_BH <= last_B1
+
+
+def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
+    """Open the dataset and check that it fits the policy.
+
+    Raises:
+        DatasetRejected: it is unreadable or does not fit, naming the field and the fix.
+    """
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    try:
+        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
+        features = dataset.meta.features
+    except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
+        raise DatasetRejected(
+            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})", field="spec.dataset"
+        ) from error
+    names = check_features(features, spec.rename_map, policy)
+    table = dataset.hf_dataset.with_format("arrow")
+    episode_N = _column(table, "episode_index")[:, 0].astype(np.int64)
+    if len(episode_N) == 0:
+        raise DatasetRejected("no frames are left; name episodes that exist", field="spec.dataset.episodes")
+    last_N = np.searchsorted(episode_N, episode_N, side="right") - 1
+    tasks = dataset.meta.tasks.sort_values("task_index").index.astype(str)
+    training, held_out = hold_out(episode_N)
+    return Frames(
+        state_NS=torch.from_numpy(_column(table, _original(names, "observation.state"))),
+        action_NA=torch.from_numpy(_column(table, "action")),
+        last_N=torch.from_numpy(last_N),
+        task_N=torch.from_numpy(_column(table, "task_index")[:, 0].astype(np.int64)),
+        tasks=tuple(tasks),
+        images=open_images(dataset, table, {o: n for o, n in names.items() if n in policy.cameras}),
+        training_T=torch.from_numpy(training),
+        held_out_V=torch.from_numpy(held_out),
+        chunk_size=policy.chunk_size,
+    )
+
+
+def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow) -> dict[str, str]:
+    """The dataset's feature names → the policy's, for those that the policy uses.
+
+    Raises:
+        DatasetRejected: a feature is missing or has another size.
+    """
+    unknown = sorted(rename_map.keys() - features.keys())
+    if unknown:
+        raise DatasetRejected(
+            f"the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(features))}",
+            field="spec.dataset.renameMap",
+        )
+    names = {old: rename_map.get(old, old) for old in features}
+    offered = {new: old for old, new in names.items()}
+    wanted = ["observation.state", *policy.cameras]
+    missing = [name for name in wanted if name not in offered]
+    if missing:
+        spare = [old for old in features if old.startswith("observation.") and names[old] not in wanted]
+        raise DatasetRejected(
+            f"the policy needs {', '.join(missing)}; the dataset offers {', '.join(spare) or 'nothing else'}. "
+            f"Map its names to the policy's, e.g. renameMap: {{{spare[0] if spare else 'NAME'}: {missing[0]}}}",
+            field="spec.dataset.renameMap",
+        )
+    if "action" not in features:
+        raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
+    for name, old, size in (
+        ("observation.state", offered["observation.state"], policy.state_dim),
+        ("action", "action", policy.action_dim),
+    ):
+        if tuple(features[old]["shape"]) != (size,):
+            raise DatasetRejected(
+                f"{name} has shape {tuple(features[old]['shape'])}, the policy's has ({size},); use the robot's data "
+                "that the teacher was trained on",
+                field="spec.dataset",
+            )
+    return {offered[name]: name for name in wanted}
+
+
+def hold_out(episode_N: Any) -> tuple[Any, Any]:
+    """Frames to train on, and frames of every twentieth episode (the last of few) to judge on."""
+    episodes = np.unique(episode_N)
+    if len(episodes) == 1:
+        everything = np.arange(len(episode_N))
+        return everything, everything
+    chosen = episodes[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] if len(episodes) >= HELD_OUT_EVERY else episodes[-1:]
+    held = np.isin(episode_N, chosen)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def open_images(dataset: Any, table: Any, names: dict[str, str]) -> Images:
+    """In memory when every camera is stored as images and the different ones fit, else on disk."""
+    pixels: dict[str, Tensor] = {}
+    index: dict[str, Tensor] = {}
+    budget = MEMORY_LIMIT
+    for old, new in names.items():
+        loaded = _distinct(dataset, table, old, budget) if dataset.meta.features[old]["dtype"] == "image" else None
+        if loaded is None:
+            return ImagesOnDisk(dataset, names, ThreadPoolExecutor(8))
+        pixels[new], index[new] = loaded
+        budget -= pixels[new].numel()
+    return ImagesInMemory(pixels, index)
+
+
+def _distinct(dataset: Any, table: Any, key: str, budget: int) -> tuple[Tensor, Tensor] | None:
+    """The different images of a column (U, 3, h, w) and which one each frame has; None when over budget."""
+    seen: dict[bytes, int] = {}
+    index, images, used = [], [], 0
+    for start in range(0, len(table), 4096):
+        column = table[start : start + 4096].column(key)
+        for value in column.to_pylist():
+            data = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+            digest = hashlib.sha256(data).digest()
+            if digest not in seen:
+                seen[digest] = len(seen)
+                images.append(_decode(data))
+                used += images[-1].numel()
+                if used > budget:
+                    return None
+            index.append(seen[digest])
+    return torch.stack(images), torch.tensor(index)
+
+
+def _decode(data: bytes) -> Tensor:
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _column(table: Any, key: str) -> Any:
+    """A numeric column as (N, size) float32 (indices stay exact up to 2^24 frames of one kind)."""
+    column = table[:].column(key).combine_chunks()
+    count = len(column)
+    while hasattr(column, "flatten") and str(column.type).startswith(("list", "fixed_size_list", "large_list", "extension")):
+        column = column.storage if str(column.type).startswith("extension") else column.flatten()
+    values = column.to_numpy(zero_copy_only=False)
+    kind = np.float32 if np.issubdtype(values.dtype, np.floating) else np.int64
+    return values.astype(kind).reshape(count, -1)
+
+
+def _original(names: dict[str, str], wanted: str) -> str:
+    return next(old for old, new in names.items() if new == wanted)

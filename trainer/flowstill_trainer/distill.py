@@ -1,0 +1,116 @@
+"""One DistillJob from its inputs to its published student."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from flowstill.api.children import Result, TrainTask
+from flowstill.api.distilljob import DistillJobSpec
+from flowstill.api.fields import Source, StatusRef
+from flowstill.artifacts.digests import tree_digest
+from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
+from flowstill.child.context import ChildContext
+from flowstill.policies.smolvla import SmolVLAFlow, load_smolvla, make_student
+
+from flowstill_trainer.bank import Bank, BankPlan, make_bank
+from flowstill_trainer.checkpoint import CheckpointFolder
+from flowstill_trainer.data import Frames, load_frames
+from flowstill_trainer.fidelity import measure
+from flowstill_trainer.inputs import inputs_digest
+from flowstill_trainer.publish import Origin, build_folder, publish_student
+from flowstill_trainer.train import Batches, Trainer, autocast
+
+logger = logging.getLogger(__name__)
+
+
+def distill(task: Any, context: ChildContext) -> Result:
+    """Train and publish, or name the student that these inputs already gave.
+
+    Raises:
+        UserError: an input cannot work.
+        Interrupted: SIGTERM; the next attempt with the same work folder continues.
+    """
+    if not isinstance(task, TrainTask):
+        raise TypeError(f"the trainer runs Train tasks, not {type(task).__name__}")
+    spec = task.spec
+    teacher_folder, teacher = _read(spec.teacher, "spec.teacher")
+    dataset_folder, dataset = _read(spec.dataset, "spec.dataset")
+    key = inputs_digest(spec, teacher.digest, dataset.digest)
+    known = lookup_by_inputs(key)
+    if known is not None:
+        return _result(known, key, reused=True, message="the same inputs were distilled before; reused without training")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load_smolvla(teacher_folder, device=device)
+    frames = load_frames(dataset_folder, spec.dataset, policy)
+    student = make_student(
+        policy,
+        draws=spec.student.draws,
+        neighbours=spec.student.draw_neighbours,
+        action_steps=spec.student.action_steps,
+        multi_step=spec.method.mix_ratio < 1,
+    )
+    trainer = train(spec, key, policy, student, frames, context)
+    context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
+    fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
+    context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
+    folder = context.work / "student"
+    graph = build_folder(folder, student, frames)
+    logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
+    ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    record_by_inputs(key, ref)
+    message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
+    return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
+
+
+def train(
+    spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, student: SmolVLAFlow, frames: Frames, context: ChildContext
+) -> Trainer:
+    """The bank, if there is one, and the training loop."""
+    bank = _bank(spec, key, teacher, frames, context) if spec.method.bank_size else None
+    batches = Batches(frames, bank, student, spec.method, spec.training)
+    checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
+    trainer = Trainer(student, teacher, batches, checkpoints)
+
+    def report(step: int, total: int, loss: float, rate: float) -> None:
+        context.progress.update(step, total, "training", loss=loss, samples_per_second=rate)
+
+    trainer.run(report, context.stop.is_set)
+    return trainer
+
+
+def _bank(
+    spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, context: ChildContext
+) -> Bank:
+    plan = BankPlan(
+        size=spec.method.bank_size,
+        steps=spec.method.target_steps,
+        jitter=spec.method.state_jitter,
+        seed=spec.training.seed,
+        inputs=key,
+        autocast=lambda: autocast(spec.training, teacher.device),
+    )
+    started = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
+
+    return make_bank(context.work / "bank", plan, teacher, frames, report, context.stop.is_set)
+
+
+def _read(source: Source, field: str) -> tuple[Path, StatusRef]:
+    folder = fetch(source, field)
+    return folder, StatusRef(uri=source.uri, digest=source.digest or tree_digest(folder))
+
+
+def _result(student: StatusRef, key: str, *, reused: bool, message: str) -> Result:
+    return Result(
+        kind="Train",
+        outcome="Succeeded",
+        reason="AlreadyPublished" if reused else "Published",
+        message=message,
+        student=student,
+        reused=reused,
+        inputs_digest=key,
+    )

@@ -1,0 +1,80 @@
+"""From trained weights to a published student."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flowstill.api.distilljob import DistillJobSpec, Fidelity
+from flowstill.api.fields import StatusRef
+from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
+from flowstill.artifacts.stores import publish
+from flowstill.policies.smolvla import STUDENT_TYPE, SmolVLAFlow
+
+from flowstill_trainer.data import Frames
+from flowstill_trainer.export import Graph, export
+from flowstill_trainer.files import fresh_folder
+from flowstill_trainer.inputs import TRAINER_VERSION
+
+LIBRARIES = ("flowstill", "lerobot", "torch", "transformers", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors")
+GRAPH = "onnx/student.onnx"
+CHECKED = 4
+"""Observations on which the graph is held against PyTorch."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a student comes from."""
+
+    teacher: StatusRef
+    dataset: StatusRef
+    inputs: str
+
+
+def versions() -> dict[str, str]:
+    """What made it."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return found | {"python": platform.python_version()}
+
+
+def build_folder(folder: Path, student: SmolVLAFlow, frames: Frames) -> Graph:
+    """``policy/`` and ``onnx/`` of the artifact; the graph is checked."""
+    fresh_folder(folder)
+    student.save(folder / "policy")
+    index_B = frames.held_out_V[torch.arange(CHECKED) % len(frames.held_out_V)]
+    batch = student.preprocess(frames.observations(index_B))
+    return export(student, batch, folder / GRAPH)
+
+
+def publish_student(
+    folder: Path, graph: Graph, student: SmolVLAFlow, spec: DistillJobSpec, origin: Origin,
+    fidelity: list[Fidelity], seconds: float,
+) -> StatusRef:  # fmt: skip
+    """Describe the folder in its manifest and put it into the default store."""
+    config = student.policy.config
+    properties = StudentProperties(
+        policy_type=STUDENT_TYPE,
+        method=spec.method.model_dump(mode="json", by_alias=True) | {"training": spec.training.model_dump(mode="json", by_alias=True)},
+        steps=1,
+        multi_step=config.multi_step,
+        draws=config.draws,
+        draw_neighbours=config.draw_neighbours,
+        action_steps=student.action_steps,
+        chunk_size=student.chunk_size,
+        action_dim=student.action_dim,
+        padded_action_dim=student.padded_action_dim,
+        teacher=origin.teacher,
+        teacher_steps=spec.teacher.steps,
+        dataset=origin.dataset,
+        seed=spec.training.seed,
+        inputs_digest=origin.inputs,
+        trainer_version=TRAINER_VERSION,
+        versions=versions(),
+        precision="fp32",
+        onnx=OnnxDescription(file=GRAPH, inputs=graph.inputs, outputs=graph.outputs),
+        fidelity=fidelity,
+        parameters=sum(p.numel() for p in student.policy.parameters()),
+        training_seconds=round(seconds, 3),
+    )
+    return publish(folder, "Student", properties)

@@ -1,0 +1,189 @@
+"""The training loop: what happens at a step, and what is kept between steps."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flowstill.api.distilljob import Method, Training
+from flowstill.errors import Interrupted, NonFiniteLoss
+from flowstill.policies.flow import time_law
+from flowstill.policies.smolvla import SmolVLAFlow
+from torch import Tensor
+
+from flowstill_trainer.bank import Bank, jitter_noise
+from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
+from flowstill_trainer.data import Frames
+from flowstill_trainer.methods.snapflow import Samples, SnapFlow, split
+from flowstill_trainer.randomness import Order, generator
+
+Progress = Callable[[int, int, float, float], None]
+"""Step, total, loss, samples per second."""
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Linear warm-up, then half a cosine down to zero. ``step`` counts updates done."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    rest = max(1, training.steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - training.warmup_steps) / rest))
+
+
+def autocast(training: Training, device: torch.device) -> torch.autocast:
+    """bf16 where the spec asks for it, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What each step sees; a function of the step alone."""
+
+    frames: Frames
+    bank: Bank | None
+    policy: SmolVLAFlow
+    method: Method
+    training: Training
+
+    def orders(self) -> tuple[Order, Order]:
+        """Shuffled passes over the training frames and over the bank."""
+        seed = self.training.seed
+        banked = len(self.bank.frame_N) if self.bank is not None else len(self.frames.training_T)
+        return Order(seed, "frames", len(self.frames.training_T)), Order(seed, "rollouts", banked)
+
+    def iterate(self, first: int) -> Iterator[tuple[dict[str, Any], Samples]]:
+        """Preprocessed observations and samples from step ``first`` on."""
+        order, rollouts = self.orders()
+        flow, jumps = split(self.training.batch_size, self.method.mix_ratio)
+        for step in range(first, self.training.steps):
+            yield self._batch(step, order.take(step * flow, flow), rollouts.take(step * jumps, jumps))
+
+    def _batch(self, step: int, flow_F: Tensor, jump_C: Tensor) -> tuple[dict[str, Any], Samples]:
+        random, policy, bank = generator(self.training.seed, "step", step), self.policy, self.bank
+        size = len(flow_F) + len(jump_C)
+        frame_F = self.frames.training_T[flow_F]
+        noise_BHD = torch.randn((size, policy.chunk_size, policy.padded_action_dim), generator=random)
+        jitter_BS = jitter_noise(self.method.state_jitter, size, policy.state_dim, random)
+        t_F = time_law(torch.rand(len(flow_F), generator=random))
+        rollout_CHD = None
+        if bank is None:
+            frame_C = self.frames.training_T[jump_C]
+        else:
+            frame_C, rollout_CHD = bank.frame_N[jump_C], bank.chunk_NHD[jump_C].to(policy.device)
+            noise_BHD[len(flow_F) :], jitter_BS[len(flow_F) :] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
+        frame_B = torch.cat([frame_F, frame_C])
+        action_BHA, valid_BH = self.frames.chunks(frame_B)
+        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA})
+        batch["observation.state"] = batch["observation.state"] + jitter_BS.to(policy.device)
+        action_BHD = policy.prepare_action(batch)
+        to = policy.device
+        samples = Samples(
+            action_BHD[: len(flow_F)], valid_BH[: len(flow_F)].to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD
+        )
+        return batch, samples
+
+
+class Trainer:
+    """A student under training.
+
+    Attributes:
+        step: updates done.
+        seconds: trained so far, over all attempts.
+    """
+
+    def __init__(
+        self, student: SmolVLAFlow, teacher: SmolVLAFlow, batches: Batches, checkpoints: CheckpointFolder
+    ) -> None:
+        self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.training, method = batches.training, batches.method
+        self.method = SnapFlow(method.target_steps, method.mix_ratio, method.consistency_weight)
+        self.parameters: dict[str, Tensor] = dict(student.trained())
+        config = student.policy.config
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=self.training.learning_rate,
+            betas=config.optimizer_betas,
+            eps=config.optimizer_eps,
+            weight_decay=config.optimizer_weight_decay,
+        )
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
+        self.step, self.seconds = 0, 0.0
+
+    def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
+        """Train to the end, from the last checkpoint if there is one; then hold the published weights.
+
+        Raises:
+            Interrupted: ``stopped()``; a checkpoint is saved.
+            NonFiniteLoss: loss or gradient is NaN or infinite; nothing of that step is kept.
+        """
+        found = self.checkpoints.latest()
+        if found is not None:
+            self.restore(found)
+        for batch, samples in self.batches.iterate(self.step):
+            if stopped():
+                self.checkpoints.save(self.state())
+                raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+            started = time.monotonic()
+            loss = self.update(batch, samples)
+            spent = time.monotonic() - started
+            self.seconds += spent
+            if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
+                self.checkpoints.save(self.state())
+            progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
+        self.use_average()
+
+    def update(self, batch: dict[str, Any], samples: Samples) -> float:
+        """One step of the optimizer; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.training)
+        teacher = self.teacher if self.method.needs_teacher else None
+        with autocast(self.training, self.student.device):
+            prefix = self.student.encode_prefix(batch)
+            loss = self.method.loss(self.student, teacher, prefix, samples).total
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
+        value = float(loss.detach())
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            raise NonFiniteLoss(
+                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}; lower spec.training.learningRate or use "
+                f"precision fp32. The checkpoints before it are kept in {self.checkpoints.root}",
+                field="spec.training",
+            )
+        self.optimizer.step()
+        self.step += 1
+        if self.average:
+            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        return value
+
+    def state(self) -> Checkpoint:
+        """Everything that this run is now."""
+        moments: Tensors = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{name}/{key}"] = value
+        weights = {n: p.detach() for n, p in self.parameters.items()}
+        return Checkpoint(self.step, weights, self.average, moments, self.seconds)
+
+    def restore(self, found: Checkpoint) -> None:
+        """Become what was saved, bit for bit."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(found.weights[name])
+                if self.average:
+                    self.average[name].copy_(found.average[name])
+        for name, value in found.optimizer.items():
+            owner, _, key = name.rpartition("/")
+            parameter = self.parameters[owner]
+            place = value if key == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][key] = place
+        self.step, self.seconds = found.step, found.seconds
+
+    def use_average(self) -> None:
+        """Put the moving average in place of the weights, if there is one."""
+        with torch.no_grad():
+            for name, value in self.average.items():
+                self.parameters[name].copy_(value)
