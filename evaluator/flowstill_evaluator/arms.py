@@ -12,7 +12,7 @@ from flowstill.artifacts.manifest import StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch
 from flowstill.errors import ArtifactError, UserError
 from flowstill.policies.interface import Runner, RunnerInfo
-from flowstill_evaluator.suites.registry import Observation, rename
+from flowstill_evaluator.suites.registry import Observation
 
 REFERENCE_ARM = "teacher@10"
 """The teacher at its own number of steps, whatever that is."""
@@ -110,16 +110,17 @@ def resolve(task: RolloutTask) -> References:
     properties = manifest.properties
     if not isinstance(properties, StudentProperties):
         raise ArtifactError(
-            f"{task.student.uri} is an artifact of kind {manifest.kind}, not a Student", field="spec.student.uri"
+            f"{task.student.uri} is an artifact of kind {manifest.kind}, not a Student",
+            field="spec.student.uri",
         )
     student = StatusRef(uri=task.student.uri, digest=task.student.digest)
-    teacher = pinned(task.teacher, "spec.teacher") if task.teacher else properties.teacher
+    teacher = pinned(task.teacher or properties.teacher, "spec.teacher")
     baseline = pinned(task.baseline, "spec.baseline") if task.baseline else teacher
     is_student = bool(task.baseline) and (fetch(baseline, "spec.baseline") / "manifest.json").is_file()
     return References(student, properties, teacher, baseline, is_student)
 
 
-def pinned(source: Source | ArtifactRef, what: str) -> StatusRef:
+def pinned(source: Source | ArtifactRef | StatusRef, what: str) -> StatusRef:
     """The source with the digest of the bytes that are there."""
     folder = fetch(source, what)
     return StatusRef(uri=source.uri, digest=source.digest or tree_digest(folder))
@@ -129,7 +130,7 @@ def compare(task: RolloutTask, references: References) -> Comparison:
     """Decide which arms run.
 
     Raises:
-        UserError: ``spec.evaluation`` leaves out an arm that the gates need, or asks for what the student cannot do.
+        UserError: ``spec.evaluation`` leaves out an arm that the gates need, or the student cannot do it.
     """
     properties = references.properties
     draws = properties.draws
@@ -181,22 +182,18 @@ def pick_provider() -> Provider:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_fit(info: RunnerInfo, arm: str, observation: Observation, rename_map: dict[str, str]) -> None:
-    """Refuse a policy that cannot see what the environment shows.
+def check_fit(info: RunnerInfo, arm: str, seen: Observation, action_size: int) -> None:
+    """Refuse a policy that cannot see what the environment shows, or does not act on what it moves.
 
     Args:
         info: of the policy.
         arm: its name.
-        observation: one environment's, unbatched, before renaming.
-        rename_map: ``spec.evaluation.renameMap``.
+        seen: one environment's observation, unbatched, by the policy's names.
+        action_size: of the environment.
+
+    Raises:
+        UserError: with the field to change.
     """
-    for name in rename_map:
-        if name not in observation:
-            raise UserError(
-                f"the environment has no {name!r}; it has {', '.join(sorted(observation))}",
-                field="spec.evaluation.renameMap",
-            )
-    seen = rename(observation, rename_map)
     for camera in info.cameras:
         if camera not in seen:
             raise UserError(
@@ -207,6 +204,12 @@ def check_fit(info: RunnerInfo, arm: str, observation: Observation, rename_map: 
     if size != info.state_dim:
         raise UserError(
             f"{arm} was trained on states of {info.state_dim} numbers, the environment has {size}; "
+            "evaluate on the tasks that the policy was trained for",
+            field="spec.evaluation.tasks",
+        )
+    if info.action_dim != action_size:
+        raise UserError(
+            f"{arm} gives actions of {info.action_dim} numbers, the environment takes {action_size}; "
             "evaluate on the tasks that the policy was trained for",
             field="spec.evaluation.tasks",
         )

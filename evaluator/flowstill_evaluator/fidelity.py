@@ -1,6 +1,6 @@
 """P4's figures: how near the student's chunks are to the teacher's, before any choice among draws.
 
-O observations, C chunks of each, V numbers of a chunk (steps that are executed × real action dimensions, normalised).
+O observations, C chunks of each, V numbers of a chunk (executed steps × real action dimensions, normalised).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from flowstill_evaluator.observations import Batch
 
 CHUNKS = 16
 _ROWS = 256  # of a policy call
+_NO_SPREAD = 1e-6
 
 Doubles = npt.NDArray[np.float64]
 
@@ -29,8 +30,7 @@ def sample(
 ) -> Doubles:
     """:data:`CHUNKS` chunks of every observation, (O, C, V).
 
-    A runner with several draws gives them over one prefix, ``CHUNKS`` must be a multiple of its draws; one with one
-    draw is asked once a chunk.
+    A runner with several draws gives them over one prefix; ``CHUNKS`` must be a multiple of its draws.
 
     Args:
         runner: whose chunks.
@@ -66,11 +66,11 @@ def compare(teacher_OCV: Doubles, fresh_OCV: Doubles, student_OCV: Doubles) -> d
         student_OCV: the student's.
     """
     teacher_spread, student_spread = spread(teacher_OCV), spread(student_OCV)
-    # A teacher that always says the same asks for no spread: the ratio is then against a tiny number.
+    # Floored, so that a student that is as certain as a teacher without any spread has the ratio 1.
     return {
         "cosine": nearest_cosine(student_OCV, teacher_OCV).tolist(),
         "teacher_self_cosine": nearest_cosine(fresh_OCV, teacher_OCV).tolist(),
-        "spread_ratio": student_spread / max(teacher_spread, 1e-6) if student_spread != teacher_spread else 1.0,
+        "spread_ratio": max(student_spread, _NO_SPREAD) / max(teacher_spread, _NO_SPREAD),
         "observations": len(teacher_OCV),
         "chunks": teacher_OCV.shape[1],
         "distances": {
@@ -83,7 +83,7 @@ def compare(teacher_OCV: Doubles, fresh_OCV: Doubles, student_OCV: Doubles) -> d
 
 
 def nearest_cosine(chunks_OCV: Doubles, reference_OCV: Doubles) -> Doubles:
-    """For each observation the mean, over chunks, of the cosine to the nearest reference chunk; shape (O,)."""
+    """For each observation, the mean over chunks of the cosine to the nearest reference chunk; (O,)."""
 
     def unit(vectors: Doubles) -> Doubles:
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -102,7 +102,7 @@ def spread(chunks_OCV: Doubles) -> float:
 
 
 def energy_distance(a_OCV: Doubles, b_OCV: Doubles) -> Doubles:
-    """2 E|A − B| − E|A − A'| − E|B − B'| (Székely and Rizzo 2013) of each observation, shape (O,); never negative."""
+    """2 E|A − B| − E|A − A'| − E|B − B'| (Székely and Rizzo 2013) of each observation, (O,), not negative."""
 
     def mean_distance(left: Doubles, right: Doubles) -> Doubles:
         distance_OCC = np.linalg.norm(left[:, :, None] - right[:, None], axis=-1)

@@ -26,7 +26,7 @@ def measure(
     seed: int,
     heard: Callable[[int], None],
 ) -> dict[str, list[float]]:
-    """Time ``act`` with one observation, the runners taking turns so that whatever else happens hits all alike.
+    """Time ``act`` with one observation; the runners take turns, so that whatever else happens hits all.
 
     Args:
         runners: by arm.

@@ -1,15 +1,17 @@
 """Many environments in lockstep: each runs its chunk to the end, then all of them ask the policy at once.
 
-A *slot* holds one environment. When its episode ends it starts the next one at once, so that batches stay full.
-Environments live in worker processes; while one worker simulates, the policy answers another.
+A *slot* holds one environment. When its episode ends it starts the next one at once, so that batches stay
+full. Environments live in worker processes; while one worker simulates, the policy answers another.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +26,9 @@ from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, 
 from flowstill_evaluator.suites.registry import Environment, Observation, make_environment
 
 ATTEMPTS = 3  # of an episode whose environment breaks
+MAX_WORKERS = 8
+MAX_SLOTS = 64  # environments in all; one of Meta-World takes 25 MB
+MAX_WIDTH = 16
 IDLE_SPEED = 0.05  # rad/s; the arm's joints move at about 0.5 to 2 rad/s when it works
 
 
@@ -223,7 +228,7 @@ class WorkerPool:
         Args:
             episodes: each at most once.
             policy: asked once for every round of a worker.
-            heard: told of every round, before the policy; may raise to stop.
+            heard: told of every round, before the policy; may raise to stop, and the pool is then of no more use.
         """
         for number, worker in enumerate(self._workers):
             self._begin(worker, episodes[number :: len(self._workers)])
@@ -240,13 +245,13 @@ class WorkerPool:
                 worker.active = [episode for episode, _ in answer.waiting]
                 heard(answer)
                 if answer.waiting:
-                    worker.connection.send(policy(answer))
+                    _send(worker, policy(answer))
 
     def _begin(self, worker: _Worker, episodes: Sequence[Episode]) -> None:
         worker.remaining = dict.fromkeys(episodes)
         worker.active = list(episodes[: self.width])
         if episodes:
-            worker.connection.send(list(episodes))
+            _send(worker, list(episodes))
 
     def _recover(self, worker: _Worker) -> Round:
         """A worker died (a simulator can): replace it; give up episodes that were there too often."""
@@ -279,6 +284,23 @@ class WorkerPool:
             worker.connection.close()
             worker.process.terminate()
             worker.process.join()
+
+
+def _send(worker: _Worker, request: Sequence[Episode] | Floats) -> None:
+    # To a worker that died meanwhile nothing can be said; that it died is heard when its answer is awaited.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        worker.connection.send(request)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pool_size(episodes: int) -> tuple[int, int]:
+    """Worker processes for so many episodes, and slots of each."""
+    workers = max(1, min(cores(), MAX_WORKERS, episodes))
+    return workers, min(MAX_WIDTH, MAX_SLOTS // workers, -(-episodes // workers))
 
 
 def stacked(rows: Sequence[dict[str, Any]]) -> Observation:

@@ -13,7 +13,13 @@ import numpy.typing as npt
 from flowstill.errors import FlowstillError
 from flowstill_evaluator.lockstep import Policy, Round, WorkerPool, stacked
 from flowstill_evaluator.records import Episode, episodes_of
-from flowstill_evaluator.suites.registry import Environment, Observation, make_environment, rename
+from flowstill_evaluator.suites.registry import (
+    Environment,
+    Observation,
+    action_size,
+    make_environment,
+    rename,
+)
 
 _PER_EPISODE = 4
 _STEPS_BETWEEN = 5
@@ -75,16 +81,18 @@ def near_resets(
     generator = np.random.default_rng([seed, first])
     for episode in episodes_of(list(environments), per_task, seed, first):
         environment = environments[episode.task]
-        for seen in _walk(environment, environment.reset(episode.seed), generator):
-            rows.append((rename(seen, rename_map), instructions[episode.task]))
+        seen = _walk(environment, episode.seed, action_size(suite), generator)
+        rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
     rows = [rows[i] for i in _spread(len(rows), count)]
     return Batch(stacked([seen for seen, _ in rows]), tuple(sentence for _, sentence in rows))
 
 
-def _walk(environment: Environment, start: Observation, generator: np.random.Generator) -> list[Observation]:
-    seen = [start]
+def _walk(
+    environment: Environment, seed: int, size: int, generator: np.random.Generator
+) -> list[Observation]:
+    seen = [environment.reset(seed)]
     for _ in range(_PER_EPISODE - 1):
-        action = generator.uniform(-1.0, 1.0, environment.action_size)
+        action = generator.uniform(-1.0, 1.0, size)
         for _ in range(_STEPS_BETWEEN):
             step = environment.step(action)
             if step.done:

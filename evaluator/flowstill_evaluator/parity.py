@@ -14,7 +14,7 @@ from flowstill.policies.noise import episode_noise
 from flowstill_evaluator.arms import Arm, References, check_fit, pick_provider, resolve
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.records import Floats
-from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.suites.registry import action_size, instructions
 
 THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
 DENSITY_TIE = 1e-4
@@ -96,7 +96,9 @@ def judge_difference(measured: Difference, threshold: float, references: Referen
     asked = f"on {measured.samples} observations, the threshold is {threshold:g}"
     message = f"largest difference {measured.largest:.3g} {asked}"
     if problems:
-        message = f"{' and '.join(problems)} ({asked}): the ONNX graph is not the trained student; export it again"
+        message = (
+            f"{' and '.join(problems)} ({asked}): the ONNX graph is not the trained student; export it again"
+        )
     return Result(
         kind="Parity",
         outcome="UserError" if problems else "Succeeded",
@@ -135,7 +137,12 @@ def run(task: ParityTask, context: ChildContext) -> Result:
         Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider)
         for runtime in ("torch", "onnx")
     )
-    check_fit(torch.info, "the student", {n: v[0] for n, v in observations.features.items()}, {})
+    check_fit(
+        torch.info,
+        "the student",
+        {n: v[0] for n, v in observations.features.items()},
+        action_size(evaluation.suite),
+    )
     measured = compare_runners(
         torch,
         onnx,

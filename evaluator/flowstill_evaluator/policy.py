@@ -36,7 +36,7 @@ class BatchedPolicy:
             seed: of the evaluation.
             action_steps: steps of a chunk to execute, A.
             width: slots of a worker. Batches are filled up to it, because a matrix product may round a row
-                differently in a batch of another size, and an episode must not depend on how many run beside it.
+                differently in a batch of another size: an episode must not depend on how many run beside it.
             instructions: sentence of each task.
             rename_map: the environment's feature names → the policy's.
         """
@@ -68,8 +68,8 @@ class BatchedPolicy:
         if not np.isfinite(actions).all():
             episode, chunk = waiting.waiting[int(np.argwhere(~np.isfinite(actions))[0, 0])]
             raise UserError(
-                f"arm {self._arm} gave an action that is not finite (task {episode.task}, episode {episode.index}, "
-                f"chunk {chunk}); this policy cannot be used",
+                f"arm {self._arm} gave an action that is not finite (task {episode.task}, "
+                f"episode {episode.index}, chunk {chunk}); this policy cannot be used",
                 reason="NonFiniteActions",
             )
         return actions

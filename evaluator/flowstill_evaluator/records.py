@@ -1,8 +1,8 @@
 """Episodes, what is recorded of each, and the files in the work folder that survive an interruption.
 
-One JSON line an episode, appended as soon as it ends. A line that was cut off by a crash is dropped and its episode
-runs again. Lines of the work folder also hold the executed actions (a video is an exact replay) and samples of the
-joint velocity; publication leaves them out.
+One JSON line an episode, appended as soon as it ends. A line that was cut off by a crash is dropped and its
+episode runs again. Lines of the work folder also hold the executed actions (a video is an exact replay) and
+samples of the joint velocity; publication leaves them out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Failure = Literal["contact", "timeout"]
 
 MAX_VELOCITY_ROWS = 20_000  # an arm
 SEEDS = 1_000_000  # environment seeds from here on belong to demonstrations
-_SEED_STRIDE = 100_003  # prime, above the largest number of episodes: neighbouring evaluation seeds share no episode
+_SEED_STRIDE = (
+    100_003  # prime, above the largest number of episodes: neighbouring evaluation seeds share no episode
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,9 @@ def episode_seed(seed: int, index: int) -> int:
 def episodes_of(tasks: Sequence[str], count: int, seed: int, first: int = 0) -> list[Episode]:
     """Episodes ``first`` to ``first + count - 1`` of every task, task by task."""
     return [
-        Episode(task, index, episode_seed(seed, index)) for task in tasks for index in range(first, first + count)
+        Episode(task, index, episode_seed(seed, index))
+        for task in tasks
+        for index in range(first, first + count)
     ]
 
 
@@ -193,7 +197,9 @@ def write_published(
                 video = videos.get((arm, record.task, record.episode))
                 file.write(json.dumps(asdict(replace(record, video=video)), sort_keys=True) + "\n")
             if episodes:
-                velocities[arm] = thinned(np.concatenate([e.velocity_NJ for e in episodes]), MAX_VELOCITY_ROWS)
+                velocities[arm] = thinned(
+                    np.concatenate([e.velocity_NJ for e in episodes]), MAX_VELOCITY_ROWS
+                )
     # The keywords are arm names such as teacher@10, which savez takes as they are.
     np.savez_compressed(folder / "joint_velocity.npz", **velocities)  # type: ignore[arg-type]
 
@@ -234,7 +240,9 @@ def _format(episode: StoredEpisode) -> str:
 
 def _parse(line: str) -> StoredEpisode:
     value = json.loads(line)
-    return StoredEpisode(EpisodeRecord(**value["record"]), decode(value["actions"]), decode(value["velocity"]))
+    return StoredEpisode(
+        EpisodeRecord(**value["record"]), decode(value["actions"]), decode(value["velocity"])
+    )
 
 
 def _whole_lines(path: Path) -> str:

@@ -189,7 +189,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def required_pairs(
     margin: float, discordance: float, difference: float = 0.0, *, level: float = LEVEL, power: float = POWER
 ) -> int:
-    """Paired episodes that decide a margin with that power, given the true ``difference`` and ``discordance``.
+    """Paired episodes that decide a margin with that power, given true ``difference`` and ``discordance``.
 
     Normal approximation (z_level + z_power)² (discordance − difference²) / (difference + margin)², and
     never fewer than the exact test needs when no pair is discordant.

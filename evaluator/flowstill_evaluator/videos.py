@@ -1,7 +1,7 @@
 """Films of episodes: exact replays of recorded actions, rendered in a process of its own.
 
-``python -m flowstill_evaluator.videos PLAN`` is that process: MuJoCo picks its graphics library when it is imported,
-and the evaluation itself needs none.
+``python -m flowstill_evaluator.videos PLAN`` is that process: MuJoCo picks its graphics library when it is
+imported, and the evaluation itself needs none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
         log: all episodes.
         student: arm of the student that would be served.
         baseline: arm of what is served today.
-        mode: ``spec.evaluation.videos``: failures (at most :data:`MAX_FAILURES`, spread over the tasks), none or all.
+        mode: ``spec.evaluation.videos``: failures (at most four, the tasks taking turns), none or all.
     """
     if mode == "none":
         return []
@@ -62,11 +62,14 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
             ranked.append((turns[record.task], record))
         episodes = [record for _, record in sorted(ranked, key=lambda pair: pair[0])[:MAX_FAILURES]]
     return [
-        Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline)) for e in episodes
+        Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline))
+        for e in episodes
     ]
 
 
-def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]) -> str | None:
+def make(
+    films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]
+) -> str | None:
     """Write the films under ``folder``.
 
     Returns:
@@ -125,7 +128,9 @@ def _replay(suite: str, film: dict[str, Any], side: dict[str, Any]) -> Frames:
             frames.append(environment.render())
     environment.close()
     if step.success != side["success"]:
-        raise RuntimeError(f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did")
+        raise RuntimeError(
+            f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did"
+        )
     return frames
 
 

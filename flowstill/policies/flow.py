@@ -67,9 +67,10 @@ def time_law(uniform_B: Tensor) -> Tensor:
 def euler(policy: FlowPolicy, prefix: Prefix, noise_BHD: Tensor, steps: int) -> Tensor:
     """Equal Euler steps of the instantaneous velocity from t = 1 to 0, as LeRobot's sampler takes them."""
     x_BHD = noise_BHD
+    dt = -1.0 / steps
     for step in range(steps):
-        t_B = torch.full((x_BHD.shape[0],), 1.0 - step / steps, device=x_BHD.device)
-        x_BHD = x_BHD - policy.velocity(prefix, x_BHD, t_B) / steps
+        t_B = torch.full((x_BHD.shape[0],), 1.0 + step * dt, device=x_BHD.device)
+        x_BHD = x_BHD + dt * policy.velocity(prefix, x_BHD, t_B)
     return x_BHD
 
 

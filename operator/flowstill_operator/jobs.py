@@ -77,7 +77,9 @@ def claims_of(task: Document, default_store: str) -> list[str]:
     return list(dict.fromkeys(claims))
 
 
-def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform) -> Document:
+def child_job(
+    owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform
+) -> Document:
     """The manifest of a child's Job; ``command`` lacks ``--spec`` and ``--output``."""
     store = platform.default_store
     if store is None:
@@ -86,7 +88,9 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     labels = {**runtime.labels, **_labels(owner, wanted)}
     work = resolve(wanted.task.work, store)
     program = (
-        ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
+        ["python3", "-c", READER_PROGRAM, work]
+        if wanted.reader
+        else [*command, "--spec", SPEC_FILE, "--output", work]
     )
     spec: Document = {
         "backoffLimit": runtime.backoff_limit,
@@ -106,7 +110,10 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         "template": {
             "metadata": {
                 "labels": labels,
-                "annotations": {**runtime.annotations, SPEC_ANNOTATION: json.dumps(task, separators=(",", ":"))},
+                "annotations": {
+                    **runtime.annotations,
+                    SPEC_ANNOTATION: json.dumps(task, separators=(",", ":")),
+                },
             },
             "spec": _pod_spec(wanted, program, task, runtime, platform, store),
         },
@@ -210,14 +217,19 @@ def _container(
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": "/home/flowstill"},
             {"name": "shm", "mountPath": "/dev/shm"},
-            *({"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"} for i, claim in enumerate(claims)),
+            *(
+                {"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"}
+                for i, claim in enumerate(claims)
+            ),
         ],
     }
 
 
 def _resources(runtime: Runtime, gpus: int) -> Document:
     resources: Document = (
-        runtime.resources.model_dump(by_alias=True, exclude_none=True) if runtime.resources is not None else {}
+        runtime.resources.model_dump(by_alias=True, exclude_none=True)
+        if runtime.resources is not None
+        else {}
     )
     if gpus:
         resources["limits"] = {**resources.get("limits", {}), GPU: str(gpus)}

@@ -69,10 +69,13 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
     for variable in runtime.env:
         if variable.name.startswith("FLOWSTILL_"):
             return Problem(
-                "EnvRefused", f"spec.runtime.env: {variable.name} belongs to Flowstill; names must not start with FLOWSTILL_"
+                "EnvRefused",
+                f"spec.runtime.env: {variable.name} belongs to Flowstill; names must not start with FLOWSTILL_",
             )
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
-        return Problem("ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode")
+        return Problem(
+            "ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode"
+        )
     return None
 
 

@@ -97,7 +97,11 @@ def judge_step(kind: str, started: bool, reading: bool, child: Child, reader: Ch
     A child that was started once and is gone is not started again: its result is read from its work folder instead.
     """
     if not child.ours or not reader.ours:
-        return Step("failed", reason="NameTaken", message="a Job of the child's name exists and belongs to somebody else")
+        return Step(
+            "failed",
+            reason="NameTaken",
+            message="a Job of the child's name exists and belongs to somebody else",
+        )
     if child.state == "Missing" and not started:
         return Step("start")
     if child.state in ("Queued", "Running"):
@@ -114,19 +118,27 @@ def judge_step(kind: str, started: bool, reading: bool, child: Child, reader: Ch
 def _failed(child: Child, result: Result | None) -> Step:
     if result is not None and result.outcome in ("UserError", "Error"):
         return Step("failed", reason=result.reason, message=result.message or child.message)
-    return Step("failed", reason=child.reason or "ChildFailed", message=child.message or "the child failed without a message")
+    return Step(
+        "failed",
+        reason=child.reason or "ChildFailed",
+        message=child.message or "the child failed without a message",
+    )
 
 
 def _ended(result: Result) -> Step:
     if result.outcome == "Succeeded":
         return Step("done", result=result)
-    return Step("failed", reason=result.reason, message=result.message or f"the child ended with {result.outcome}")
+    return Step(
+        "failed", reason=result.reason, message=result.message or f"the child ended with {result.outcome}"
+    )
 
 
 def _read(kind: str, reading: bool, child: Child, reader: Child) -> Step:
     gone = child.state == "Missing"
     if reader.state == "Missing" and not reading:
-        return Step("read", reason=READING, message="the Job is gone" if gone else "its pod left no readable message")
+        return Step(
+            "read", reason=READING, message="the Job is gone" if gone else "its pod left no readable message"
+        )
     if reader.state in ("Queued", "Running"):
         return Step("queued", reason=READING, message="reading the result from the work folder")
     result = reader.result if reader.result is not None and reader.result.kind == kind else None
@@ -166,7 +178,13 @@ class Draft[S: HasConditions]:
     def condition(self, kind: str, truth: Truth, reason: str, message: str = "") -> None:
         """Set one condition."""
         conditions = set_condition(
-            self.status.conditions, kind, truth, reason, message, generation=self.generation, now=timestamp(self.now)
+            self.status.conditions,
+            kind,
+            truth,
+            reason,
+            message,
+            generation=self.generation,
+            now=timestamp(self.now),
         )
         self.set(conditions=conditions)
 

@@ -4,12 +4,13 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from flowstill.errors import Interrupted
 from flowstill.policies.smolvla import SmolVLAFlow
+from lerobot_policy_flowstill.prefix import Prefix, concatenate
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 PART = 2048
 BATCH = 256
+PREFIX_LIMIT = 2**30
+"""Bytes of prefixes that are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Bank:
         noise_NHD: where each rollout started.
         chunk_NHD: where it ended.
         jitter_NS: what was added to the normalised state that the teacher saw; the student sees the same.
+        prefix: of every observation, where they fit in memory: they never change.
     """
 
     frame_N: Tensor
     noise_NHD: Tensor
     chunk_NHD: Tensor
     jitter_NS: Tensor
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,24 @@ def make_bank(
             temporary.rename(path)
         parts.append(part)
         progress(min(start + PART, plan.size), plan.size)
-    return Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
+    bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
+    return replace(bank, prefix=_prefixes(bank, plan, teacher, frames))
+
+
+def _prefixes(bank: Bank, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames) -> Prefix | None:
+    """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
+    if len(frames.tasks) > 1 and teacher.policy.config.pad_language_to != "max_length":
+        return None
+    found: list[Prefix] = []
+    for first in range(0, plan.size, BATCH):
+        rows = slice(first, first + BATCH)
+        batch = teacher.preprocess(frames.observations(bank.frame_N[rows]))
+        batch["observation.state"] = batch["observation.state"] + bank.jitter_NS[rows].to(teacher.device)
+        with plan.autocast():
+            found.append(teacher.encode_prefix(batch))
+        if found[0].size_in_bytes() * plan.size / len(bank.frame_N[:BATCH]) > PREFIX_LIMIT:
+            return None
+    return concatenate(found)
 
 
 def _read(path: Path, count: int) -> dict[str, Tensor] | None:

@@ -11,6 +11,7 @@ from flowstill.api.distilljob import Method, Training
 from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import time_law
 from flowstill.policies.smolvla import SmolVLAFlow
+from lerobot_policy_flowstill.prefix import Prefix, concatenate
 from torch import Tensor
 
 from flowstill_trainer.bank import Bank, jitter_noise
@@ -37,6 +38,27 @@ def autocast(training: Training, device: torch.device) -> torch.autocast:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        observations: preprocessed observations of the first rows; None when every prefix is known.
+        prefix: of the remaining rows, where it is known already.
+        samples: noise, times and targets of all rows.
+    """
+
+    observations: dict[str, Any] | None
+    prefix: Prefix | None
+    samples: Samples
+
+    def encode(self, policy: SmolVLAFlow) -> Prefix:
+        """The prefix of all rows, by at most one pass of the VLM."""
+        parts = [] if self.observations is None else [policy.encode_prefix(self.observations)]
+        parts += [] if self.prefix is None else [self.prefix]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+@dataclass(frozen=True)
 class Batches:
     """What each step sees; a function of the step alone."""
 
@@ -52,36 +74,43 @@ class Batches:
         banked = len(self.bank.frame_N) if self.bank is not None else len(self.frames.training_T)
         return Order(seed, "frames", len(self.frames.training_T)), Order(seed, "rollouts", banked)
 
-    def iterate(self, first: int) -> Iterator[tuple[dict[str, Any], Samples]]:
-        """Preprocessed observations and samples from step ``first`` on."""
+    def iterate(self, first: int) -> Iterator[Batch]:
+        """Batches from step ``first`` on."""
         order, rollouts = self.orders()
         flow, jumps = split(self.training.batch_size, self.method.mix_ratio)
         for step in range(first, self.training.steps):
             yield self._batch(step, order.take(step * flow, flow), rollouts.take(step * jumps, jumps))
 
-    def _batch(self, step: int, flow_F: Tensor, jump_C: Tensor) -> tuple[dict[str, Any], Samples]:
+    def _batch(self, step: int, flow_F: Tensor, jump_C: Tensor) -> Batch:
         random, policy, bank = generator(self.training.seed, "step", step), self.policy, self.bank
-        size = len(flow_F) + len(jump_C)
+        flow, size, to = len(flow_F), len(flow_F) + len(jump_C), policy.device
         frame_F = self.frames.training_T[flow_F]
         noise_BHD = torch.randn((size, policy.chunk_size, policy.padded_action_dim), generator=random)
         jitter_BS = jitter_noise(self.method.state_jitter, size, policy.state_dim, random)
-        t_F = time_law(torch.rand(len(flow_F), generator=random))
-        rollout_CHD = None
+        t_F = time_law(torch.rand(flow, generator=random))
+        prefix, rollout_CHD = None, None
         if bank is None:
-            frame_C = self.frames.training_T[jump_C]
+            frame_B = torch.cat([frame_F, self.frames.training_T[jump_C]])
         else:
-            frame_C, rollout_CHD = bank.frame_N[jump_C], bank.chunk_NHD[jump_C].to(policy.device)
-            noise_BHD[len(flow_F) :], jitter_BS[len(flow_F) :] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
-        frame_B = torch.cat([frame_F, frame_C])
+            frame_B = torch.cat([frame_F, bank.frame_N[jump_C]])
+            noise_BHD[flow:], jitter_BS[flow:] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
+            rollout_CHD = bank.chunk_NHD[jump_C].to(to)
+            if bank.prefix is not None and len(jump_C):
+                prefix, frame_B, jitter_BS = bank.prefix[jump_C.to(to)], frame_F, jitter_BS[:flow]
+        observations, action_FHD, valid_FH = self._observe(frame_B, jitter_BS, flow)
+        samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
+        return Batch(observations, prefix, samples)
+
+    def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
+        """Preprocessed observations with jitter, and the first rows' padded chunks (F, H, D) and validity (F, H)."""
+        policy = self.policy
+        if len(frame_B) == 0:
+            nothing = torch.zeros((0, policy.chunk_size, policy.padded_action_dim), device=policy.device)
+            return None, nothing, torch.zeros(nothing.shape[:2], dtype=torch.bool)
         action_BHA, valid_BH = self.frames.chunks(frame_B)
         batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA})
         batch["observation.state"] = batch["observation.state"] + jitter_BS.to(policy.device)
-        action_BHD = policy.prepare_action(batch)
-        to = policy.device
-        samples = Samples(
-            action_BHD[: len(flow_F)], valid_BH[: len(flow_F)].to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD
-        )
-        return batch, samples
+        return batch, policy.prepare_action(batch)[:flow], valid_BH[:flow]
 
 
 class Trainer:
@@ -120,12 +149,12 @@ class Trainer:
         found = self.checkpoints.latest()
         if found is not None:
             self.restore(found)
-        for batch, samples in self.batches.iterate(self.step):
+        for batch in self.batches.iterate(self.step):
             if stopped():
                 self.checkpoints.save(self.state())
                 raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
             started = time.monotonic()
-            loss = self.update(batch, samples)
+            loss = self.update(batch)
             spent = time.monotonic() - started
             self.seconds += spent
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
@@ -133,14 +162,14 @@ class Trainer:
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
         self.use_average()
 
-    def update(self, batch: dict[str, Any], samples: Samples) -> float:
+    def update(self, batch: Batch) -> float:
         """One step of the optimizer; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.training)
         teacher = self.teacher if self.method.needs_teacher else None
         with autocast(self.training, self.student.device):
-            prefix = self.student.encode_prefix(batch)
-            loss = self.method.loss(self.student, teacher, prefix, samples).total
+            prefix = batch.encode(self.student)
+            loss = self.method.loss(self.student, teacher, prefix, batch.samples).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)

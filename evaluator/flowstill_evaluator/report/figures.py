@@ -1,7 +1,7 @@
 """The report's drawings as coordinates; the template only turns them into SVG elements.
 
-All sizes are in the drawing's own units (about pixels); colours come from the page's style sheet, so that a drawing
-is as readable on a dark page as on a light one.
+All sizes are in the drawing's own units (about pixels); colours come from the page's style sheet, so that a
+drawing is as readable on a dark page as on a light one.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,7 +150,8 @@ def ridge(title: str, samples: Sequence[tuple[str, str, Floats]]) -> Ridge:
     right = WIDTH - RIGHT
 
     def place(value: float) -> float:
-        return round(LEFT + (min(max(np.log10(value), low), high) - low) / (high - low) * (right - LEFT), 2)
+        inside = min(max(float(np.log10(value)), low), high)
+        return round(LEFT + (inside - low) / (high - low) * (right - LEFT), 2)
 
     hills = []
     for index, (label, kind, values) in enumerate(samples):

@@ -156,7 +156,7 @@ def latency_figure(evidence: Evidence) -> Ridge | None:
 
 
 def failure_clips(records: Path, evidence: Evidence) -> list[Clip]:
-    """The served student's failures first, then the baseline's; other videos only when there are no failures."""
+    """The student's failures first, then the baseline's; other videos when there are no failures."""
     arms = (evidence.expected.served, evidence.expected.baseline)
     episodes = [e for arm in arms for e in evidence.episodes.get(arm, ())]
     return embed(records, [e for e in episodes if not e.success]) or embed(records, episodes)

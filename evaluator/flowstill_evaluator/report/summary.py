@@ -1,6 +1,7 @@
 """The numbers of the report, computed once: for the page, for ``report.json`` and for the decision."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def verdict_sentence(gates: list[GateResult], verdict: Verdict) -> str:
     return f"{_count(names['Inconclusive'], 'could not be decided')}; none failed."
 
 
-def _count(names: list[str], what: str) -> str:
+def _count(names: Sequence[str], what: str) -> str:
     return f"{'Gate' if len(names) == 1 else 'Gates'} {', '.join(names)} {what}"
 
 

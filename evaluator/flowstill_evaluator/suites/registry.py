@@ -6,33 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from flowstill.errors import UserError
 
+if TYPE_CHECKING:
+    from flowstill_evaluator.suites.metaworld_env import StepResult
+
 Observation = dict[str, npt.NDArray[Any]]
-
-
-class Step(Protocol):
-    """What one action did; see ``metaworld_env.StepResult``."""
-
-    @property
-    def observation(self) -> Observation: ...
-    @property
-    def success(self) -> bool: ...
-    @property
-    def done(self) -> bool: ...
-    @property
-    def reward(self) -> float: ...
-    @property
-    def clamped(self) -> bool: ...
-    @property
-    def joint_velocity(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def touched(self) -> bool: ...
 
 
 class Environment(Protocol):
@@ -42,7 +26,7 @@ class Environment(Protocol):
         """Start the episode of ``seed``."""
         ...
 
-    def step(self, action: npt.ArrayLike) -> Step:
+    def step(self, action: npt.ArrayLike) -> StepResult:
         """Apply one action."""
         ...
 
@@ -61,8 +45,7 @@ def make_environment(suite: str, task: str) -> Environment:
     Raises:
         UserError: no such suite or task.
     """
-    if suite != "metaworld":
-        raise UserError(f"there is no suite {suite!r}; use metaworld", field="spec.evaluation.suite")
+    _check_suite(suite)
     from flowstill_evaluator.suites import metaworld_env, reach_around
 
     if task == reach_around.TASK_NAME:
@@ -81,8 +64,7 @@ def instructions(suite: str, tasks: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: a task that the suite does not have, or has twice in ``tasks``.
     """
-    if suite != "metaworld":
-        raise UserError(f"there is no suite {suite!r}; use metaworld", field="spec.evaluation.suite")
+    _check_suite(suite)
     if len(set(tasks)) != len(tasks):
         raise UserError("a task is listed twice; list each task once", field="spec.evaluation.tasks")
     from flowstill_evaluator.suites import reach_around
@@ -99,16 +81,38 @@ def instructions(suite: str, tasks: Sequence[str]) -> dict[str, str]:
 
 def control_hz(suite: str) -> int:
     """Actions a second of simulated time."""
-    if suite != "metaworld":
-        raise UserError(f"there is no suite {suite!r}; use metaworld", field="spec.evaluation.suite")
+    _check_suite(suite)
     from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ
 
     return CONTROL_HZ
 
 
+def action_size(suite: str) -> int:
+    """Numbers of an action."""
+    _check_suite(suite)
+    from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE
+
+    return ACTION_SIZE
+
+
 def rename(observation: Mapping[str, npt.NDArray[Any]], rename_map: Mapping[str, str]) -> Observation:
-    """Give the environment's features the names that the policy knows them by."""
+    """Give the environment's features the names that the policy knows them by.
+
+    Raises:
+        UserError: the map names a feature that the environment does not have.
+    """
+    for name in rename_map:
+        if name not in observation:
+            raise UserError(
+                f"the environment has no {name!r}; it has {', '.join(sorted(observation))}",
+                field="spec.evaluation.renameMap",
+            )
     return {rename_map.get(name, name): value for name, value in observation.items()}
+
+
+def _check_suite(suite: str) -> None:
+    if suite != "metaworld":
+        raise UserError(f"there is no suite {suite!r}; use metaworld", field="spec.evaluation.suite")
 
 
 def _metaworld_instructions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from torch import Tensor
 from transformers import DynamicCache
@@ -32,9 +33,22 @@ class Prefix:
 
         return Prefix(each(self.pad_mask_BP), tuple((each(k), each(v)) for k, v in self.layers))
 
+    def size_in_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(int(x.numel() * x.element_size()) for pair in self.layers for x in pair)
+
     def cache(self) -> Any:
         """A fresh cache: LeRobot's expert appends to it and crops it back, the tensors here stay as they are."""
         return DynamicCache(tuple((k, v, None) for k, v in self.layers))
+
+
+def concatenate(prefixes: list[Prefix]) -> Prefix:
+    """One prefix of all observations; all must have the same number of tokens."""
+    layers = zip(*(prefix.layers for prefix in prefixes), strict=True)
+    return Prefix(
+        torch.cat([prefix.pad_mask_BP for prefix in prefixes]),
+        tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers),
+    )
 
 
 def encode_prefix(

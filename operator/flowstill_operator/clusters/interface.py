@@ -21,13 +21,19 @@ class Conflict(FlowstillError):
 class Refused(FlowstillError):
     """The API says that this object can never be valid."""
 
+    reason = "Refused"
+
 
 class FieldOwned(FlowstillError):
     """Another manager owns the field; it is never taken by force."""
 
+    reason = "FieldOwned"
+
 
 class Gone(FlowstillError):
     """The object was deleted meanwhile."""
+
+    reason = "TargetMissing"
 
 
 class Cluster(Protocol):

@@ -102,7 +102,7 @@ def _run(command: list[str], folder: Path) -> str:
     if done.returncode != 0:
         last_lines = "\n".join(done.stderr.strip().splitlines()[-20:])
         raise HarnessError(
-            f"`{' '.join(command[:2])}` failed in {folder} (exit code {done.returncode}); the first run needs "
+            f"`{' '.join(command[:2])}` failed in {folder} (exit code {done.returncode}); it needs "
             f"a way to Go modules (GOPROXY), Go 1.26 or newer, and 8 GB of free disk:\n{last_lines}"
         )
     return done.stdout.strip()

@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).parents[3]
 PAUSE = "localhost/pause:1"
 _SUITE = "trixie"
 _BASE_PACKAGES = "python3,ca-certificates"
+_MAX_STEPS = 60
 _CERTIFICATES = Path("/etc/ssl/certs")
 _CODE = ("flowstill", "operator", "trainer", "evaluator", "lerobot_policy_flowstill", "examples/quickstart")
 _FORWARDED = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_CERT", "PIP_DEFAULT_TIMEOUT")
@@ -24,12 +25,17 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 
 @dataclass(frozen=True)
 class Image:
-    """One image: its full name, and how to build it when the store has none of this name."""
+    """One image: its full name, and how to build it when the store has none of this name.
+
+    `keep_steps` keeps every step of the build, so that the next one begins at the first that changed. Not for the
+    large ones: their steps would lie on the disk twice.
+    """
 
     name: str
     containerfile: Path
     context: Path
     arguments: tuple[tuple[str, str], ...] = ()
+    keep_steps: bool = False
 
 
 class ImageStore:
@@ -81,11 +87,12 @@ class ImageStore:
         return self.ensure(image)
 
     def project(self, part: str) -> str:
-        """Build the image of `part` (operator, trainer or evaluator) from the checkout, and return its name."""
+        """Build the image of `part` (operator, trainer or evaluator) from the checkout; returns its name."""
         containerfile = CHECKOUT / "images" / part / "Containerfile"
         below = ("BASE_IMAGE", self.base()) if part == "operator" else ("LEARNING_IMAGE", self.learning())
         key = content_key(containerfile, below[1], code_key(CHECKOUT))
-        return self.ensure(Image(f"localhost/flowstill-{part}:{key}", containerfile, CHECKOUT, (below,)))
+        name = f"localhost/flowstill-{part}:{key}"
+        return self.ensure(Image(name, containerfile, CHECKOUT, (below,), keep_steps=part == "operator"))
 
     def ensure(self, image: Image) -> str:
         """Build `image` unless the store has it; older images of the same name are dropped. Returns its name.
@@ -101,7 +108,7 @@ class ImageStore:
             "build",
             "--isolation",
             "chroot",
-            "--layers=false",
+            f"--layers={str(image.keep_steps).lower()}",
             "--format",
             "oci",
             "--file",
@@ -153,6 +160,9 @@ class ImageStore:
         for other in self.names():
             if other != name and other.rpartition(":")[0] == repository:
                 self.buildah("rmi", "--force", other)
+        unnamed = self.buildah("images", "--all", "--quiet", "--filter", "dangling=true").split()
+        if len(unnamed) > _MAX_STEPS:
+            self.buildah("rmi", "--prune", "--force")
 
     def _context(self, name: str, containerfile: str) -> Path:
         context = self.folder / "context" / name

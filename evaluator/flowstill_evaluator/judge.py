@@ -1,0 +1,160 @@
+"""``flowstill-evaluate judge``: published records in, a verdict with its evidence out."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import flowstill
+from flowstill.api.children import JudgeTask, Result, Task
+from flowstill.api.studentrollout import Verdict
+from flowstill.artifacts.manifest import EvidenceProperties
+from flowstill.artifacts.stores import fetch, publish
+from flowstill.child.context import ChildContext
+from flowstill.errors import UserError
+from flowstill_evaluator.arms import Comparison, References, compare, resolve
+from flowstill_evaluator.decision import decision_json, fitted_result
+from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
+from flowstill_evaluator.gates.chain import overall, run_gates
+from flowstill_evaluator.report.page import render_page
+from flowstill_evaluator.report.subject import Artifact, Subject
+from flowstill_evaluator.report.summary import Summary, arm_results, summarise
+
+EVIDENCE_PARENT = "store://evidence"
+_REASONS: dict[Verdict, str] = {
+    "Pass": "GatesPassed",
+    "Fail": "GatesFailed",
+    "Inconclusive": "EvidenceInconclusive",
+}
+_STEPS = 4
+
+
+def judge(task: Task, context: ChildContext) -> Result:
+    """Judge the records of one evaluation, and publish decision, report and numbers.
+
+    Raises:
+        ArtifactError: student, teacher, baseline or records cannot be read, or differ from their digests.
+        UserError: the spec leaves out an arm that the gates compare.
+    """
+    if not isinstance(task, JudgeTask):
+        raise UserError(f"judge needs a task of kind Judge, not {task.kind}", field="kind")
+    context.progress.update(0, _STEPS, "Reading the records")
+    records = fetch(task.rollouts, "rollouts")
+    references = resolve(task)
+    comparison = compare(task, references)
+    evidence = load_evidence(records, expected_of(task, references, comparison))
+
+    context.progress.update(1, _STEPS, "Judging by nine gates")
+    gates = run_gates(evidence, task.gates)
+    summary = summarise(evidence, gates, overall(gates))
+
+    context.progress.update(2, _STEPS, "Writing the report")
+    folder = context.work / "evidence"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_evidence(folder, task, subject_of(task, references), evidence, summary, records)
+
+    context.progress.update(3, _STEPS, "Publishing the evidence")
+    reference = publish(folder, "Evidence", evidence_properties(task, references, evidence), EVIDENCE_PARENT)
+    context.progress.update(_STEPS, _STEPS, summary.verdict)
+    return fitted_result(
+        Result(
+            kind="Judge",
+            outcome="Succeeded",
+            reason=_REASONS[summary.verdict],
+            message=summary.sentence,
+            verdict=summary.verdict,
+            gates=list(summary.gates),
+            arms=arm_results(summary.arms),
+            evidence=reference,
+        )
+    )
+
+
+def write_evidence(
+    folder: Path, task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary, records: Path
+) -> None:
+    """Write ``decision.json``, ``report.json`` and ``report.html``; the same input gives the same bytes."""
+    expected = evidence.expected
+    pairs = 0 if isinstance(evidence.pairs, Gap) else len(evidence.pairs)
+    decision = decision_json(subject, summary, expected.suite, len(expected.tasks), pairs)
+    (folder / "decision.json").write_text(decision + "\n", encoding="utf-8")
+    report = json.dumps(report_numbers(task, subject, evidence, summary), indent=1, allow_nan=False)
+    (folder / "report.json").write_text(report + "\n", encoding="utf-8")
+    page = render_page(subject, evidence, summary, task.gates, records)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def report_numbers(task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary) -> dict[str, Any]:
+    """``report.json``: every number of the page, for machines."""
+    run = evidence.run
+    return {
+        "verdict": summary.verdict,
+        "message": summary.sentence,
+        "subject": asdict(subject),
+        "evaluation": task.evaluation.model_dump(by_alias=True, exclude_none=True),
+        "limits": task.gates.model_dump(by_alias=True),
+        "gates": [gate.model_dump(by_alias=True, exclude_none=True) for gate in summary.gates],
+        "arms": [asdict(arm) for arm in summary.arms],
+        "tasks": [asdict(comparison) for comparison in summary.tasks],
+        "velocityShifts": [asdict(shift) for shift in summary.shifts],
+        "fidelity": None if isinstance(evidence.fidelity, Gap) else evidence.fidelity.model_dump(),
+        "run": {"missing": run.why} if isinstance(run, Gap) else run.model_dump(),
+    }
+
+
+def expected_of(task: JudgeTask, references: References, comparison: Comparison) -> Expected:
+    """What the records have to be about."""
+    evaluation = task.evaluation
+    return Expected(
+        suite=evaluation.suite,
+        tasks=tuple(dict.fromkeys(evaluation.tasks)),
+        episodes_per_task=evaluation.episodes_per_task,
+        served=comparison.served,
+        baseline=comparison.baseline,
+        student_digest=references.student.digest,
+        baseline_digest=references.baseline.digest,
+    )
+
+
+def subject_of(task: JudgeTask, references: References) -> Subject:
+    """What was distilled, from the student's manifest."""
+    properties = references.properties
+    options = properties.method.model_dump(by_alias=True)
+    return Subject(
+        resource=task.resource,
+        policy_type=properties.policy_type,
+        method=str(options.pop("name")),
+        options=options,
+        draws=properties.draws,
+        teacher_steps=properties.teacher_steps,
+        student=_artifact(references.student),
+        teacher=_artifact(references.teacher),
+        baseline=_artifact(references.baseline),
+        dataset=_artifact(properties.dataset),
+        rollouts=Artifact(task.rollouts.uri, task.rollouts.digest),
+        parity_difference=task.parity_difference,
+        parameters=properties.parameters,
+        training_seconds=properties.training_seconds,
+        trainer_version=properties.trainer_version,
+        evaluator_version=flowstill.__version__,
+    )
+
+
+def evidence_properties(task: JudgeTask, references: References, evidence: Evidence) -> EvidenceProperties:
+    """The manifest's description of the evidence."""
+    return EvidenceProperties(
+        suite=task.evaluation.suite,
+        tasks=list(evidence.expected.tasks),
+        arms=list(evidence.episodes),
+        seeds=[task.evaluation.seed],
+        versions={"flowstill": flowstill.__version__},
+        student=references.student,
+        teacher=references.teacher,
+        baseline=references.baseline,
+    )
+
+
+def _artifact(reference: Any) -> Artifact:
+    return Artifact(reference.uri, reference.digest)

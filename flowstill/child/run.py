@@ -1,0 +1,162 @@
+"""From a child's command line to its exit code.
+
+Exit codes: 0 succeeded; 65 the user's error, which a Job's podFailurePolicy does not try again; 143 interrupted;
+1 anything else, which is worth another attempt.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from flowstill.api.children import TASK, JudgeTask, ParityTask, Result, RolloutsTask, TrainTask
+from flowstill.artifacts.atomic import is_full, write_atomic
+from flowstill.artifacts.digests import canonical_json
+from flowstill.child.context import ChildContext
+from flowstill.child.progress import ProgressTracker
+from flowstill.child.result import RESULT_FILE, clip, write_result
+from flowstill.errors import USER_ERROR_EXIT_CODE, Interrupted, StorageFull, UserError
+
+logger = logging.getLogger(__name__)
+TASK_FILE = "task.json"
+INTERRUPTED_EXIT_CODE = 143
+Kind = Literal["Train", "Parity", "Rollouts", "Judge"]
+Task = TrainTask | ParityTask | RolloutsTask | JudgeTask
+Work = Callable[[Any, ChildContext], Result]
+
+_EXIT_CODES = {"Succeeded": 0, "UserError": USER_ERROR_EXIT_CODE, "Interrupted": INTERRUPTED_EXIT_CODE, "Error": 1}
+
+
+def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
+    """Run one task in this process and say how it ended.
+
+    Args:
+        kind: the kind of task that ``work`` does; another in the spec is the user's error.
+        work: does it. Started again with the same work folder it continues; a work folder whose result already
+            says Succeeded for the same task is not worked on again.
+        argv: ``--spec FILE --output DIR``.
+
+    Returns:
+        The exit code; the result is in ``DIR/result.json`` and in the termination message.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    parser = argparse.ArgumentParser(description=f"Run one {kind} task.")
+    parser.add_argument("--spec", type=Path, required=True, help="JSON file that says what to do")
+    parser.add_argument("--output", type=Path, required=True, help="work folder, which survives attempts")
+    arguments = parser.parse_args(argv)
+    result = _guarded(kind, lambda: _attempt(kind, work, arguments.spec, arguments.output))
+    write_result(result, arguments.output)
+    log = logger.info if result.outcome == "Succeeded" else logger.error
+    log("%s: %s: %s", result.outcome, result.reason, result.message)
+    return _EXIT_CODES[result.outcome]
+
+
+def _attempt(kind: Kind, work: Work, spec: Path, output: Path) -> Result:
+    task = _read_task(kind, spec)
+    output.mkdir(parents=True, exist_ok=True)
+    content = canonical_json(task.model_dump(mode="json", by_alias=True))
+    before = _earlier_success(kind, content, output)
+    if before is not None:
+        logger.info("this work folder's result is already published; nothing is done again")
+        return before
+    stop = threading.Event()
+    write_atomic(output / TASK_FILE, content)
+    (output / RESULT_FILE).unlink(missing_ok=True)
+    with _signals(stop), ProgressTracker(address=_address()) as progress:
+        return work(task, ChildContext(work=output, stop=stop, progress=progress))
+
+
+def _guarded(kind: Kind, attempt: Callable[[], Result]) -> Result:
+    """Turn whatever is raised into a result."""
+    try:
+        return attempt()
+    except UserError as error:
+        return _failure(kind, "UserError", error.reason, str(error))
+    except Interrupted as error:
+        return _failure(kind, "Interrupted", error.reason, str(error))
+    except KeyboardInterrupt:
+        return _failure(kind, "Interrupted", Interrupted.reason, "stopped from the keyboard")
+    except OSError as error:
+        if is_full(error):
+            where = f" ({error.filename})" if error.filename else ""
+            message = f"no space left{where}: free some, or enlarge the volume; what was done before is kept"
+            return _failure(kind, "UserError", StorageFull.reason, message)
+        return _unexpected(kind, error)
+    except Exception as error:
+        return _unexpected(kind, error)
+
+
+def _unexpected(kind: Kind, error: Exception) -> Result:
+    logger.exception("unexpected error")
+    return _failure(kind, "Error", type(error).__name__, f"{type(error).__name__}: {error}")
+
+
+def _failure(kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str) -> Result:
+    return Result(kind=kind, outcome=outcome, reason=clip(reason, 64), message=clip(message, 1024))
+
+
+def _read_task(kind: Kind, spec: Path) -> Task:
+    try:
+        task = TASK.validate_json(spec.read_bytes())
+    except OSError as error:
+        raise UserError(f"{spec} cannot be read: {error.strerror}", field="--spec") from error
+    except ValidationError as error:
+        problems = [_problem(kind, item["loc"], item["msg"]) for item in error.errors()[:5]]
+        raise UserError("; ".join(problems)) from error
+    if task.kind != kind:
+        raise UserError(f"this command runs {kind} tasks, not {task.kind}", field="kind")
+    return task
+
+
+def _problem(kind: Kind, location: tuple[int | str, ...], message: str) -> str:
+    """``spec.training.steps: …``; pydantic puts the union's tag first."""
+    parts = [str(part) for part in location if part != kind]
+    return f"{'.'.join(parts)}: {message}" if parts else message
+
+
+def _earlier_success(kind: Kind, content: bytes, output: Path) -> Result | None:
+    """The result of an earlier attempt of the very same task, when it succeeded."""
+    try:
+        if (output / TASK_FILE).read_bytes() != content:
+            return None
+        result = Result.model_validate(json.loads((output / RESULT_FILE).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return None
+    return result if result.kind == kind and result.outcome == "Succeeded" else None
+
+
+def _address() -> tuple[str, int] | None:
+    text = os.environ.get("FLOWSTILL_PROGRESS_PORT") or "0"
+    if not text.isdecimal() or int(text) > 65535:
+        raise UserError(f"{text!r} is no port; use 1 to 65535, or 0 for none", field="FLOWSTILL_PROGRESS_PORT")
+    return (os.environ.get("FLOWSTILL_PROGRESS_HOST", ""), int(text)) if int(text) else None
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C ask the work to stop; a second Ctrl-C does not ask. Only the main thread can hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,240 @@
+"""Effects on Kubernetes, by the official client's asyncio API, on plain JSON."""
+
+import hashlib
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from kubernetes.aio import client, config
+from pydantic import ValidationError
+
+from flowstill.api import API_VERSION, GROUP, VERSION
+from flowstill.api.children import ProgressReport
+from flowstill.errors import FlowstillError
+from flowstill_operator.children import Document, is_finished
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Gone, Kind, Refused
+from flowstill_operator.jobs import PROGRESS_PORT
+from flowstill_operator.steps import Note, timestamp
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER = "flowstill"
+REQUEST_TIMEOUT_SECONDS = 30.0
+PROGRESS_TIMEOUT_SECONDS = 2.0
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+COLLECTIONS: dict[Kind, tuple[str, str]] = {
+    "DistillJob": (f"apis/{GROUP}/{VERSION}", "distilljobs"),
+    "StudentRollout": (f"apis/{GROUP}/{VERSION}", "studentrollouts"),
+    "Job": ("apis/batch/v1", "jobs"),
+    "Deployment": ("apis/apps/v1", "deployments"),
+}
+
+
+class ApiError(FlowstillError):
+    """The API server said no in a way that may pass."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"the API server answered {status}: {message}")
+        self.status = status
+
+
+async def connect() -> client.ApiClient:
+    """A client by the pod's service account, else by the kubeconfig."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    return client.ApiClient(configuration)
+
+
+class KubernetesCluster:
+    """A Cluster on a real API server. Pods of running Jobs come from the watch, so that no pass lists a namespace."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+        self._http: aiohttp.ClientSession | None = None
+        self._pods: dict[tuple[str, str], dict[str, Document]] = {}
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._http is not None:
+            await self._http.close()
+        await self._api.close()
+
+    def note_pod(self, pod: Document, *, deleted: bool) -> None:
+        """Remember what the watch says about a child's pod."""
+        metadata = pod["metadata"]
+        job = (metadata.get("labels") or {}).get(JOB_NAME_LABEL)
+        if job is None:
+            return
+        pods = self._pods.setdefault((metadata["namespace"], job), {})
+        if deleted:
+            pods.pop(metadata["name"], None)
+            if not pods:
+                del self._pods[metadata["namespace"], job]
+        else:
+            kept = {
+                key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata
+            }
+            pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
+        """One object, or None."""
+        status, body = await self._request("GET", _path(kind, namespace, name))
+        if status == 404:
+            return None
+        _check(status, body)
+        return body
+
+    async def pods(self, job: Document) -> list[Document]:
+        """The pods of a Job: of a finished one as the API server knows them now, else as the watch saw them."""
+        namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
+        if not is_finished(job):
+            return list(self._pods.get((namespace, name), {}).values())
+        selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
+        query = [("labelSelector", selector)]
+        status, body = await self._request("GET", f"/api/v1/namespaces/{quote(namespace)}/pods", query=query)
+        _check(status, body)
+        pods: list[Document] = body.get("items") or []
+        return pods
+
+    async def progress(self, pod: Document) -> ProgressReport | None:
+        """Ask the pod itself; nothing depends on its answer."""
+        address = (pod.get("status") or {}).get("podIP")
+        if not address:
+            return None
+        host = f"[{address}]" if ":" in address else address
+        if self._http is None:
+            timeout = aiohttp.ClientTimeout(total=PROGRESS_TIMEOUT_SECONDS)
+            self._http = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        try:
+            async with self._http.get(f"http://{host}:{PROGRESS_PORT}/progress") as response:
+                response.raise_for_status()
+                return ProgressReport.model_validate_json(await response.content.read(65_536))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
+            log.debug("no progress from %s: %s", address, error)
+            return None
+
+    async def create_job(self, manifest: Document) -> None:
+        """Create it."""
+        path = _path("Job", manifest["metadata"]["namespace"])
+        status, body = await self._request(
+            "POST", path, body=manifest, query=[("fieldManager", FIELD_MANAGER)]
+        )
+        if status == 409:
+            raise AlreadyExists(_message(body))
+        _check(status, body)
+
+    async def apply_deployment(self, manifest: Document) -> None:
+        """Server-side apply, conditional on the resourceVersion in the manifest, never forced."""
+        metadata = manifest["metadata"]
+        status, body = await self._request(
+            "PATCH",
+            _path("Deployment", metadata["namespace"], metadata["name"]),
+            body=manifest,
+            query=[("fieldManager", FIELD_MANAGER), ("force", "false")],
+            content_type="application/apply-patch+yaml",
+        )
+        causes = (body.get("details") or {}).get("causes") or []
+        if status == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
+            raise FieldOwned(_message(body))
+        _check(status, body)
+
+    async def write_status(self, resource: Document, status: Document) -> None:
+        """Replace the status; the resourceVersion that was observed travels along."""
+        metadata = resource["metadata"]
+        path = f"{_path(resource['kind'], metadata['namespace'], metadata['name'])}/status"
+        code, body = await self._request("PUT", path, body={**resource, "status": status})
+        if code in (400, 422):
+            # An error of ours, not of the user's: it must be seen and tried again, not become a terminal state.
+            raise ApiError(code, _message(body))
+        _check(code, body)
+
+    async def record_event(self, resource: Document, note: Note) -> None:
+        """Post an event whose name is a digest of what it says, so that saying it twice is harmless."""
+        metadata = resource["metadata"]
+        text = json.dumps([metadata["uid"], metadata.get("generation"), note.reason, note.message])
+        now = timestamp(datetime.now(UTC))
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{metadata['name']}.{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+                "namespace": metadata["namespace"],
+            },
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": resource["kind"],
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata.get("resourceVersion"),
+            },
+            "type": note.type,
+            "reason": note.reason,
+            "message": note.message[:1024],
+            "source": {"component": "flowstill-operator"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        path = f"/api/v1/namespaces/{quote(metadata['namespace'])}/events"
+        code, body = await self._request("POST", path, body=event)
+        if code != 409:
+            _check(code, body)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Document | None = None,
+        query: list[tuple[str, str]] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Document]:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        serialized = await self._api.param_serialize(
+            method,
+            path,
+            query_params=query or [],
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._api.call_api(*serialized, _request_timeout=REQUEST_TIMEOUT_SECONDS)
+        content = await response.read()
+        try:
+            parsed: Any = json.loads(content) if content else {}
+        except ValueError:
+            parsed = {"message": bytes(content[:512]).decode(errors="replace")}
+        return int(response.status), parsed if isinstance(parsed, dict) else {"items": parsed}
+
+
+def _path(kind: Kind, namespace: str, name: str | None = None) -> str:
+    prefix, plural = COLLECTIONS[kind]
+    path = f"/{prefix}/namespaces/{quote(namespace)}/{plural}"
+    return path if name is None else f"{path}/{quote(name)}"
+
+
+def _message(body: Document) -> str:
+    return str(body.get("message") or body.get("reason") or "no message")
+
+
+def _check(status: int, body: Document) -> None:
+    """Turn an answer that is no success into the error that says what it means."""
+    if status < 300:
+        return
+    message = _message(body)
+    match status:
+        case 404:
+            raise Gone(message)
+        case 409:
+            raise Conflict(message)
+        case 400 | 422:
+            raise Refused(message)
+        case _:
+            raise ApiError(status, message)

@@ -1,0 +1,247 @@
+"""One pass over one resource: observe, plan, apply, write the status, then say what happened."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from flowstill_operator.children import Document, owned_by
+from flowstill_operator.clusters.interface import AlreadyExists, Cluster, Conflict, FieldOwned, Gone, Refused
+from flowstill_operator.distilljob import manifests as distilljob_manifests
+from flowstill_operator.distilljob import observe as distilljob_observe
+from flowstill_operator.distilljob import plan as distilljob_plan
+from flowstill_operator.engine.queue import KeyQueue
+from flowstill_operator.engine.status import same_status, status_document
+from flowstill_operator.platform import Platform
+from flowstill_operator.rollout import manifests as rollout_manifests
+from flowstill_operator.rollout import observe as rollout_observe
+from flowstill_operator.rollout import plan as rollout_plan
+from flowstill_operator.rollout.promote import deployment_patch
+from flowstill_operator.steps import Note, Plan, Wanted
+
+log = logging.getLogger(__name__)
+
+ResourceKind = Literal["DistillJob", "StudentRollout"]
+CONFLICT_RETRY_SECONDS = 0.2
+MAX_REFUSALS = 4
+
+
+class Key(NamedTuple):
+    """One resource."""
+
+    kind: ResourceKind
+    namespace: str
+    name: str
+
+
+class Observer(Protocol):
+    """Who counts what the loop does."""
+
+    def passed(self, key: Key, outcome: str, seconds: float) -> None:
+        """One pass ended."""
+
+    def phase(self, key: Key, phase: str | None) -> None:
+        """The resource is in that phase now; None: it is gone."""
+
+    def child_created(self, role: str) -> None:
+        """A child Job was created."""
+
+
+class Silent:
+    """An observer that counts nothing."""
+
+    def passed(self, key: Key, outcome: str, seconds: float) -> None:
+        """Nothing."""
+
+    def phase(self, key: Key, phase: str | None) -> None:
+        """Nothing."""
+
+    def child_created(self, role: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """The pure and the gathering parts of one kind. The observation's type is the kind's own business."""
+
+    observe: Callable[[Cluster, Document, Platform, datetime], Awaitable[Any]]
+    plan: Callable[[Any, datetime], Plan[Any]]
+    manifest: Callable[[Any, Wanted, Platform], Document]
+    child_refused: Callable[[Any, Wanted, str, str], Any]
+    target_refused: Callable[[Any, str, str], Any]
+
+
+def _no_target(observed: object, reason: str, message: str) -> object:
+    raise ValueError(f"a DistillJob has no target: {reason}: {message}")
+
+
+CONTROLLERS: dict[ResourceKind, Controller] = {
+    "DistillJob": Controller(
+        distilljob_observe.observe,
+        distilljob_plan.plan,
+        distilljob_manifests.manifest,
+        distilljob_plan.child_refused,
+        _no_target,
+    ),
+    "StudentRollout": Controller(
+        rollout_observe.observe,
+        rollout_plan.plan,
+        rollout_manifests.manifest,
+        rollout_plan.child_refused,
+        rollout_plan.target_refused,
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """What a pass ended with: whether the resource is still there, its phase, and when to look again (s)."""
+
+    exists: bool
+    phase: str | None
+    requeue_after: float | None
+
+
+class Reconciler:
+    """Brings one resource one pass further. Harmless when run twice, and when killed between any two lines."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        platform: Platform,
+        observer: Observer | None = None,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.platform = platform
+        self.observer: Observer = observer or Silent()
+        self.now = now or (lambda: datetime.now(UTC))
+
+    async def reconcile(self, key: Key) -> Outcome:
+        """One pass. Raises Conflict when somebody else wrote meanwhile; everything else raised is a failed attempt."""
+        resource = await self.cluster.get(key.kind, key.namespace, key.name)
+        if resource is None or resource["metadata"].get("deletionTimestamp"):
+            return Outcome(False, None, None)
+        controller = CONTROLLERS[key.kind]
+        now = self.now()
+        observed = await controller.observe(self.cluster, resource, self.platform, now)
+        plan = await self._apply(controller, observed, now, key)
+        stored = resource.get("status") or {}
+        wanted = status_document(plan.status, stored)
+        if not same_status(wanted, stored):
+            await self.cluster.write_status(resource, wanted)
+        for note in plan.events:
+            await self._tell(resource, note)
+        return Outcome(True, plan.status.phase, plan.requeue_after)
+
+    async def _apply(self, controller: Controller, observed: Any, now: datetime, key: Key) -> Plan[Any]:
+        """Carry the plan out; what the API refuses for good is planned again as an observation."""
+        for _ in range(MAX_REFUSALS):
+            plan = controller.plan(observed, now)
+            refused = await self._carry_out(controller, observed, plan, key)
+            if refused is None:
+                return plan
+            observed = refused
+        raise RuntimeError(
+            f"{key.kind} {key.namespace}/{key.name}: the plan does not accept the API's refusals"
+        )
+
+    async def _carry_out(
+        self, controller: Controller, observed: Any, plan: Plan[Any], key: Key
+    ) -> Any | None:
+        for wanted in plan.create:
+            try:
+                await self._create(
+                    controller.manifest(observed, wanted, self.platform), observed.owner.uid, wanted.role
+                )
+            except Refused as refusal:
+                return controller.child_refused(observed, wanted, refusal.reason, str(refusal))
+        if plan.target is not None:
+            try:
+                await self.cluster.apply_deployment(deployment_patch(plan.target, key.namespace))
+            except (Refused, FieldOwned, Gone) as refusal:
+                return controller.target_refused(observed, refusal.reason, str(refusal))
+        return None
+
+    async def _create(self, manifest: Document, uid: str, role: str) -> None:
+        """Create the Job, or adopt it when it is ours from an earlier life of the operator."""
+        name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
+        try:
+            await self.cluster.create_job(manifest)
+        except AlreadyExists as error:
+            found = await self.cluster.get("Job", namespace, name)
+            if found is None:
+                raise Conflict(f"Job {namespace}/{name} vanished while it was adopted") from error
+            if not owned_by(found, uid):
+                raise Refused(
+                    f"a Job {name} exists and belongs to somebody else: delete or rename it"
+                ) from error
+            return
+        self.observer.child_created(role)
+
+    async def _tell(self, resource: Document, note: Note) -> None:
+        try:
+            await self.cluster.record_event(resource, note)
+        except Exception:
+            # An event is news, not state: the status already says it.
+            log.warning("event %s could not be recorded", note.reason, exc_info=True)
+
+
+class Worker:
+    """Takes a key through a pass, and decides when it is looked at again."""
+
+    def __init__(
+        self, reconciler: Reconciler, queue: KeyQueue[Key], on_change: Callable[[Key], None]
+    ) -> None:
+        self.reconciler = reconciler
+        self.queue = queue
+        self.on_change = on_change
+        self.phases: dict[Key, str] = {}
+
+    async def work(self, key: Key) -> None:
+        """One pass with its errors handled: a conflict looks again at once, anything else after a back-off."""
+        began = time.perf_counter()
+        outcome_name = "ok"
+        try:
+            outcome = await self.reconciler.reconcile(key)
+        except Conflict:
+            outcome_name = "conflict"
+            self.queue.add(key, CONFLICT_RETRY_SECONDS)
+        except Gone:
+            self._forget(key)
+        except Exception as error:
+            outcome_name = "error"
+            wait = self.queue.failed(key)
+            log.warning("%s %s/%s: %s; again in %.0f s", *key, error, wait, exc_info=True)
+            await self._warn(key, f"{error}; trying again in {wait:.0f} s")
+        else:
+            self._went_well(key, outcome)
+        self.reconciler.observer.passed(key, outcome_name, time.perf_counter() - began)
+
+    def _went_well(self, key: Key, outcome: Outcome) -> None:
+        self.queue.succeeded(key)
+        if not outcome.exists or outcome.phase is None:
+            self._forget(key)
+            return
+        if self.phases.get(key) != outcome.phase:
+            self.phases[key] = outcome.phase
+            self.on_change(key)
+        self.reconciler.observer.phase(key, outcome.phase)
+        if outcome.requeue_after is not None:
+            self.queue.add(key, outcome.requeue_after)
+
+    def _forget(self, key: Key) -> None:
+        self.queue.forget(key)
+        self.phases.pop(key, None)
+        self.reconciler.observer.phase(key, None)
+        self.on_change(key)
+
+    async def _warn(self, key: Key, message: str) -> None:
+        try:
+            resource = await self.reconciler.cluster.get(key.kind, key.namespace, key.name)
+            if resource is not None:
+                note = Note("Warning", "ReconcileError", message[:1024])
+                await self.reconciler.cluster.record_event(resource, note)
+        except Exception:
+            log.debug("the warning could not be recorded", exc_info=True)

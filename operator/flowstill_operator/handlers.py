@@ -1,0 +1,93 @@
+"""The kopf bindings: they hear, and put keys into the queue. Nothing is decided here."""
+
+from typing import Any
+
+import kopf
+
+from flowstill.api import GROUP, VERSION
+from flowstill_operator.children import Document
+from flowstill_operator.clusters.kubernetes import KubernetesCluster
+from flowstill_operator.engine.index import Dependents
+from flowstill_operator.engine.loop import Key, ResourceKind
+from flowstill_operator.engine.queue import KeyQueue
+from flowstill_operator.rollout.promote import TARGET_LABEL
+
+PLURALS: dict[ResourceKind, str] = {"DistillJob": "distilljobs", "StudentRollout": "studentrollouts"}
+OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
+
+
+class Ear:
+    """Turns watch events into keys."""
+
+    def __init__(self, queue: KeyQueue[Key], dependents: Dependents, cluster: KubernetesCluster) -> None:
+        self.queue = queue
+        self.dependents = dependents
+        self.cluster = cluster
+
+    def resource(self, kind: ResourceKind, event: Document) -> None:
+        """A DistillJob or StudentRollout was seen, changed or deleted."""
+        thing = event["object"]
+        metadata = thing["metadata"]
+        key = Key(kind, metadata["namespace"], metadata["name"])
+        self.dependents.note(key, None if event["type"] == "DELETED" else thing)
+        self.queue.add(key)
+
+    def child(self, event: Document) -> None:
+        """A Job of ours changed."""
+        metadata = event["object"]["metadata"]
+        labels = metadata.get("labels") or {}
+        kind, name = labels.get(OWNER_KIND), labels.get(OWNER_NAME)
+        if kind in PLURALS and name:
+            self.queue.add(Key(kind, metadata["namespace"], name))
+
+    def pod(self, event: Document) -> None:
+        """A pod of a Job of ours changed."""
+        self.cluster.note_pod(event["object"], deleted=event["type"] == "DELETED")
+        self.child(event)
+
+    def deployment(self, event: Document) -> None:
+        """A Deployment that may be a target changed."""
+        metadata = event["object"]["metadata"]
+        for key in self.dependents.of("Deployment", metadata["namespace"], metadata["name"]):
+            self.queue.add(key)
+
+
+def bind(ear: Ear) -> kopf.OperatorRegistry:
+    """The registry of all watches."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.event(GROUP, VERSION, PLURALS["DistillJob"], registry=registry)
+    async def distilljob_event(event: Any, **_: Any) -> None:
+        ear.resource("DistillJob", event)
+
+    @kopf.on.event(GROUP, VERSION, PLURALS["StudentRollout"], registry=registry)
+    async def studentrollout_event(event: Any, **_: Any) -> None:
+        ear.resource("StudentRollout", event)
+
+    @kopf.on.event("batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT}, registry=registry)
+    async def job_event(event: Any, **_: Any) -> None:
+        ear.child(event)
+
+    @kopf.on.event("", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT}, registry=registry)
+    async def pod_event(event: Any, **_: Any) -> None:
+        ear.pod(event)
+
+    @kopf.on.event("apps", "v1", "deployments", labels={TARGET_LABEL: "true"}, registry=registry)
+    async def deployment_event(event: Any, **_: Any) -> None:
+        ear.deployment(event)
+
+    return registry
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf as an ear only: it posts nothing, writes nothing, scans nothing, and watches for ever."""
+    result = kopf.OperatorSettings()
+    result.posting.enabled = False
+    result.scanning.disabled = True
+    # A watch that the server closes regularly cannot stay silent unnoticed.
+    result.watching.server_timeout = 300
+    result.watching.client_timeout = 330
+    result.watching.connect_timeout = 30
+    result.persistence.finalizer = f"{GROUP}/never-set"
+    result.peering.standalone = True
+    return result

@@ -1,0 +1,144 @@
+"""``flowstill-operator``: the process that runs in the cluster."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import kopf
+
+from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
+from flowstill_operator.engine.health import Health, serve
+from flowstill_operator.engine.index import Dependents
+from flowstill_operator.engine.loop import Key, Reconciler, Worker
+from flowstill_operator.engine.metrics import Metrics
+from flowstill_operator.engine.queue import KeyQueue, run_workers
+from flowstill_operator.handlers import Ear, bind, settings
+from flowstill_operator.platform import Platform, kubernetes_platform
+
+log = logging.getLogger(__name__)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; every flag's default is an environment variable, so that a chart sets either."""
+    env = os.environ
+    parser = argparse.ArgumentParser(prog="flowstill-operator", description=__doc__)
+    parser.add_argument("--trainer-image", default=env.get("FLOWSTILL_TRAINER_IMAGE"))
+    parser.add_argument("--evaluator-image", default=env.get("FLOWSTILL_EVALUATOR_IMAGE"))
+    parser.add_argument(
+        "--store", default=env.get("FLOWSTILL_STORE"), help="default store, pvc://CLAIM[/PATH]"
+    )
+    parser.add_argument(
+        "--image-pull-policy",
+        choices=["Always", "IfNotPresent", "Never"],
+        default=env.get("FLOWSTILL_IMAGE_PULL_POLICY", "IfNotPresent"),
+    )
+    parser.add_argument(
+        "--image-pull-secrets",
+        default=env.get("FLOWSTILL_IMAGE_PULL_SECRETS", ""),
+        help="names, comma-separated",
+    )
+    parser.add_argument(
+        "--namespaces",
+        default=env.get("FLOWSTILL_NAMESPACES", ""),
+        help="comma-separated; default: the whole cluster",
+    )
+    parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
+    parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
+    parser.add_argument(
+        "--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600"))
+    )
+    parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
+    options = parser.parse_args(argv)
+    for flag, value in (
+        ("--trainer-image", options.trainer_image),
+        ("--evaluator-image", options.evaluator_image),
+    ):
+        if not value:
+            parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
+    if options.store and not options.store.startswith("pvc://"):
+        parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM."""
+    options = arguments(argv)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    platform = kubernetes_platform(
+        options.trainer_image,
+        options.evaluator_image,
+        options.store or None,
+        options.image_pull_policy,
+        _names(options.image_pull_secrets),
+    )
+    asyncio.run(run(options, platform))
+    return 0
+
+
+async def run(options: argparse.Namespace, platform: Platform) -> None:
+    """Hear, queue, reconcile and serve health, until one of them ends."""
+    cluster = KubernetesCluster(await connect())
+    queue: KeyQueue[Key] = KeyQueue()
+    dependents, metrics = Dependents(), Metrics()
+
+    def changed(key: Key) -> None:
+        for other in dependents.of(*key):
+            queue.add(other)
+
+    worker = Worker(Reconciler(cluster, platform, metrics), queue, changed)
+    ready = asyncio.Event()
+    health = Health(ready.is_set)
+    server = await serve(health, lambda: metrics.text(len(queue)), options.health_port)
+    namespaces = _names(options.namespaces)
+    ear = kopf.operator(
+        registry=bind(Ear(queue, dependents, cluster)),
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        ready_flag=ready,
+    )
+    log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
+    try:
+        await _until_the_first_ends(
+            ear,
+            run_workers(queue, worker.work, options.workers),
+            _resync(queue, dependents, options.resync_seconds),
+            health.beat(),
+        )
+    finally:
+        await server.cleanup()
+        await cluster.close()
+
+
+async def _until_the_first_ends(*parts: object) -> None:
+    """kopf ends on SIGTERM; a part that ends in any other way ends the process, and the kubelet starts a new one."""
+    tasks = [asyncio.ensure_future(part) for part in parts]  # type: ignore[call-overload]
+    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _resync(queue: KeyQueue[Key], dependents: Dependents, seconds: float) -> None:
+    """Look at everything now and then, in case a watch lost something."""
+    while True:
+        await asyncio.sleep(seconds)
+        for key in dependents.all():
+            queue.add(key)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

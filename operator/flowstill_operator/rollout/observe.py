@@ -1,0 +1,118 @@
+"""Gathering what the plan of a StudentRollout decides on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from flowstill.api.distilljob import DistillJobStatus
+from flowstill.api.fields import StatusRef
+from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator.children import MISSING, Child, Document
+from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.jobs import Owner
+from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
+from flowstill_operator.platform import Platform
+from flowstill_operator.rollout.promote import Target, read_target
+from flowstill_operator.steps import Problem, Role, started
+
+TERMINAL = frozenset({"Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"})
+STEPS: tuple[tuple[Role, str], ...] = (
+    ("parity", "Validated"),
+    ("rollouts", "Evaluated"),
+    ("judge", "GatesPassed"),
+)
+"""Each child, and the condition that says how far it is."""
+NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved")
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The DistillJob that a rollout waits for."""
+
+    exists: bool = False
+    phase: str = "Pending"
+    message: str = ""
+    student: StatusRef | None = None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One StudentRollout, the child it is at, and its target."""
+
+    owner: Owner
+    generation: int
+    spec: StudentRolloutSpec | None
+    problem: Problem | None
+    status: StudentRolloutStatus
+    image: str
+    distilled: Distilled = Distilled()
+    children: Mapping[Role, Child] = field(default_factory=dict)
+    readers: Mapping[Role, Child] = field(default_factory=dict)
+    target: Target | None = None
+    target_refused: Problem | None = None
+
+    def child(self, role: Role) -> Child:
+        """The child of that role."""
+        return self.children.get(role, MISSING)
+
+    def reader(self, role: Role) -> Child:
+        """The reader of that role."""
+        return self.readers.get(role, MISSING)
+
+
+def read_resource(resource: Document, platform: Platform) -> Observed:
+    """The resource itself, without what surrounds it."""
+    status = StudentRolloutStatus.model_validate(resource.get("status") or {})
+    spec: StudentRolloutSpec | None = None
+    image = platform.evaluator_image
+    try:
+        spec = StudentRolloutSpec.model_validate(resource.get("spec"))
+        problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
+        image = spec.runtime.image or image
+        if spec.target is not None and not platform.targets:
+            problem = Problem(
+                "TargetRefused", "spec.target: there is no Deployment in local mode; remove spec.target"
+            )
+    except ValidationError as error:
+        problem = Problem("InvalidSpec", explain(error))
+    generation = resource["metadata"].get("generation", 0)
+    return Observed(owner_of(resource), generation, spec, problem, status, status.image or image)
+
+
+async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+    """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
+    del now
+    observed = read_resource(resource, platform)
+    spec, status = observed.spec, observed.status
+    if status.phase in TERMINAL or observed.problem is not None or spec is None:
+        return observed
+    if spec.student.distill_job is not None and status.student is None:
+        name = spec.student.distill_job
+        distilled = read_distilled(await cluster.get("DistillJob", observed.owner.namespace, name))
+        observed = replace(observed, distilled=distilled)
+    if spec.target is not None:
+        wanted = spec.target.deployment
+        deployment = await cluster.get("Deployment", observed.owner.namespace, wanted.name)
+        observed = replace(observed, target=read_target(deployment, wanted))
+    role = current_role(status)
+    if role is None:
+        return observed
+    begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
+    child, reader = await observe_child(cluster, observed.owner, role, started=begun, look=True)
+    return replace(observed, children={role: child}, readers={role: reader})
+
+
+def current_role(status: StudentRolloutStatus) -> Role | None:
+    """The first child whose decision is not in the status yet."""
+    true = {condition.type for condition in status.conditions if condition.status == "True"}
+    return next((role for role, kind in STEPS if kind not in true), None)
+
+
+def read_distilled(resource: Document | None) -> Distilled:
+    """What a rollout needs to know of its DistillJob."""
+    if resource is None:
+        return Distilled()
+    status = DistillJobStatus.model_validate(resource.get("status") or {})
+    return Distilled(True, status.phase, status.message or "", status.student)

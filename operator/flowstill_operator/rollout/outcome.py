@@ -1,0 +1,47 @@
+"""How a StudentRollout ends: each end is final, and says why."""
+
+from flowstill.api.studentrollout import StudentRolloutStatus
+from flowstill_operator.steps import STOP, Draft, Move, condition_reason, timestamp
+
+StatusDraft = Draft[StudentRolloutStatus]
+
+
+def complete(draft: StatusDraft) -> Move:
+    """All gates passed, and the student is served where it should be."""
+    promoted = draft.is_true("Promoted")
+    text = "all gates passed" + (
+        ", and the target serves the student" if promoted else "; there was no target"
+    )
+    draft.condition("Completed", "True", "Completed", text)
+    draft.set(phase="Completed", completion_time=timestamp(draft.now), message=text)
+    return STOP
+
+
+def reject(draft: StatusDraft, reason: str, message: str) -> Move:
+    """The evidence says that the student is worse."""
+    draft.condition("Completed", "False", reason, message)
+    draft.set(phase="Rejected", completion_time=timestamp(draft.now), message=message[:1024])
+    return STOP
+
+
+def inconclusive(draft: StatusDraft, message: str) -> Move:
+    """The evidence is too thin to say either; this is no rejection."""
+    draft.condition("Completed", "False", "Inconclusive", message)
+    draft.set(phase="Inconclusive", completion_time=timestamp(draft.now), message=message[:1024])
+    return STOP
+
+
+def supersede(draft: StatusDraft, reason: str, message: str) -> Move:
+    """The target changed under the rollout, so its comparison says nothing about what is served now."""
+    draft.condition("Superseded", "True", reason, message)
+    draft.condition("Completed", "False", reason, message)
+    draft.set(phase="Superseded", completion_time=timestamp(draft.now), message=message[:1024])
+    return STOP
+
+
+def fail(draft: StatusDraft, reason: str, message: str) -> Move:
+    """The rollout could not be carried out; nothing is said about the student."""
+    message = message if len(message) <= 1024 else message[:1021] + "..."
+    draft.condition("Failed", "True", condition_reason(reason), message)
+    draft.set(phase="Failed", message=message, completion_time=timestamp(draft.now))
+    return STOP
