@@ -136,7 +136,7 @@ def compare(task: RolloutTask, references: References) -> Comparison:
     draws = properties.draws
     served = ALL_DRAWS if draws > 1 else ONE_DRAW
     baseline = REFERENCE_ARM if references.baseline_is_teacher else OTHER_BASELINE
-    wanted = tuple(task.evaluation.arms) if task.evaluation.arms else _ALL_ARMS
+    wanted: tuple[str, ...] = tuple(task.evaluation.arms) if task.evaluation.arms else _ALL_ARMS
     if draws == 1 and task.evaluation.arms is None:
         wanted = tuple(name for name in wanted if name != ALL_DRAWS)
     if draws == 1 and ALL_DRAWS in wanted:

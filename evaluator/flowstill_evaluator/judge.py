@@ -8,6 +8,7 @@ from typing import Any
 
 import flowstill
 from flowstill.api.children import JudgeTask, Result, Task
+from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import Verdict
 from flowstill.artifacts.manifest import EvidenceProperties
 from flowstill.artifacts.stores import fetch, publish
@@ -56,7 +57,7 @@ def judge(task: Task, context: ChildContext) -> Result:
     write_evidence(folder, task, subject_of(task, references), evidence, summary, records)
 
     context.progress.update(3, _STEPS, "Publishing the evidence")
-    reference = publish(folder, "Evidence", evidence_properties(task, references, evidence), EVIDENCE_PARENT)
+    reference = publish(folder, "Evidence", evidence_properties(task, references, summary), EVIDENCE_PARENT)
     context.progress.update(_STEPS, _STEPS, summary.verdict)
     return fitted_result(
         Result(
@@ -121,11 +122,11 @@ def expected_of(task: JudgeTask, references: References, comparison: Comparison)
 def subject_of(task: JudgeTask, references: References) -> Subject:
     """What was distilled, from the student's manifest."""
     properties = references.properties
-    options = properties.method.model_dump(by_alias=True)
+    options = dict(properties.method)
     return Subject(
         resource=task.resource,
         policy_type=properties.policy_type,
-        method=str(options.pop("name")),
+        method=str(options.pop("name", "unknown")),
         options=options,
         draws=properties.draws,
         teacher_steps=properties.teacher_steps,
@@ -142,19 +143,22 @@ def subject_of(task: JudgeTask, references: References) -> Subject:
     )
 
 
-def evidence_properties(task: JudgeTask, references: References, evidence: Evidence) -> EvidenceProperties:
+def evidence_properties(task: JudgeTask, references: References, summary: Summary) -> EvidenceProperties:
     """The manifest's description of the evidence."""
     return EvidenceProperties(
         suite=task.evaluation.suite,
-        tasks=list(evidence.expected.tasks),
-        arms=list(evidence.episodes),
+        tasks=list(dict.fromkeys(task.evaluation.tasks)),
+        arms=[arm.name for arm in summary.arms],
         seeds=[task.evaluation.seed],
         versions={"flowstill": flowstill.__version__},
         student=references.student,
         teacher=references.teacher,
         baseline=references.baseline,
+        rollouts=StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest),
+        verdict=summary.verdict,
+        gates=list(summary.gates),
     )
 
 
-def _artifact(reference: Any) -> Artifact:
+def _artifact(reference: StatusRef) -> Artifact:
     return Artifact(reference.uri, reference.digest)

@@ -228,7 +228,7 @@ class WorkerPool:
         Args:
             episodes: each at most once.
             policy: asked once for every round of a worker.
-            heard: told of every round, before the policy; may raise to stop, and the pool is then of no more use.
+            heard: told of every round, before the policy. It may raise to stop; the pool is of no use then.
         """
         for number, worker in enumerate(self._workers):
             self._begin(worker, episodes[number :: len(self._workers)])
@@ -240,8 +240,10 @@ class WorkerPool:
                 except (EOFError, ConnectionResetError):
                     heard(self._recover(worker))
                     continue
-                for done in (*answer.outcomes, *answer.errors):
-                    worker.remaining.pop(done.episode)
+                for outcome in answer.outcomes:
+                    worker.remaining.pop(outcome.episode)
+                for error in answer.errors:
+                    worker.remaining.pop(error.episode)
                 worker.active = [episode for episode, _ in answer.waiting]
                 heard(answer)
                 if answer.waiting:

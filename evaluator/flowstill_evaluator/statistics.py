@@ -264,7 +264,7 @@ def wasserstein_deviation(
     baseline_MJ: Floats,
     *,
     blocks: int = 100,
-    bins: int = 512,
+    bins: int = 256,
     seed: int = 0,
     resamples: int = 1000,
 ) -> tuple[Floats, Floats]:

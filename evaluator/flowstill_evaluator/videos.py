@@ -107,14 +107,18 @@ def _actions(log: EpisodeLog, film: Film, arm: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Render every film of a plan."""
     plan = json.loads(Path((argv or sys.argv[1:])[0]).read_text())
-    import imageio.v2 as imageio
+    from imageio_ffmpeg import write_frames
 
     for film in plan["films"]:
         sides = [_replay(plan["suite"], film, side) for side in film["actions"]]
         path = Path(plan["folder"]) / film["path"]
-        with imageio.get_writer(path, fps=FRAMES_PER_SECOND, codec="libx264", macro_block_size=16) as writer:
-            for frame in _side_by_side(*sides):
-                writer.append_data(frame)
+        frames = _side_by_side(*sides)
+        height, width, _ = frames[0].shape
+        writer = write_frames(str(path), (width, height), fps=FRAMES_PER_SECOND, codec="libx264")
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
 
 
 def _replay(suite: str, film: dict[str, Any], side: dict[str, Any]) -> Frames:

@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flowstill.api.conditions import Condition
-from flowstill.api.fields import Digest, FeatureName, Message, Model, Source, StatusModel, StatusRef, Timestamp
+from flowstill.api.fields import (
+    Digest,
+    FeatureName,
+    Message,
+    Model,
+    Source,
+    StatusModel,
+    StatusRef,
+    Timestamp,
+)
 from flowstill.api.runtime import Runtime
 
 Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed"]

@@ -53,7 +53,8 @@ def copy_tree(source: Path, target: Path, last: tuple[str, bytes] | None = None)
     Args:
         source: what to copy; links to files become files.
         target: the final path; its parent is created, and remains of crashed copies for it are removed.
-        last: name and content of a file that replaces the source's of that name and is written after all others.
+        last: name and content of a file that replaces the source's of that name, and is written after the
+            others.
 
     Raises:
         StorageFull: it did not fit; what was copied is removed.

@@ -58,7 +58,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def tree_digest(folder: Path) -> str:
-    """Digest of a folder: of ``manifest.json`` in an artifact of ours, else of every file's path, size and digest.
+    """Digest of a folder: of an artifact's ``manifest.json``, else of every file's path, size and digest.
 
     Raises:
         ArtifactError: there is no folder, it is empty, or it holds something that is neither file nor folder.
@@ -74,7 +74,7 @@ def tree_digest(folder: Path) -> str:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the folder has a manifest of Flowstill's; another program's ``manifest.json`` is a file as any other."""
+    """Whether the folder has a manifest of Flowstill's; another program's is a file as any other."""
     try:
         value = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):

@@ -4,9 +4,9 @@ The artifact's digest is that of the manifest's bytes, so of every byte.
 """
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, JsonValue, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationError, ValidationInfo, field_validator, model_validator
 
 from flowstill.api.distilljob import Fidelity
 from flowstill.api.fields import Digest, Model, StatusRef
@@ -14,7 +14,7 @@ from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill.artifacts.digests import MANIFEST, canonical_json, file_digest, files_of
 from flowstill.errors import ArtifactError, DigestMismatch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 Kind = Literal["Student", "Rollouts", "Evidence"]
 Count = Annotated[int, Field(ge=1)]
 
@@ -42,6 +42,14 @@ class TensorDescription(Model):
     dtype: str
     shape: list[int | str]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_tuple(cls, value: Any) -> Any:
+        """A tuple (name, dtype, shape), as the exporter gives it, is taken too."""
+        return (
+            dict(zip(("name", "dtype", "shape"), value, strict=True)) if isinstance(value, tuple) else value
+        )
+
 
 class OnnxDescription(Model):
     """The exported graph; ``file`` is a path within the artifact."""
@@ -54,8 +62,9 @@ class OnnxDescription(Model):
 class StudentProperties(Model):
     """A student: what it is, and everything it was made of.
 
-    ``method`` holds the method's name and every option. ``multi_step`` says whether it was trained for more than one
-    step too. ``action_dim`` is the real one, ``padded_action_dim`` the tensors'. ``precision`` is the graph's.
+    ``method`` holds the method's name and every option. ``multi_step`` says whether it was trained for more
+    than one step too. ``action_dim`` is the real one, ``padded_action_dim`` the tensors'. ``precision`` is
+    the graph's.
     """
 
     policy_type: str
@@ -98,8 +107,8 @@ class RolloutsProperties(Model):
 class EvidenceProperties(RolloutsProperties):
     """What was judged from which records, with the report."""
 
-    rollouts: StatusRef
-    verdict: Verdict
+    rollouts: StatusRef | None = None
+    verdict: Verdict | None = None
     gates: list[GateResult] = Field(default_factory=list)
 
 
@@ -161,11 +170,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read ({error.strerror}); is {folder} an artifact of Flowstill?") from error
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); is {folder} an artifact of Flowstill?"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path} is no manifest that this version reads: {where}: {first['msg']}") from error
+        raise ArtifactError(
+            f"{path} is no manifest that this version reads: {where}: {first['msg']}"
+        ) from error
 
 
 def verify(folder: Path) -> Manifest:

@@ -9,7 +9,14 @@ from pydantic import ValidationError
 
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
 from flowstill.artifacts.atomic import copy_tree, storage_full, sync_folder, write_atomic
-from flowstill.artifacts.digests import MANIFEST, bytes_digest, canonical_json, file_digest, is_ours, tree_digest
+from flowstill.artifacts.digests import (
+    MANIFEST,
+    bytes_digest,
+    canonical_json,
+    file_digest,
+    is_ours,
+    tree_digest,
+)
 from flowstill.artifacts.manifest import Kind, Manifest, Properties, describe_files, verify
 from flowstill.artifacts.uris import ArtifactUri, local_path
 from flowstill.errors import ArtifactError, DigestMismatch
@@ -18,7 +25,7 @@ BY_INPUTS = "store://by-inputs"
 
 
 def fetch(source: Source | ArtifactRef | StatusRef, what: str = "spec.teacher") -> Path:
-    """The local folder of an artifact, verified: against its digest when given, and every file against its manifest.
+    """The local folder of an artifact, verified against its digest when given, and against its manifest.
 
     Args:
         source: what to read.
@@ -52,8 +59,7 @@ def _verified(folder: Path, source: Source | ArtifactRef | StatusRef, what: str)
         if is_ours(folder):
             verify(folder)
         elif source.digest is None:
-            tree_is_readable = any(folder.iterdir())
-            if not tree_is_readable:
+            if not any(folder.iterdir()):
                 raise ArtifactError(f"{folder} is empty")
             return folder
         digest = tree_digest(folder)
@@ -61,8 +67,8 @@ def _verified(folder: Path, source: Source | ArtifactRef | StatusRef, what: str)
         raise type(error)(f"{source.uri}: {error}", field=f"{what}.uri") from error
     if source.digest is not None and digest != source.digest:
         raise DigestMismatch(
-            f"{source.uri} ({folder}) has digest {digest}, not {source.digest}: its bytes have changed, or the digest "
-            "is of another artifact",
+            f"{source.uri} ({folder}) has digest {digest}, not {source.digest}: its bytes have changed, or "
+            "the digest is of another artifact",
             field=f"{what}.digest",
         )
     return folder
@@ -71,7 +77,8 @@ def _verified(folder: Path, source: Source | ArtifactRef | StatusRef, what: str)
 def publish(folder: Path, kind: Kind, properties: Properties, parent: str = "store://students") -> StatusRef:
     """Publish a folder as ``PARENT/sha256-HEX``: all of it or none, and harmless when done twice.
 
-    The manifest is written last, the whole is made durable, then renamed into place. ``folder`` is left as it is.
+    The manifest is written last, the whole is made durable, then renamed into place. ``folder`` stays as it
+    is.
 
     Raises:
         ArtifactError: the folder is empty or holds what is no file, or ``parent`` is no place to write.
@@ -101,21 +108,29 @@ def push(folder: Path, uri: str, *, force: bool = False) -> StatusRef:
         DigestMismatch: an artifact of ours that is damaged.
         StorageFull: it did not fit; what was there before is kept.
     """
+    parsed = ArtifactUri.parse(uri)
+    if parsed.path in ("", "/"):
+        raise ArtifactError(f"{uri} is a whole store; name a folder in it, such as {parsed}/teachers/NAME")
     if is_ours(folder):
         verify(folder)
     digest = tree_digest(folder)
     target = local_path(uri)
-    ref = StatusRef(uri=str(ArtifactUri.parse(uri)), digest=digest)
-    if target.exists():
-        if target.is_dir() and any(target.iterdir()) and tree_digest(target) == digest:
+    ref = StatusRef(uri=str(parsed), digest=digest)
+    occupied = target.exists() and not (target.is_dir() and not any(target.iterdir()))
+    if occupied:
+        if target.is_dir() and tree_digest(target) == digest:
             return ref
         if not force:
-            raise ArtifactError(f"{uri} ({target}) holds other bytes; push to another URI, or replace them with --force")
+            raise ArtifactError(
+                f"{uri} ({target}) holds other bytes; push to another URI, or replace them with --force"
+            )
     temporary = copy_tree(folder, target)
     try:
         if tree_digest(temporary) != digest:
-            raise ArtifactError(f"{folder} changed while it was copied; push it again when nothing writes to it")
-        if target.exists():
+            raise ArtifactError(
+                f"{folder} changed while it was copied; push it again when nothing writes to it"
+            )
+        if occupied:
             _replace(temporary, target)
         else:
             _rename_new(temporary, target)
@@ -174,12 +189,14 @@ def _rename_new(temporary: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         if tree_digest(target) != tree_digest(temporary):
-            raise ArtifactError(f"{target} was written by somebody else meanwhile, with other bytes") from error
+            raise ArtifactError(
+                f"{target} was written by somebody else meanwhile, with other bytes"
+            ) from error
     sync_folder(target.parent)
 
 
 def _replace(temporary: Path, target: Path) -> None:
-    """Put ``temporary`` in the place of ``target``; a crash between the renames leaves the old one beside it."""
+    """Put ``temporary`` in the place of ``target``; a crash in between leaves the old one beside it."""
     old = temporary.with_name(f"{temporary.name}-replaced")
     os.rename(target, old)
     try:

@@ -1,4 +1,4 @@
-"""Where an artifact lies: ``file:///PATH``, ``pvc://CLAIM/PATH``, or ``store://PATH`` in the default store."""
+"""Where an artifact lies: ``file:///PATH``, ``pvc://CLAIM/PATH`` or ``store://PATH`` in the default store."""
 
 import os
 import re
@@ -37,16 +37,22 @@ class ArtifactUri:
         """
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in ("file", "pvc", "store"):
-            raise ArtifactError(f"{text!r} is no URI of Flowstill: use file:///PATH, pvc://CLAIM/PATH or store://PATH")
+            raise ArtifactError(
+                f"{text!r} is no URI of Flowstill: use file:///PATH, pvc://CLAIM/PATH or store://PATH"
+            )
         if _FORBIDDEN.search(rest):
-            raise ArtifactError(f"{text!r} has a character that no artifact path may have: ? # \\ or a control character")
+            raise ArtifactError(
+                f"{text!r} has a character that no artifact path may have: ? # \\ or a control character"
+            )
         claim = None
         if scheme == "file" and not rest.startswith("/"):
             raise ArtifactError(f"{text!r} needs an absolute path: file:///PATH, with three slashes")
         if scheme == "pvc":
             claim, _, rest = rest.partition("/")
             if not _CLAIM.match(claim):
-                raise ArtifactError(f"{text!r} names no claim: use pvc://CLAIM/PATH with a PersistentVolumeClaim's name")
+                raise ArtifactError(
+                    f"{text!r} names no claim: use pvc://CLAIM/PATH with a PersistentVolumeClaim's name"
+                )
         parts = [part for part in rest.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ArtifactError(f"{text!r} has '..' in its path; name the folder itself")
@@ -67,7 +73,7 @@ class Locations:
     """What this process knows about places.
 
     Attributes:
-        default_store: URI (``file`` or ``pvc``) or absolute path that ``store://`` stands for; None: there is none.
+        default_store: URI (``file`` or ``pvc``) or absolute path that ``store://`` stands for; None: none.
         volumes_root: folder under which every claim is mounted by its name.
     """
 
@@ -79,15 +85,17 @@ class Locations:
         """``FLOWSTILL_STORE`` and ``FLOWSTILL_VOLUMES``."""
         variables = os.environ if environment is None else environment
         volumes = variables.get("FLOWSTILL_VOLUMES")
-        return cls(variables.get("FLOWSTILL_STORE") or None, Path(volumes) if volumes else DEFAULT_VOLUMES_ROOT)
+        return cls(
+            variables.get("FLOWSTILL_STORE") or None, Path(volumes) if volumes else DEFAULT_VOLUMES_ROOT
+        )
 
 
 def local_path(uri: str, locations: Locations | None = None) -> Path:
     """The path at which this process finds ``uri``; nothing need be there yet.
 
     Raises:
-        ArtifactError: the URI is none, there is no default store, the claim is not mounted, or a symbolic link on
-            the way leads out of the claim or the store.
+        ArtifactError: the URI is none, there is no default store, the claim is not mounted, or a symbolic
+            link on the way leads out of the claim or the store.
     """
     locations = locations or Locations.from_environment()
     parsed = ArtifactUri.parse(uri)
@@ -96,7 +104,9 @@ def local_path(uri: str, locations: Locations | None = None) -> Path:
     root = _store_root(uri, locations) if parsed.scheme == "store" else _claim_root(parsed, locations)
     path = root / parsed.path
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(f"{uri}: a symbolic link in {path} leads out of {root}; copy the files there instead")
+        raise ArtifactError(
+            f"{uri}: a symbolic link in {path} leads out of {root}; copy the files there instead"
+        )
     return path
 
 
@@ -110,7 +120,9 @@ def _store_root(uri: str, locations: Locations) -> Path:
         return Path(store)
     parsed = ArtifactUri.parse(store)
     if parsed.scheme == "store":
-        raise ArtifactError(f"the default store {store} must be file:///PATH, pvc://CLAIM/PATH or an absolute path")
+        raise ArtifactError(
+            f"the default store {store} must be file:///PATH, pvc://CLAIM/PATH or an absolute path"
+        )
     return local_path(store, locations)
 
 

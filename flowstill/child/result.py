@@ -20,8 +20,8 @@ _Document = dict[str, Any]
 def result_line(result: Result, limit: int = MAX_RESULT_BYTES) -> str:
     """The result as one line of JSON of at most ``limit`` bytes in UTF-8.
 
-    What is too long loses, in this order, digits, the gates' sentences, its own message's end, then whole lists
-    (fidelity, arms), which the artifact has too. Verdicts, digests and URIs stay.
+    What is too long loses, in this order, digits, the gates' sentences, its own message's end, then whole
+    lists (fidelity, arms), which the artifact has too. Verdicts, digests and URIs stay.
 
     Raises:
         ValueError: the URIs alone are longer than the limit.

@@ -1,7 +1,7 @@
 """From a child's command line to its exit code.
 
-Exit codes: 0 succeeded; 65 the user's error, which a Job's podFailurePolicy does not try again; 143 interrupted;
-1 anything else, which is worth another attempt.
+Exit codes: 0 succeeded; 65 the user's error, which a Job's podFailurePolicy does not try again; 143
+interrupted; 1 anything else, which is worth another attempt.
 """
 
 import argparse
@@ -34,7 +34,12 @@ Kind = Literal["Train", "Parity", "Rollouts", "Judge"]
 Task = TrainTask | ParityTask | RolloutsTask | JudgeTask
 Work = Callable[[Any, ChildContext], Result]
 
-_EXIT_CODES = {"Succeeded": 0, "UserError": USER_ERROR_EXIT_CODE, "Interrupted": INTERRUPTED_EXIT_CODE, "Error": 1}
+_EXIT_CODES = {
+    "Succeeded": 0,
+    "UserError": USER_ERROR_EXIT_CODE,
+    "Interrupted": INTERRUPTED_EXIT_CODE,
+    "Error": 1,
+}
 
 
 def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
@@ -42,8 +47,8 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
 
     Args:
         kind: the kind of task that ``work`` does; another in the spec is the user's error.
-        work: does it. Started again with the same work folder it continues; a work folder whose result already
-            says Succeeded for the same task is not worked on again.
+        work: does it. Started again with the same work folder it continues; a work folder whose result
+            already says Succeeded for the same task is not worked on again.
         argv: ``--spec FILE --output DIR``.
 
     Returns:
@@ -101,7 +106,9 @@ def _unexpected(kind: Kind, error: Exception) -> Result:
     return _failure(kind, "Error", type(error).__name__, f"{type(error).__name__}: {error}")
 
 
-def _failure(kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str) -> Result:
+def _failure(
+    kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str
+) -> Result:
     return Result(kind=kind, outcome=outcome, reason=clip(reason, 64), message=clip(message, 1024))
 
 
@@ -138,13 +145,15 @@ def _earlier_success(kind: Kind, content: bytes, output: Path) -> Result | None:
 def _address() -> tuple[str, int] | None:
     text = os.environ.get("FLOWSTILL_PROGRESS_PORT") or "0"
     if not text.isdecimal() or int(text) > 65535:
-        raise UserError(f"{text!r} is no port; use 1 to 65535, or 0 for none", field="FLOWSTILL_PROGRESS_PORT")
+        raise UserError(
+            f"{text!r} is no port; use 1 to 65535, or 0 for none", field="FLOWSTILL_PROGRESS_PORT"
+        )
     return (os.environ.get("FLOWSTILL_PROGRESS_HOST", ""), int(text)) if int(text) else None
 
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask the work to stop; a second Ctrl-C does not ask. Only the main thread can hear them."""
+    """SIGTERM and Ctrl-C ask the work to stop; a second Ctrl-C does not ask. Only the main thread hears."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -51,7 +51,7 @@ def _handler(report: Callable[[], ProgressReport]) -> type[BaseHTTPRequestHandle
     class Handler(BaseHTTPRequestHandler):
         timeout = 10.0
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             if self.path == "/progress":
                 self._answer("application/json", report().model_dump_json(by_alias=True))
             elif self.path == "/metrics":
@@ -90,5 +90,9 @@ def metrics_text(report: ProgressReport) -> str:
     lines = []
     for name, text, value in gauges:
         if value is not None:
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", f'{name}{{activity="{escaped}"}} {value}']
+            lines += [
+                f"# HELP {name} {text}",
+                f"# TYPE {name} gauge",
+                f'{name}{{activity="{escaped}"}} {value}',
+            ]
     return "\n".join(lines) + "\n"

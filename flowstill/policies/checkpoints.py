@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import lerobot_policy_flowstill  # noqa: F401  registers the student's type
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file
 
+import lerobot_policy_flowstill  # noqa: F401  registers the student's type
 from flowstill.errors import TeacherRejected
 
 logger = logging.getLogger(__name__)

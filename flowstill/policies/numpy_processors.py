@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from flowstill.errors import ArtifactError
 from flowstill.policies.interface import Floats, Observations
@@ -39,7 +39,8 @@ def _linear(x: Floats, axis: int, size: int) -> Floats:
     weight = (position - low).astype(np.float32)
     weight = weight.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
     below, above = np.take(x, low, axis), np.take(x, np.minimum(low + 1, old - 1), axis)
-    return below * (1 - weight) + above * weight
+    mixed: Floats = below * (1 - weight) + above * weight
+    return mixed
 
 
 def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, inverse: bool) -> npt.NDArray[Any]:
@@ -51,10 +52,11 @@ def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, 
         return x * std + mean if inverse else (x - mean) / (std + np.float32(eps))
     names = {"MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90")}
     if mode not in names:
-        raise ArtifactError(f"the processors normalise by {mode!r}, which is not known here; run it with runtime='torch'")
+        raise ArtifactError(f"normalisation {mode!r} is not known here; use runtime='torch'")
     low, high = (stats[n].astype(np.float32) for n in names[mode])
     span = np.where(high == low, np.float32(eps), high - low)
-    return (x + 1) / 2 * span + low if inverse else 2 * (x - low) / span - 1
+    result: npt.NDArray[Any] = (x + 1) / 2 * span + low if inverse else 2 * (x - low) / span - 1
+    return result
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,13 @@ class _Step:
 def _steps(folder: Path, name: str) -> list[_Step]:
     steps = json.loads((folder / name).read_text())["steps"]
     return [
-        _Step(s.get("registry_name", s.get("class", "")), s.get("config", {}), load_file(folder / s["state_file"]) if s.get("state_file") else {})
-        for s in steps
-    ]  # fmt: skip
+        _Step(
+            name=step.get("registry_name", step.get("class", "")),
+            config=step.get("config", {}),
+            state=load_file(folder / step["state_file"]) if step.get("state_file") else {},
+        )
+        for step in steps
+    ]
 
 
 class NumpyProcessors:
@@ -108,7 +114,8 @@ class NumpyProcessors:
             data = self._apply(step, data)
         state_BS = data["observation.state"]
         pad = self.config["max_state_dim"] - state_BS.shape[1]
-        inputs = {"tokens": data["tokens"], "token_mask": data["token_mask"], "state": np.pad(state_BS, ((0, 0), (0, pad)))}
+        state_BS = np.pad(state_BS, ((0, 0), (0, pad)))
+        inputs = {"tokens": data["tokens"], "token_mask": data["token_mask"], "state": state_BS}
         return inputs | self._images(data, len(state_BS))
 
     def after(self, actions_BHD: Floats) -> Floats:
@@ -118,7 +125,7 @@ class NumpyProcessors:
             if step.name == "unnormalizer_processor":
                 actions = step.normalised("action", actions, inverse=True)
             elif step.name != "device_processor":
-                raise ArtifactError(f"the postprocessor's step {step.name!r} is not known here; run it with runtime='torch'")
+                raise ArtifactError(f"postprocessor step {step.name!r} is not known here; use runtime='torch'")
         return actions.astype(np.float32)
 
     def _apply(self, step: _Step, data: dict[str, Any]) -> dict[str, Any]:
@@ -135,12 +142,12 @@ class NumpyProcessors:
             }
         if step.name in {"to_batch_processor", "device_processor"}:
             return data
-        raise ArtifactError(f"the preprocessor's step {step.name!r} is not known here; run it with runtime='torch'")
+        raise ArtifactError(f"preprocessor step {step.name!r} is not known here; use runtime='torch'")
 
     def _images(self, data: dict[str, Any], batch: int) -> dict[str, npt.NDArray[Any]]:
         present = [k for k in self.image_keys if k in data]
         if not present:
-            raise ArtifactError(f"the observation has none of the policy's cameras {self.image_keys}; check the rename map")
+            raise ArtifactError(f"no camera of the policy is observed ({self.image_keys}); check the rename map")
         missing = [k for k in self.image_keys if k not in data]
         target = self.config.get("resize_imgs_with_padding")
         inputs: dict[str, npt.NDArray[Any]] = {}
@@ -156,7 +163,7 @@ class NumpyProcessors:
 
 
 def _tokenizer(step: _Step, length: int) -> Tokenizer:
-    """Padded to ``length``, which is a constant of the graph; the mask hides what the processor would not have padded."""
+    """Padded to ``length``, a constant of the graph; the mask hides what LeRobot would not have padded."""
     tokenizer = Tokenizer.from_str(step.state["tokenizer_json"].tobytes().decode())
     config, pad = step.config, step.config["pad_token"]
     if config["truncation"]:

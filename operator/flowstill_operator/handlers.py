@@ -1,5 +1,7 @@
 """The kopf bindings: they hear, and put keys into the queue. Nothing is decided here."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import kopf
@@ -56,31 +58,22 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
     """The registry of all watches."""
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.event(GROUP, VERSION, PLURALS["DistillJob"], registry=registry)
-    async def distilljob_event(event: Any, **_: Any) -> None:
-        ear.resource("DistillJob", event)
+    def hear(act: Callable[[Document], None], *resource: str, **filters: Any) -> None:
+        async def on_event(event: Any, **_: Any) -> None:
+            act(event)
 
-    @kopf.on.event(GROUP, VERSION, PLURALS["StudentRollout"], registry=registry)
-    async def studentrollout_event(event: Any, **_: Any) -> None:
-        ear.resource("StudentRollout", event)
+        kopf.on.event(*resource, registry=registry, id=f"hear-{resource[-1]}", **filters)(on_event)
 
-    @kopf.on.event("batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT}, registry=registry)
-    async def job_event(event: Any, **_: Any) -> None:
-        ear.child(event)
-
-    @kopf.on.event("", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT}, registry=registry)
-    async def pod_event(event: Any, **_: Any) -> None:
-        ear.pod(event)
-
-    @kopf.on.event("apps", "v1", "deployments", labels={TARGET_LABEL: "true"}, registry=registry)
-    async def deployment_event(event: Any, **_: Any) -> None:
-        ear.deployment(event)
-
+    hear(partial(ear.resource, "DistillJob"), GROUP, VERSION, PLURALS["DistillJob"])
+    hear(partial(ear.resource, "StudentRollout"), GROUP, VERSION, PLURALS["StudentRollout"])
+    hear(ear.child, "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
+    hear(ear.pod, "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
+    hear(ear.deployment, "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf as an ear only: it posts nothing, writes nothing, scans nothing, and watches for ever."""
+    """Settings that make kopf an ear only: it posts nothing, writes nothing, scans nothing."""
     result = kopf.OperatorSettings()
     result.posting.enabled = False
     result.scanning.disabled = True
@@ -88,6 +81,10 @@ def settings() -> kopf.OperatorSettings:
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.connect_timeout = 30
+    # Filtered on the server, so that a cluster's other pods cost nothing.
+    for plural in ("jobs", "pods"):
+        result.watching.label_selectors[plural] = OWNER_KIND
+    result.watching.label_selectors["deployments"] = f"{TARGET_LABEL}=true"
     result.persistence.finalizer = f"{GROUP}/never-set"
     result.peering.standalone = True
     return result

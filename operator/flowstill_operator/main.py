@@ -118,7 +118,7 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
 
 
 async def _until_the_first_ends(*parts: object) -> None:
-    """kopf ends on SIGTERM; a part that ends in any other way ends the process, and the kubelet starts a new one."""
+    """The first is kopf's end on SIGTERM, or an error that ends the process, so that a new one is started."""
     tasks = [asyncio.ensure_future(part) for part in parts]  # type: ignore[call-overload]
     done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:

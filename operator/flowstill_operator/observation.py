@@ -70,7 +70,7 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
         if variable.name.startswith("FLOWSTILL_"):
             return Problem(
                 "EnvRefused",
-                f"spec.runtime.env: {variable.name} belongs to Flowstill; names must not start with FLOWSTILL_",
+                f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
             )
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
         return Problem(

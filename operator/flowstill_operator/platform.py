@@ -51,7 +51,8 @@ def local_platform(default_store: str) -> Platform:
         evaluator_image="local",
         default_store=default_store,
         refused_schemes={
-            "pvc": "there are no PersistentVolumeClaims in local mode; use store://PATH (flowstill store push) or file:///PATH"
+            "pvc": "there are no PersistentVolumeClaims in local mode; "
+            "use file:///PATH, or store://PATH after `flowstill store push`"
         },
         targets=False,
         no_store_fix="give --store DIR",

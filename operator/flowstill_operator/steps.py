@@ -1,4 +1,4 @@
-"""What plans are made of: a wish for a child, one child's meaning for its parent, and the draft of a status."""
+"""What plans are made of: wishes for children, what a child means for its parent, a draft of a status."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -94,7 +94,7 @@ class Step:
 def judge_step(kind: str, started: bool, reading: bool, child: Child, reader: Child) -> Step:
     """Decide what to do about the child that should end with a Result of ``kind``.
 
-    A child that was started once and is gone is not started again: its result is read from its work folder instead.
+    A child that was started once and is gone is not started again: its result is read from its folder.
     """
     if not child.ours or not reader.ours:
         return Step(
@@ -204,7 +204,7 @@ class Draft[S: HasConditions]:
 
 
 def started(conditions: list[Condition], kind: str, waiting: Iterable[str]) -> bool:
-    """Whether the child behind condition ``kind`` was started; ``waiting`` are the reasons from before its start."""
+    """Whether the child behind that condition was started; ``waiting`` are the reasons from before."""
     found = find_condition(conditions, kind)
     return found is not None and found.reason not in set(waiting)
 

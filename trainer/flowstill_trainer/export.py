@@ -34,7 +34,10 @@ class OneStepGraph(nn.Module):  # type: ignore[misc]
         noise: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """The chosen chunk, all chunks, the choice and the densities."""
-        return self.model.sample_all(images, image_masks, tokens, token_mask, state, noise)
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = self.model.sample_all(
+            images, image_masks, tokens, token_mask, state, noise
+        )
+        return found
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _check(graph: OneStepGraph, arguments: Any, file: Path) -> Graph:
         found = session.run(list(OUTPUTS), {n: v for n, v in feeds.items() if n in known})
         difference = max(difference, float(np.abs(found[1] - expected[1].cpu().numpy()).max()))
     if not difference <= TOLERANCE:
-        raise ExportFailed(f"the graph differs from PyTorch by {difference:.2e} on normalised actions (limit {TOLERANCE})")
+        raise ExportFailed(f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions")
     return Graph(file, _describe(model.graph.input), _describe(model.graph.output), difference)
 
 

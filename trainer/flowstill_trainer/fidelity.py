@@ -1,7 +1,7 @@
 """How far one-step chunks are from the teacher's distribution, on held-out observations.
 
-Chunk error alone falls when samples collapse to their mean, so distances are between distributions (energy distance)
-and the spread over noises stands beside them.
+Chunk error alone falls when samples collapse to their mean, so distances are between distributions (energy
+distance) and the spread over noises stands beside them.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,12 @@ def energy_distance(x_BNF: Tensor, y_BNF: Tensor) -> float:
 
     def within(a_BNF: Tensor) -> Tensor:
         count = a_BNF.shape[1]
-        return torch.cdist(a_BNF, a_BNF).sum((1, 2)) / (count * (count - 1))
+        mean_B: Tensor = torch.cdist(a_BNF, a_BNF).sum((1, 2)) / (count * (count - 1))
+        return mean_B
 
     between_B = torch.cdist(x_BNF, y_BNF).mean((1, 2))
-    return max(0.0, float((2 * between_B - within(x_BNF) - within(y_BNF)).mean()) / scale)
+    distance = float((2 * between_B - within(x_BNF) - within(y_BNF)).mean()) / scale
+    return max(0.0, distance)
 
 
 def spread(x_BNF: Tensor) -> float:

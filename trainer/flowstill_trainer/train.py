@@ -101,8 +101,10 @@ class Batches:
         samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
         return Batch(observations, prefix, samples)
 
-    def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
-        """Preprocessed observations with jitter, and the first rows' padded chunks (F, H, D) and validity (F, H)."""
+    def _observe(
+        self, frame_B: Tensor, jitter_BS: Tensor, flow: int
+    ) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
+        """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
         policy = self.policy
         if len(frame_B) == 0:
             nothing = torch.zeros((0, policy.chunk_size, policy.padded_action_dim), device=policy.device)
@@ -176,7 +178,7 @@ class Trainer:
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}; lower spec.training.learningRate or use "
+                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}; lower learningRate or use "
                 f"precision fp32. The checkpoints before it are kept in {self.checkpoints.root}",
                 field="spec.training",
             )

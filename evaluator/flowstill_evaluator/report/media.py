@@ -21,26 +21,37 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One embedded episode."""
+    """One embedded episode; ``paired`` when the film shows the baseline beside the student."""
 
     episode: Episode
     is_video: bool
+    paired: bool
     data: str
 
 
 def embed(records: Path, episodes: Sequence[Episode]) -> list[Clip]:
-    """The first clips that exist and fit; a path that leaves the records folder is not followed."""
+    """The first clips that exist and fit, each once; no path that leaves the records folder is followed."""
     clips: list[Clip] = []
+    arms = {e.video: {x.arm for x in episodes if x.video == e.video} for e in episodes if e.video}
+    seen: set[Path] = set()
     room, root = MAX_BYTES, records.resolve()
     for episode in episodes:
         path = (root / episode.video).resolve() if episode.video else None
-        if path is None or root not in path.parents or path.suffix not in _TYPES or not path.is_file():
+        if (
+            path is None
+            or root not in path.parents
+            or path.suffix not in _TYPES
+            or not path.is_file()
+            or path in seen
+        ):
             continue
         size = path.stat().st_size
         if size > room or len(clips) == MAX_CLIPS:
             continue
         room -= size
+        seen.add(path)
         kind = _TYPES[path.suffix]
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        clips.append(Clip(episode, kind.startswith("video/"), f"data:{kind};base64,{data}"))
+        paired = len(arms[str(episode.video)]) > 1
+        clips.append(Clip(episode, kind.startswith("video/"), paired, f"data:{kind};base64,{data}"))
     return clips

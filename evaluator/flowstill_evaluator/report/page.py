@@ -45,6 +45,7 @@ def render_page(subject: Subject, evidence: Evidence, summary: Summary, limits: 
         measure=_measure,
         duration=_duration,
         thousands=_thousands,
+        fact=_fact,
     )
     pairs = evidence.pairs
     counts = None if isinstance(pairs, Gap) or not len(pairs) else pairs.success()
@@ -134,7 +135,7 @@ def shift_figure(summary: Summary, limits: Gates) -> Forest | None:
             s.distance,
             s.bounds,
             f"{s.distance:.3f}",
-            "served" if s.bounds.high <= limit else "beyond",
+            "served" if s.distance <= limit else "beyond",
             limit,
         )
         for s in summary.shifts
@@ -159,7 +160,8 @@ def failure_clips(records: Path, evidence: Evidence) -> list[Clip]:
     """The student's failures first, then the baseline's; other videos when there are no failures."""
     arms = (evidence.expected.served, evidence.expected.baseline)
     episodes = [e for arm in arms for e in evidence.episodes.get(arm, ())]
-    return embed(records, [e for e in episodes if not e.success]) or embed(records, episodes)
+    failed = {e.video for e in episodes if not e.success}
+    return embed(records, [e for e in episodes if e.video in failed]) or embed(records, episodes)
 
 
 def _speed(evidence: Evidence) -> float | None:
@@ -224,6 +226,13 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _fact(value: Any, name: str) -> str:
+    """A fact of the machine; bytes are said in GiB."""
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.1f} GiB"
+    return str(value)
 
 
 def _measure(value: float | None, gate: str) -> str:

@@ -1,4 +1,4 @@
-"""A one-step SmolVLA student: SmolVLA's network with a target time, one call of the expert, the densest of K draws.
+"""A one-step SmolVLA student: SmolVLA's network with a target time, one call of the expert, the densest draw.
 
 Convention (LeRobot's own): t = 1 is noise, t = 0 is data. The student's chunk is ``x_1 − F(x_1, s=0, t=1)``.
 """
@@ -27,8 +27,8 @@ VLM_FOLDER = "vlm"
 class OneStepFlowMatching(VLAFlowMatching):  # type: ignore[misc]
     """SmolVLA's flow network that knows a target time.
 
-    ``timestep`` of LeRobot's ``denoise_step`` may be (B, 2), the pairs (t, s); (B,) means s = t. After :meth:`fold`
-    it may be None: t = 1 and s = 0 as a constant, so that no time arithmetic is left in an exported graph.
+    ``timestep`` of LeRobot's ``denoise_step`` may be (B, 2), the pairs (t, s); (B,) means s = t. After
+    :meth:`fold` it may be None: t = 1 and s = 0 as a constant, so that an exported graph computes no times.
     """
 
     def __init__(self, config: FlowstillSmolVLAConfig, rtc_processor: Any = None) -> None:
@@ -140,16 +140,19 @@ class FlowstillSmolVLAPolicy(SmolVLAPolicy):  # type: ignore[misc]
         if beside.is_dir():
             config = copy.copy(config)
             config.vlm_model_name = str(beside.resolve())
-        return super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
+        policy: FlowstillSmolVLAPolicy = super().from_pretrained(
+            pretrained_name_or_path, config=config, **kwargs
+        )
+        return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write weights and configuration, and the VLM's configuration and tokenizer beside them."""
         folder = Path(save_directory)
         write_vlm_folder(self, folder / VLM_FOLDER)
-        config = self.config
-        self.config = copy.copy(config)
-        self.config.vlm_model_name = VLM_FOLDER
-        self.config.load_vlm_weights = False
+        config: Any = self.config
+        relative = copy.copy(config)
+        relative.vlm_model_name, relative.load_vlm_weights = VLM_FOLDER, False
+        self.config: Any = relative
         try:
             super()._save_pretrained(folder, state_dict)
         finally:

@@ -24,7 +24,7 @@ def make_flowstill_smolvla_pre_post_processors(
         padding_side="right",
         max_length=config.tokenizer_max_length,
     )
-    return make_policy_processor_pipelines(
+    pipelines: tuple[Any, Any] = make_policy_processor_pipelines(
         input_steps=[
             steps.rename_observations,
             steps.add_batch_dim,
@@ -35,3 +35,4 @@ def make_flowstill_smolvla_pre_post_processors(
         ],
         output_steps=[steps.unnormalize, steps.to_cpu],
     )
+    return pipelines

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lerobot.processor import ProcessorStepRegistry, TokenizerProcessorStep
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 class EmbeddedTokenizerStep(TokenizerProcessorStep):  # type: ignore[misc]
     """LeRobot's tokenizer step with the bytes of ``tokenizer.json`` as its state.
 
-    LeRobot resolves a tokenizer's name against the working directory or the Hub; a name inside the checkpoint's
-    folder is neither. A step's state, however, lies beside the processor's JSON and moves with it.
+    LeRobot resolves a tokenizer's name against the working directory or the Hub; a name inside the
+    checkpoint's folder is neither. A step's state, however, lies beside the processor's JSON and moves with it.
     """
 
     pad_token: str | None = None

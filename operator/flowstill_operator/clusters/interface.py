@@ -52,7 +52,10 @@ class Cluster(Protocol):
         """Create it. Raises AlreadyExists, Refused."""
 
     async def apply_deployment(self, manifest: Document) -> None:
-        """Server-side apply as field manager ``flowstill``, never forced. Raises Conflict, FieldOwned, Refused, Gone."""
+        """Server-side apply as field manager ``flowstill``, never forced.
+
+        Raises Conflict, FieldOwned, Refused, Gone.
+        """
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status of the resource as it was observed. Raises Conflict, Gone, Refused."""

@@ -52,7 +52,10 @@ async def connect() -> client.ApiClient:
 
 
 class KubernetesCluster:
-    """A Cluster on a real API server. Pods of running Jobs come from the watch, so that no pass lists a namespace."""
+    """A Cluster on a real API server.
+
+    Pods of running Jobs come from the watch, so that no pass over a waiting resource lists a namespace.
+    """
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
@@ -91,7 +94,7 @@ class KubernetesCluster:
         return body
 
     async def pods(self, job: Document) -> list[Document]:
-        """The pods of a Job: of a finished one as the API server knows them now, else as the watch saw them."""
+        """The pods of a Job: of a finished one as they are now, else as the watch saw them."""
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         if not is_finished(job):
             return list(self._pods.get((namespace, name), {}).values())
@@ -150,7 +153,7 @@ class KubernetesCluster:
         path = f"{_path(resource['kind'], metadata['namespace'], metadata['name'])}/status"
         code, body = await self._request("PUT", path, body={**resource, "status": status})
         if code in (400, 422):
-            # An error of ours, not of the user's: it must be seen and tried again, not become a terminal state.
+            # An error of ours, not of the user's: tried again, so that it is seen and never becomes a state.
             raise ApiError(code, _message(body))
         _check(code, body)
 

@@ -32,7 +32,7 @@ class Health:
 
 
 async def serve(health: Health, metrics: Callable[[], bytes], port: int) -> web.AppRunner:
-    """Serve on all addresses, because the kubelet asks from outside the pod; clean the returned runner up at the end."""
+    """Serve on all addresses, because the kubelet asks from outside; clean up the runner at the end."""
 
     async def healthz(_: web.Request) -> web.Response:
         text = health.failed or f"lag {health.lag:.3f} s"

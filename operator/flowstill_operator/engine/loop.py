@@ -104,7 +104,7 @@ class Outcome(NamedTuple):
 
 
 class Reconciler:
-    """Brings one resource one pass further. Harmless when run twice, and when killed between any two lines."""
+    """Brings one resource one pass further. Harmless when run twice or killed between any two lines."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Reconciler:
         self.now = now or (lambda: datetime.now(UTC))
 
     async def reconcile(self, key: Key) -> Outcome:
-        """One pass. Raises Conflict when somebody else wrote meanwhile; everything else raised is a failed attempt."""
+        """One pass. Raises Conflict when somebody else wrote meanwhile; other errors are failed attempts."""
         resource = await self.cluster.get(key.kind, key.namespace, key.name)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             return Outcome(False, None, None)
@@ -200,7 +200,7 @@ class Worker:
         self.phases: dict[Key, str] = {}
 
     async def work(self, key: Key) -> None:
-        """One pass with its errors handled: a conflict looks again at once, anything else after a back-off."""
+        """One pass with its errors handled: after a conflict look again at once, else after a back-off."""
         began = time.perf_counter()
         outcome_name = "ok"
         try:

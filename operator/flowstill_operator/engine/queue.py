@@ -1,7 +1,7 @@
-"""A queue with one entry per key: however many events arrive, a key is looked at once, and by one worker at a time.
+"""A queue with one entry per key: however many events arrive, one worker looks at it once.
 
-A key that failed waits longer each time, and an event does not shorten that wait, or a hot event source would turn
-back-off into a busy loop.
+A key that failed waits longer each time, and an event does not shorten that wait, or a hot event source would
+turn back-off into a busy loop.
 """
 
 import asyncio

@@ -35,7 +35,7 @@ def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraf
     draft.set(parity_difference=result.difference, teacher=result.teacher or draft.status.teacher)
     if draft.status.baseline is None:
         draft.set(baseline=result.baseline)
-    text = f"largest difference between ONNX and PyTorch {result.difference:.2g}, threshold {result.threshold:.2g}"
+    text = f"largest difference of ONNX and PyTorch {result.difference:.2g}, threshold {result.threshold:.2g}"
     if result.difference > result.threshold:
         draft.condition("Validated", "False", "ParityFailed", text)
         return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {text}")
@@ -85,7 +85,7 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
 def _run(
     observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role
 ) -> Result | Move | None:
-    """The result of that child once it is there; None when it was decided before; else what to do about it."""
+    """The result of that child when it is there; None when it was decided before; else what to do."""
     kind = dict(STEPS)[role]
     if draft.is_true(kind):
         return None

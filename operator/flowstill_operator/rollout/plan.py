@@ -1,7 +1,7 @@
 """What a StudentRollout needs next. Pure: the same observation gives the same plan.
 
-Stages run in order; the first that is not done says what is to do. Each child's decision is in the status before the
-target is touched, so the operator may be killed between any two effects.
+Stages run in order; the first that is not done says what is to do. Each child's decision is in the
+status before the target is touched, so the operator may be killed between any two effects.
 """
 
 from collections.abc import Callable
@@ -103,8 +103,8 @@ def _baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
         served = parse_reference(observed.target.served)
         if observed.target.served and served is None:
             message = (
-                f"the target serves {observed.target.served}, which is not URI@sha256:DIGEST, so it cannot be the baseline; "
-                "pin it, or remove the env entry and give the initial policy by envFrom"
+                f"the target serves {observed.target.served}, which is not URI@sha256:DIGEST, "
+                "so it is no baseline; pin it, or give the initial policy by envFrom instead of env"
             )
             draft.condition("Validated", "False", "BaselineUnpinned", message)
             return fail(draft, "BaselineUnpinned", message)
@@ -123,7 +123,7 @@ def _baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
 
 
 def _promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
-    """Serve the judged student; put the previous policy back when its Deployment does not become available."""
+    """Serve the judged student; put the previous policy back when it does not become available."""
     if spec.target is None:
         return None
     if observed.target is None:
@@ -158,7 +158,8 @@ def _promote(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, t
         draft.condition("Promoted", "False", "TargetChanged", text)
         return supersede(draft, "TargetChanged", text)
     if target.served != previous:
-        text = f"the target serves {target.served or 'no policy of ours'}; evaluated was {previous or 'the initial policy'}"
+        now, then = target.served or "no policy of ours", previous or "the initial policy"
+        text = f"the target serves {now}; evaluated was {then}"
         draft.condition("Promoted", "False", "BaselineChanged", text)
         return supersede(draft, "BaselineChanged", text)
     draft.set(promotion_time=timestamp(draft.now), message="The student is being rolled out.")

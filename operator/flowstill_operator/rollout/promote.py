@@ -1,8 +1,8 @@
 """Promotion: what a Deployment serves, and the one conditional write that changes it.
 
-The entry of ``FLOWSTILL_POLICY`` and the annotations that record it travel in one server-side apply by field manager
-``flowstill``, conditional on the resourceVersion that was decided on. It is never forced: a field that somebody else
-owns stays theirs.
+The entry of ``FLOWSTILL_POLICY`` and the annotations that record it travel in one server-side apply by field
+manager ``flowstill``, conditional on the resourceVersion that was decided on. It is never forced: what somebody
+else owns stays theirs.
 """
 
 import re
@@ -53,7 +53,7 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
     container = next((c for c in containers if c["name"] == name), None)
     if container is None:
         return Target(
-            problem=f"Deployment {wanted.name} has no container {name}: correct spec.target.deployment.container"
+            problem=f"Deployment {wanted.name} has no container {name}: see spec.target.deployment.container"
         )
     annotations = metadata.get("annotations") or {}
     available, availability = _availability(deployment)
@@ -97,7 +97,7 @@ def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetC
 
 
 def deployment_patch(change: TargetChange, namespace: str) -> Document:
-    """The applied configuration: all that field manager ``flowstill`` owns of this Deployment, and nothing else."""
+    """The applied configuration: all that field manager ``flowstill`` owns of this Deployment."""
     env = [{"name": change.env, "value": change.value}] if change.value is not None else []
     patch: Document = {
         "apiVersion": "apps/v1",

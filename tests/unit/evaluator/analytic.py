@@ -113,8 +113,11 @@ class ReachController:
         hand_BK3 = np.repeat(state_BS[:, None, :3], self.info.draws, axis=1)
         goal_B13 = state_BS[:, None, 4:7] + np.array([0.0, 0.0, 0.045])
         for step in range(CHUNK):
-            way_BK3 = np.stack([0.17 * side_BK, np.full_like(side_BK, 0.69), hand_BK3[..., 2]], axis=-1)
-            target = np.where((hand_BK3[..., 1] < 0.68)[..., None], way_BK3, goal_B13)
+            height_BK = hand_BK3[..., 2]
+            beside_BK3 = np.stack([0.17 * side_BK, np.full_like(side_BK, 0.62), height_BK], axis=-1)
+            past_BK3 = np.stack([0.17 * side_BK, np.full_like(side_BK, 0.75), height_BK], axis=-1)
+            far_BK1 = hand_BK3[..., 1:2]
+            target = np.where(far_BK1 < 0.60, beside_BK3, np.where(far_BK1 < 0.72, past_BK3, goal_B13))
             direction = target - hand_BK3
             direction /= np.maximum(np.linalg.norm(direction, axis=-1, keepdims=True), 1e-6)
             chunk[:, :, step, :3] = 0.7 * direction

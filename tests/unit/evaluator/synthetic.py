@@ -70,7 +70,10 @@ def write_records(
                 made = episode(arm, task, index, success=success, failure=failure, idle_chunks=idle)
                 lines.append(made | {"steps": int(generator.normal(63, 6)) if success else 37})
     write_lines(folder, lines)
-    np.savez(folder / "joint_velocity.npz", **{arm: velocities(seed) for seed, arm in enumerate(rates)})
+    np.savez(
+        folder / "joint_velocity.npz",
+        **{a: velocities(n) for n, a in enumerate(("teacher@10", "student-draws"))},
+    )
     write_json(
         folder,
         "latency",
@@ -123,7 +126,7 @@ def run_record(arms: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def velocities(seed: int, scale: float = 1.0, rows: int = 8000) -> np.ndarray:
+def velocities(seed: int, scale: float = 1.0, rows: int = 6000) -> np.ndarray:
     """Joint velocities that are smooth in time, shape (rows, joints)."""
     generator = np.random.default_rng(100 + seed)
     noise = generator.normal(size=(rows + 8, JOINTS))

@@ -1,6 +1,8 @@
 """Each gate on evidence that passes, fails, is open, is missing, and is not a number."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +13,23 @@ from flowstill.api.studentrollout import Gates
 from flowstill_evaluator.evidence import Gap
 from flowstill_evaluator.gates.base import by_bounds, decided, points, shortened
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
+from flowstill_evaluator.gates.margins import within_margin
 from flowstill_evaluator.gates.rates import episodes_needed
 from flowstill_evaluator.gates.s2_velocity import joint_shifts
-from flowstill_evaluator.statistics import Bounds
+from flowstill_evaluator.statistics import Bounds, PairCounts, difference_interval
 from tests.unit.evaluator import synthetic as syn
 
 SERVED, BASELINE = "student-draws", "teacher@10"
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return syn.write_records(tmp_path_factory.mktemp("template") / "records")
+
+
 @pytest.fixture
-def records(tmp_path):
-    return syn.write_records(tmp_path / "records")
+def records(template, tmp_path):
+    return Path(shutil.copytree(template, tmp_path / "records"))
 
 
 def judged(folder, gates=None, **changes):
@@ -321,13 +329,16 @@ def test_a_tighter_limit_never_needs_fewer_episodes(limit, episodes):
 
 
 @pytest.mark.parametrize(
-    ("scale", "verdict"), [(1.0, "Pass"), (1.05, "Pass"), (1.19, "Inconclusive"), (1.6, "Fail")]
+    ("scale", "verdict"), [(1.0, "Pass"), (1.15, "Pass"), (1.2, "Inconclusive"), (1.6, "Fail")]
 )
 def test_velocity_shift(records, scale, verdict):
+    """Scaled normal velocities are 0.8 (scale − 1) spreads away."""
     arms = dict(np.load(records / "joint_velocity.npz"))
-    arms[SERVED] = syn.velocities(50, scale)
+    arms[SERVED] = arms[BASELINE] * scale
     np.savez(records / "joint_velocity.npz", **arms)
-    assert judged(records)["S2"].verdict == verdict
+    result = judged(records)["S2"]
+    assert result.verdict == verdict
+    assert result.measured == pytest.approx(0.8 * (scale - 1), abs=0.02)
 
 
 def test_velocity_is_in_units_of_each_joints_spread(records):
@@ -360,8 +371,8 @@ def test_too_few_velocities(records, rows):
     ("factor", "verdict"), [(0.2, "Pass"), (1.0, "Pass"), (1.1, "Inconclusive"), (1.4, "Fail")]
 )
 def test_latency_ratio(records, factor, verdict):
-    baseline = [40.0 * (1 + 0.1 * np.sin(k)) for k in range(1500)]
-    noisy = [factor * x * (1 + 0.05 * ((k * 37) % 11) / 11 - 0.025) for k, x in enumerate(baseline)]
+    baseline = [float(x) for x in np.random.default_rng(4).lognormal(3.7, 0.1, 1500)]
+    noisy = [factor * x for x in baseline]
     syn.write_json(
         records,
         "latency",
@@ -448,3 +459,18 @@ def test_saying_numbers():
 def test_shortened_text_fits(text, limit):
     assert len(shortened(text, limit)) <= limit
     assert shortened(text, 80) == text
+
+
+# Operating characteristics of P1: what is promoted, over many evaluations
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "least", "most"),
+    [(0.025, 0.025, 0.80, 1.0), (0.02, 0.05, 0.0, 0.07), (0.02, 0.10, 0.0, 0.0)],
+)
+def test_how_often_a_student_is_promoted(gained, lost, least, most):
+    """Equal, worse by the margin, and worse by eight points; 450 pairs, margin 3 points."""
+    drawn = np.random.default_rng(11).multinomial(450, [gained, lost, 1 - gained - lost], 400)
+    tables = [PairCounts(int(rest), int(g), int(b), 0) for g, b, rest in drawn]
+    passed = [within_margin(t, difference_interval(t), 0.03) == "Pass" for t in tables]
+    assert least <= np.mean(passed) <= most

@@ -164,8 +164,7 @@ def test_summary_of_arms(records):
     evidence = syn.load(records)
     results = run_gates(evidence, Gates())
     arms = summarise(evidence, results, overall(results)).arms
-    assert [a.name for a in arms][0] == "teacher@10"
-    assert [a.name for a in arms][-1] == "student-draws"
+    assert (arms[0].name, arms[-1].name) == ("teacher@10", "student-draws")
     served = arms[-1]
     assert (served.success, served.episodes, sum(served.failures.values())) == (197, 200, 3)
     lines = [e for e in syn.read_lines(records) if e["arm"] == "student-draws"]
@@ -196,6 +195,25 @@ def test_media_stays_inside_the_records_and_within_its_room(records):
     clips = embed(records, syn.load(records, episodes=7).episodes["student-draws"])
     assert [c.episode.video for c in clips] == ["fine.png"]
     assert not clips[0].is_video
+
+
+def test_a_film_of_both_arms_is_shown_once_and_says_so(records):
+    (records / "both.mp4").write_bytes(b"film")
+    lines = syn.read_lines(records)
+    failed = next(e["episode"] for e in lines if e["arm"] == "student-draws" and not e["success"])
+    filmed = ("student-draws", "teacher@10")
+    syn.write_lines(
+        records,
+        [e | {"video": "both.mp4" if e["episode"] == failed and e["arm"] in filmed else None} for e in lines],
+    )
+    reader, text = read(page_of(records))
+    assert reader.tags.count("video") == 1
+    assert "(left), teacher@10 (right)" in text
+
+
+def test_simulator_errors_are_reported(records):
+    syn.write_json(records, "run", syn.read_json(records, "run") | {"errors": [{"task": "x"}, {"task": "y"}]})
+    assert "2 episodes could not be run" in read(page_of(records))[1]
 
 
 def test_forest_places_values_on_its_axis():

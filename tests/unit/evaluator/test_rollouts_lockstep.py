@@ -74,7 +74,7 @@ def test_failures_have_their_kind(gain, failure):
 def test_an_episode_does_not_depend_on_its_neighbours():
     alone = run([Episode("a", 7, 107)], LineController(noise=0.5))[0]
     among = run(
-        episodes_of(["a"], 12, seed=0)[:7] + [Episode("a", 7, 107)], LineController(noise=0.5), width=3
+        [*episodes_of(["a"], 7, seed=0), Episode("a", 7, 107)], LineController(noise=0.5), width=3
     )[0]
     np.testing.assert_array_equal(
         alone[Episode("a", 7, 107)].actions_TD, among[Episode("a", 7, 107)].actions_TD

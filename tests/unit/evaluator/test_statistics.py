@@ -38,7 +38,7 @@ def test_mcnemar_is_a_fair_coin_on_discordant_pairs():
 
 
 def test_tango_interval_of_published_example():
-    # Airway reactivity before and after transplantation: Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850.
+    # Airway reactivity around transplantation: Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850.
     bounds = s.difference_interval(PairCounts(1, 1, 7, 12), level=0.025)
     assert (bounds.low, bounds.high) == (pytest.approx(-0.517, abs=5e-4), pytest.approx(-0.026, abs=5e-4))
 

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from flowstill.errors import TeacherRejected
 from flowstill.policies.smolvla import load_smolvla
-from safetensors.torch import load_file, save_file
 
 NAME = "model.action_in_proj.weight"
 

@@ -1,8 +1,9 @@
 """The time convention, held against LeRobot's own loss, sampler and time law."""
 
 import torch
-from flowstill.policies.flow import conditional_velocity, interpolate, time_law
 from lerobot.policies.common.flow_matching import sample_time_beta
+
+from flowstill.policies.flow import conditional_velocity, interpolate, time_law
 
 
 def test_our_flow_matching_loss_is_lerobots(tiny):

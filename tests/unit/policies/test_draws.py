@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from flowstill.policies import draws as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot_policy_flowstill.draws import densest_chunk
+
+from flowstill.policies import draws as reference
 
 
 @settings(deadline=None, max_examples=40)

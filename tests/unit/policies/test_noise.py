@@ -1,7 +1,8 @@
 import numpy as np
-from flowstill.policies.noise import episode_noise
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowstill.policies.noise import episode_noise
 
 
 @given(st.integers(0, 2**31 - 1), st.text(max_size=8), st.integers(0, 1000), st.integers(0, 50), st.integers(1, 16))

@@ -6,11 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lerobot.policies.common.vla_utils import resize_with_pad
+
 from flowstill.errors import UserError
 from flowstill.policies import numpy_processors
 from flowstill.policies.onnx_runner import OnnxRunner
 from flowstill.policies.torch_runner import TorchRunner
-from lerobot.policies.common.vla_utils import resize_with_pad
 from tests.support import tiny_smolvla
 
 

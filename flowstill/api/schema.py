@@ -1,0 +1,256 @@
+"""The CustomResourceDefinitions, generated from the pydantic models.
+
+``python -m flowstill.api.schema`` rewrites ``crds/`` and the chart's copy. The rules that pydantic validators
+check are written here once more in CEL, so that the API server refuses what the types refuse; a test holds
+the two together.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from flowstill.api import GROUP, VERSION
+from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill.api.structural import Schema, structural
+from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDERS = ("crds", "helm/flowstill/files/crds")
+MAX_NAME = 40
+HEADER = (
+    "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
+)
+
+
+def _rule(rule: str, message: str, field: str | None = None) -> Schema:
+    return {"rule": rule, "message": message} | ({"fieldPath": f".{field}"} if field else {})
+
+
+RULES: dict[str, list[Schema]] = {
+    "Student": [
+        _rule("self.draws == 1 || self.draws >= 8", "spec.student.draws must be 1 or 8 to 64", "draws"),
+        _rule(
+            "self.draws == 1 || self.drawNeighbours * 2 <= self.draws",
+            "spec.student.drawNeighbours must be at most half of spec.student.draws",
+            "drawNeighbours",
+        ),
+    ],
+    "Method": [
+        _rule(
+            "self.targetSteps >= 2 && self.targetSteps <= 100",
+            "spec.method.targetSteps must be between 2 and 100",
+            "targetSteps",
+        ),
+        _rule(
+            "self.bankSize == 0 || self.targetSteps > 2",
+            "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own",
+            "bankSize",
+        ),
+        _rule(
+            "self.bankSize == 0 || self.mixRatio > 0.0",
+            "spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank",
+            "bankSize",
+        ),
+    ],
+    "StudentSource": [
+        _rule(
+            "has(self.distillJob) != has(self.uri)",
+            "spec.student needs exactly one of distillJob, or uri with digest",
+        ),
+        _rule(
+            "has(self.uri) == has(self.digest)",
+            "spec.student.uri and spec.student.digest belong together",
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printed column."""
+
+    name: str
+    path: str
+    kind: str = "string"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of resource."""
+
+    name: str
+    short_name: str
+    description: str
+    spec: type[BaseModel]
+    status: type[BaseModel]
+    columns: tuple[Column, ...]
+
+    @property
+    def plural(self) -> str:
+        """The name in URLs and on kubectl's command line."""
+        return f"{self.name.lower()}s"
+
+
+_AGE = Column("Age", ".metadata.creationTimestamp", "date")
+_PHASE = Column("Phase", ".status.phase")
+
+KINDS = (
+    Kind(
+        "DistillJob",
+        "dj",
+        "From a teacher and a dataset to a published one-step student.",
+        DistillJobSpec,
+        DistillJobStatus,
+        (
+            _PHASE,
+            Column("Step", ".status.progress.step", "integer"),
+            Column("Progress", ".status.progress.progressPercentage", "integer"),
+            Column("ETA", ".status.progress.estimatedRemainingSeconds", "integer"),
+            Column("Loss", ".status.progress.loss", "number"),
+            Column("Student", ".status.student.digest"),
+            _AGE,
+        ),
+    ),
+    Kind(
+        "StudentRollout",
+        "sr",
+        "Proves that a student is as good as its teacher, and only then rolls it out.",
+        StudentRolloutSpec,
+        StudentRolloutStatus,
+        (
+            _PHASE,
+            Column("Student", ".status.student.digest"),
+            Column("Success", ".status.success"),
+            Column("Baseline", ".status.baselineSuccess"),
+            Column("Gates", ".status.gatesSummary"),
+            _AGE,
+        ),
+    ),
+)
+
+
+def custom_resource_definition(kind: Kind) -> Schema:
+    """The kind's CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short_name],
+                "categories": ["flowstill"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [
+                        {"name": column.name, "type": column.kind, "jsonPath": column.path}
+                        for column in kind.columns
+                    ],
+                    "schema": {"openAPIV3Schema": _resource_schema(kind)},
+                }
+            ],
+        },
+    }
+
+
+def _resource_schema(kind: Kind) -> Schema:
+    spec = structural(kind.spec, RULES)
+    spec["x-kubernetes-validations"] = _immutable(spec)
+    return {
+        "description": kind.description,
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": structural(kind.status, {}, defaults=False),
+        },
+        "x-kubernetes-validations": [
+            _rule(
+                f"self.metadata.name.size() <= {MAX_NAME}",
+                f"metadata.name must be at most {MAX_NAME} characters: names of child Jobs are made from it",
+            )
+        ],
+    }
+
+
+def _immutable(spec: Schema) -> list[Schema]:
+    """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
+    rules = []
+    for name in spec["properties"]:
+        if name == "runtime":
+            fields = spec["properties"][name]["properties"]
+            same = " && ".join(
+                _same(f"runtime.{field}", optional=True)
+                for field in fields
+                if field != "ttlSecondsAfterFinished"
+            )
+            message = (
+                "spec.runtime is immutable except ttlSecondsAfterFinished; create a resource with a new name"
+            )
+        else:
+            same = _same(name, optional=name not in spec["required"])
+            message = f"spec.{name} is immutable; create a resource with a new name"
+        rules.append(_rule(same, message, name))
+    return rules
+
+
+def _same(field: str, *, optional: bool) -> str:
+    now, before = f"self.{field}", f"oldSelf.{field}"
+    if not optional:
+        return f"{now} == {before}"
+    return f"has({now}) == has({before}) && (!has({now}) || {now} == {before})"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every value out, without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def to_yaml(kind: Kind) -> str:
+    """The text of the kind's YAML file; fields in the order of the models, so that it is always the same."""
+    body = yaml.dump(
+        custom_resource_definition(kind), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True
+    )
+    return HEADER + body
+
+
+def write(repository: Path = REPOSITORY) -> list[Path]:
+    """Rewrite every copy of every kind's YAML file below the repository's root."""
+    written = []
+    for folder in FOLDERS:
+        for kind in KINDS:
+            path = repository / folder / f"{kind.plural}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(to_yaml(kind), encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def main() -> int:
+    """Rewrite the files and name them."""
+    for path in write():
+        print(path.relative_to(REPOSITORY))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

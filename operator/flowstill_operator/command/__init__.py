@@ -1,0 +1,1 @@
+"""The command line ``flowstill``: the same manifests without a cluster."""

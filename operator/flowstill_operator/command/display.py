@@ -1,0 +1,197 @@
+"""What ``flowstill run`` shows while it runs, and at its end."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flowstill.api import GROUP
+from flowstill.api.children import ProgressReport
+from flowstill.artifacts.uris import Locations, local_path
+from flowstill.errors import ArtifactError
+from flowstill_operator.children import Document
+from flowstill_operator.clusters.local import LocalCluster
+from flowstill_operator.steps import Note
+
+LIVE_SECONDS = 0.5
+PLAIN_SECONDS = 10.0
+COLOURS = {
+    "Completed": "green", "Succeeded": "green", "Pass": "green", "Inconclusive": "yellow", "Rejected": "red",
+    "Failed": "red", "Fail": "red", "Superseded": "red", "RolledBack": "red",
+}  # fmt: skip
+
+
+class Display:
+    """A bar per child on a terminal; plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = console.is_terminal
+        self._last: dict[str, float] = {}
+
+    def event(self, resource: Document, note: Note) -> None:
+        """One line per event; warnings stand out."""
+        style = "yellow" if note.type == "Warning" else None
+        name = f"{resource['kind']} {resource['metadata']['name']}"
+        self.console.print(
+            f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False
+        )
+
+    async def follow(self, cluster: LocalCluster) -> None:
+        """Show running children for ever."""
+        if not self._live:
+            while True:
+                for job, report in await cluster.running():
+                    self._line(job, report)
+                await asyncio.sleep(1.0)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            tasks: dict[str, TaskID] = {}
+            while True:
+                running = await cluster.running()
+                _show(bars, tasks, running)
+                await asyncio.sleep(LIVE_SECONDS)
+
+    def _line(self, job: Document, report: ProgressReport | None) -> None:
+        name = job["metadata"]["name"]
+        now = time.monotonic()
+        if report is None or now - self._last.get(name, -PLAIN_SECONDS) < PLAIN_SECONDS:
+            return
+        self._last[name] = now
+        text = f"{title(job)}: {report.activity} {report.step}/{report.total_steps} {detail(report)}"
+        self.console.print(text.rstrip(), markup=False, highlight=False)
+
+
+def title(job: Document) -> str:
+    """Which child of which resource."""
+    labels = job["metadata"]["labels"]
+    return f"{labels[f'{GROUP}/owner-name']} {labels[f'{GROUP}/role']}"
+
+
+def detail(report: ProgressReport) -> str:
+    """Loss, speed and what is left, as far as they are known."""
+    parts = []
+    if report.loss is not None:
+        parts.append(f"loss {report.loss:.4g}")
+    if report.samples_per_second is not None:
+        parts.append(f"{report.samples_per_second:.3g}/s")
+    if report.estimated_remaining_seconds is not None:
+        parts.append(f"{report.estimated_remaining_seconds} s left")
+    return ", ".join(parts)
+
+
+def _show(
+    bars: Progress, tasks: dict[str, TaskID], running: Sequence[tuple[Document, ProgressReport | None]]
+) -> None:
+    names = {job["metadata"]["name"] for job, _ in running}
+    for name in [name for name in tasks if name not in names]:
+        bars.remove_task(tasks.pop(name))
+    for job, report in running:
+        name = job["metadata"]["name"]
+        if name not in tasks:
+            tasks[name] = bars.add_task(f"{title(job)}: starting", total=None, detail="")
+        if report is not None:
+            bars.update(
+                tasks[name],
+                description=f"{title(job)}: {report.activity}",
+                completed=report.step,
+                total=report.total_steps or None,
+                detail=detail(report),
+            )
+
+
+def summarise(console: Console, resources: Sequence[Document], locations: Locations) -> None:
+    """Every resource with its end; of a rollout also arms, gates, and where its report lies."""
+    for resource in resources:
+        status: dict[str, Any] = resource.get("status") or {}
+        phase = status.get("phase", "Pending")
+        name = f"{resource['kind']} {resource['metadata']['name']}"
+        console.print()
+        console.print(f"[bold]{name}[/bold]: [{COLOURS.get(phase, 'default')}]{phase}[/]", highlight=False)
+        if status.get("message"):
+            console.print(f"  {status['message']}", markup=False, highlight=False)
+        for field in ("student", "evidence"):
+            if status.get(field):
+                console.print(
+                    f"  {field}: {status[field]['uri']}", markup=False, highlight=False, soft_wrap=True
+                )
+        if status.get("arms"):
+            console.print(_arms(status["arms"]))
+        if status.get("gates"):
+            console.print(_gates(status["gates"]))
+        report = report_path(status, locations)
+        if report is not None:
+            console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def report_path(status: dict[str, Any], locations: Locations) -> Path | None:
+    """Where the HTML report of a rollout lies."""
+    if not status.get("evidence"):
+        return None
+    try:
+        path = local_path(status["evidence"]["uri"], locations) / "report.html"
+    except ArtifactError:
+        return None
+    return path if path.exists() else None
+
+
+def states(console: Console, resources: Sequence[Document]) -> None:
+    """One line per resource, as ``kubectl get`` prints it."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("KIND", "NAME", "PHASE", "PROGRESS", "SUCCESS", "BASELINE", "GATES", "MESSAGE"):
+        table.add_column(column)
+    for resource in resources:
+        status = resource.get("status") or {}
+        progress = status.get("progress") or {}
+        percentage = f"{progress['progressPercentage']}%" if "progressPercentage" in progress else ""
+        table.add_row(
+            resource["kind"],
+            resource["metadata"]["name"],
+            status.get("phase", "Pending"),
+            percentage,
+            status.get("success", ""),
+            status.get("baselineSuccess", ""),
+            status.get("gatesSummary", ""),
+            status.get("message", ""),
+        )
+    console.print(table)
+
+
+def _arms(arms: Sequence[dict[str, Any]]) -> Table:
+    table = Table("ARM", "SUCCESS", "EPISODES", "95 % INTERVAL", box=None, pad_edge=True)
+    for arm in arms:
+        interval = arm["interval"]
+        share = f"{100 * arm['success']:.1f} %"
+        bounds = f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f} %"
+        table.add_row(arm["name"], share, str(arm["episodes"]), bounds)
+    return table
+
+
+def _gates(gates: Sequence[dict[str, Any]]) -> Table:
+    table = Table("GATE", "VERDICT", "MEASURED", "THRESHOLD", "N", "", box=None, pad_edge=True)
+    for gate in gates:
+        colour = COLOURS.get(gate["verdict"], "default")
+        table.add_row(
+            gate["name"],
+            f"[{colour}]{gate['verdict']}[/]",
+            _number(gate.get("measured")),
+            _number(gate.get("threshold")),
+            str(gate.get("samples", 0)),
+            gate.get("message", ""),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,100 @@
+"""Reading manifests: every error names the file, the field and the fix."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flowstill.api import API_VERSION
+from flowstill.errors import UserError
+from flowstill_operator.children import Document
+from flowstill_operator.clusters.local import NAMESPACE
+from flowstill_operator.distilljob.observe import read_resource as read_distilljob
+from flowstill_operator.engine.loop import ResourceKind
+from flowstill_operator.platform import Platform
+from flowstill_operator.rollout.observe import read_resource as read_rollout
+
+NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
+KINDS: tuple[ResourceKind, ...] = ("DistillJob", "StudentRollout")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One resource from a file; ``spec`` has every default filled in, so that equal specs compare equal."""
+
+    kind: ResourceKind
+    name: str
+    spec: Document
+
+
+def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
+    """All resources of all files, DistillJobs first.
+
+    Raises:
+        UserError: naming file, field and fix; all findings at once.
+    """
+    found: list[Manifest] = []
+    errors: list[str] = []
+    for path in files:
+        for number, document in enumerate(_documents(path), start=1):
+            where = f"{path}" if number == 1 else f"{path}, document {number}"
+            try:
+                found.append(_manifest(document, platform))
+            except UserError as error:
+                errors.append(f"{where}: {error}")
+    names = [(manifest.kind, manifest.name) for manifest in found]
+    errors += [
+        f"{kind} {name} is given twice: rename one"
+        for kind, name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    if errors:
+        raise UserError("\n".join(errors))
+    if not found:
+        raise UserError(f"no {' or '.join(KINDS)} in {', '.join(map(str, files))}")
+    return sorted(found, key=lambda manifest: KINDS.index(manifest.kind))
+
+
+def _documents(path: Path) -> list[Any]:
+    try:
+        return [d for d in yaml.safe_load_all(path.read_text(encoding="utf-8")) if d is not None]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: give the path of a manifest") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no valid YAML: {error}") from error
+
+
+def _manifest(document: Any, platform: Platform) -> Manifest:
+    if not isinstance(document, dict):
+        raise UserError("a manifest is a mapping with apiVersion, kind, metadata and spec")
+    kind = document.get("kind")
+    if kind not in KINDS:
+        raise UserError(
+            f"{kind!r} does not run here; {' and '.join(KINDS)} do, remove the rest", field="kind"
+        )
+    if document.get("apiVersion") != API_VERSION:
+        raise UserError(f"{document.get('apiVersion')!r}: use {API_VERSION}", field="apiVersion")
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or not NAME.match(name):
+        raise UserError(
+            f"{name!r}: use 1 to 40 lower-case letters, digits and '-', a letter or digit at both ends",
+            field="metadata.name",
+        )
+    unknown = sorted(set(document) - {"apiVersion", "kind", "metadata", "spec", "status"})
+    if unknown:
+        raise UserError("unknown field; remove it or correct its name", field=str(unknown[0]))
+    resource: Document = {
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE, "uid": "not-yet"},
+        "spec": document.get("spec") or {},
+    }
+    observed = (
+        read_distilljob(resource, platform) if kind == "DistillJob" else read_rollout(resource, platform)
+    )
+    if observed.problem is not None or observed.spec is None:
+        raise UserError(observed.problem.message if observed.problem else "the spec cannot be read")
+    spec = observed.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return Manifest(kind, name, spec)

@@ -1,0 +1,113 @@
+"""``flowstill run``: the operator's own loop over this machine, until every resource has ended."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowstill.errors import UserError
+from flowstill_operator.children import Document
+from flowstill_operator.clusters.local import NAMESPACE, LocalCluster
+from flowstill_operator.command.display import Display
+from flowstill_operator.command.files import Manifest
+from flowstill_operator.distilljob.observe import TERMINAL as DISTILLJOB_ENDS
+from flowstill_operator.engine.loop import Key, Reconciler, Worker
+from flowstill_operator.engine.queue import KeyQueue, run_workers
+from flowstill_operator.platform import Platform
+from flowstill_operator.rollout.observe import TERMINAL as ROLLOUT_ENDS
+
+ENDS = DISTILLJOB_ENDS | ROLLOUT_ENDS
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a run left: the resources as they are, and whether somebody stopped it."""
+
+    resources: list[Document]
+    interrupted: bool
+
+
+def check_references(manifests: Sequence[Manifest], cluster: LocalCluster) -> None:
+    """A rollout's DistillJob must be in the files, or have ended before, or the run would never end."""
+    given = {manifest.name for manifest in manifests if manifest.kind == "DistillJob"}
+    known = {
+        resource["metadata"]["name"]
+        for resource in cluster.resources()
+        if resource["kind"] == "DistillJob" and (resource.get("status") or {}).get("phase") in DISTILLJOB_ENDS
+    }
+    for manifest in manifests:
+        name = (manifest.spec.get("student") or {}).get("distillJob")
+        if manifest.kind == "StudentRollout" and name is not None and name not in given | known:
+            raise UserError(
+                f"StudentRollout {manifest.name} waits for DistillJob {name}: give its file too",
+                field="spec.student.distillJob",
+            )
+
+
+async def run(
+    manifests: Sequence[Manifest], state: Path, platform: Platform, display: Display, *, fresh: bool
+) -> Ended:
+    """Bring every resource to its end, or stop its children when somebody interrupts."""
+    queue: KeyQueue[Key] = KeyQueue()
+    cluster = LocalCluster(state, changed=queue.add, heard=display.event)
+    cluster.lock()
+    check_references(manifests, cluster)
+    keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]
+    resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
+    cluster.resume(resource["metadata"]["uid"] for resource in resources)
+    phases: dict[Key, str] = {}
+    all_ended, stopped = asyncio.Event(), asyncio.Event()
+
+    def changed(key: Key) -> None:
+        phases.update(worker.phases)
+        if all(phases.get(one) in ENDS for one in keys):
+            all_ended.set()
+        for other in keys:
+            if other != key and phases.get(other) not in ENDS:
+                queue.add(other)
+
+    worker = Worker(Reconciler(cluster, platform), queue, changed)
+    for key in keys:
+        queue.add(key)
+    _on_signals(cluster, stopped)
+    tasks = [
+        asyncio.create_task(run_workers(queue, worker.work, WORKERS)),
+        asyncio.create_task(display.follow(cluster)),
+    ]
+    waits = [asyncio.create_task(event.wait()) for event in (all_ended, stopped)]
+    try:
+        await asyncio.wait([*tasks, *waits], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _end([*tasks, *waits])
+        await cluster.stop()
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            raise RuntimeError("the run's own loop failed") from task.exception()
+    found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
+    return Ended(
+        [resource for resource in found if resource is not None], stopped.is_set() and not all_ended.is_set()
+    )
+
+
+def _on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:
+    """The first signal stops in order, so that checkpoints are saved; the second kills."""
+
+    def stop() -> None:
+        if stopped.is_set():
+            cluster.kill()
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task

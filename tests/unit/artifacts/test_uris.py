@@ -1,0 +1,84 @@
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstill.artifacts.uris import ArtifactUri, Locations, local_path
+from flowstill.errors import ArtifactError
+
+PART = st.text(string.ascii_letters + string.digits + "-_.@%=+ ", min_size=1, max_size=12).filter(
+    lambda part: part not in (".", "..")
+)
+PATH = st.lists(PART, min_size=1, max_size=4).map("/".join)
+
+
+@given(st.sampled_from(["file:///", "pvc://claim-1/", "store://"]), PATH)
+def test_text_round_trips(prefix: str, path: str) -> None:
+    uri = ArtifactUri.parse(prefix + path)
+    assert str(uri) == prefix + path
+    assert ArtifactUri.parse(str(uri)) == uri
+
+
+def test_one_normal_form() -> None:
+    assert str(ArtifactUri.parse("store://teachers//x/./y/")) == "store://teachers/x/y"
+    assert str(ArtifactUri.parse("pvc://claim/")) == "pvc://claim"
+    assert ArtifactUri.parse("pvc://claim/a/b") == ArtifactUri("pvc", "a/b", "claim")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("http://host/x", "no URI of Flowstill"),
+        ("teachers/x", "no URI of Flowstill"),
+        ("file://host/x", "absolute path"),
+        ("pvc://UPPER/x", "names no claim"),
+        ("pvc:///x", "names no claim"),
+        ("store://a/../../etc", "'..'"),
+        ("file:///a/..", "'..'"),
+        ("store://a?b", "character"),
+        ("store://a\nb", "character"),
+        ("store://a\x00", "character"),
+    ],
+)
+def test_what_is_no_uri_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ArtifactError, match=says):
+        ArtifactUri.parse(text)
+
+
+def test_places(tmp_path: Path) -> None:
+    (tmp_path / "volumes/claim").mkdir(parents=True)
+    on_claim = Locations("pvc://claim/flowstill", tmp_path / "volumes")
+    assert local_path("file:///a/b", on_claim) == Path("/a/b")
+    assert local_path("pvc://claim/p/q", on_claim) == tmp_path / "volumes/claim/p/q"
+    assert local_path("store://p", on_claim) == tmp_path / "volumes/claim/flowstill/p"
+    assert local_path("store://p", Locations(f"file://{tmp_path}")) == tmp_path / "p"
+    assert local_path("store://p", Locations(str(tmp_path))) == tmp_path / "p"
+
+
+def test_missing_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="FLOWSTILL_STORE"):
+        local_path("store://p", Locations())
+    with pytest.raises(ArtifactError, match="claim gone is not mounted"):
+        local_path("pvc://gone/p", Locations(None, tmp_path))
+    with pytest.raises(ArtifactError, match="default store store://x"):
+        local_path("store://p", Locations("store://x"))
+
+
+def test_a_link_does_not_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "store/door").symlink_to(tmp_path / "secret")
+    (tmp_path / "store/inside").mkdir()
+    (tmp_path / "store/alias").symlink_to("inside")
+    locations = Locations(str(tmp_path / "store"))
+    with pytest.raises(ArtifactError, match="leads out"):
+        local_path("store://door/x", locations)
+    assert local_path("store://alias/x", locations) == tmp_path / "store/alias/x"
+
+
+def test_environment() -> None:
+    assert Locations.from_environment({}) == Locations()
+    given_both = {"FLOWSTILL_STORE": "pvc://c", "FLOWSTILL_VOLUMES": "/v"}
+    assert Locations.from_environment(given_both) == Locations("pvc://c", Path("/v"))

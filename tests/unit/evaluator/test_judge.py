@@ -1,0 +1,254 @@
+"""The judge from published records to published evidence, in a store of its own."""
+
+import json
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowstill.api.children import MAX_RESULT_BYTES, JudgeTask, ParityTask, Result
+from flowstill.api.fields import ArtifactRef, StatusRef
+from flowstill.api.studentrollout import ArmResult, GateResult, Interval
+from flowstill.artifacts.manifest import RolloutsProperties, StudentProperties, read_manifest
+from flowstill.artifacts.stores import fetch, publish, push
+from flowstill.child.context import ChildContext
+from flowstill.errors import DigestMismatch, UserError
+from flowstill_evaluator.decision import MAX_DECISION_BYTES, fitted_result
+from flowstill_evaluator.gates.chain import TITLES
+from flowstill_evaluator.judge import judge
+from tests.unit.evaluator import synthetic as syn
+
+
+class Quiet:
+    """A progress tracker that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def update(self, step, total, activity, loss=None, samples_per_second=None):
+        self.told.append((step, total, activity))
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    monkeypatch.setenv("FLOWSTILL_STORE", folder.as_uri())
+    return folder
+
+
+def published(tmp_path, draws=8, break_records=None, **records):
+    """Teacher, student and records in the store; what a judge is asked about."""
+    teacher_folder = tmp_path / "teacher"
+    teacher_folder.mkdir(exist_ok=True)
+    (teacher_folder / "config.json").write_text("{}")
+    teacher = push(teacher_folder, "store://teachers/reach-around")
+    dataset = StatusRef(uri="store://datasets/reach-around", digest="sha256:" + "3" * 64)
+    student_folder = tmp_path / "student"
+    (student_folder / "onnx").mkdir(parents=True, exist_ok=True)
+    (student_folder / "onnx" / "student.onnx").write_bytes(b"graph")
+    properties = StudentProperties(
+        policy_type="smolvla",
+        method={"name": "snapflow", "targetSteps": 10, "mixRatio": 1.0},
+        multi_step=False,
+        draws=draws,
+        draw_neighbours=3 if draws > 1 else 1,
+        action_steps=8,
+        chunk_size=16,
+        action_dim=4,
+        padded_action_dim=32,
+        teacher=teacher,
+        teacher_steps=10,
+        dataset=dataset,
+        seed=0,
+        inputs_digest="sha256:" + "4" * 64,
+        trainer_version="0.1.0",
+        versions={},
+        precision="fp32",
+        onnx={"file": "onnx/student.onnx", "inputs": [], "outputs": []},
+        parameters=1_214_336,
+        training_seconds=231.4,
+    )
+    student = publish(student_folder, "Student", properties)
+    folder = syn.write_records(tmp_path / "records", **records)
+    run = syn.read_json(folder, "run")
+    for arm in run["arms"]:
+        arm["digest"] = student.digest if arm["name"].startswith("student") else teacher.digest
+    syn.write_json(folder, "run", run)
+    if break_records:
+        break_records(folder)
+    about = RolloutsProperties(
+        suite="metaworld",
+        tasks=["reach-around"],
+        arms=list(syn.RATES),
+        seeds=[0],
+        versions={},
+        student=student,
+        teacher=teacher,
+        baseline=teacher,
+    )
+    rollouts = publish(folder, "Rollouts", about, "store://evidence")
+    return JudgeTask(
+        resource="default/reach-around",
+        uid="1",
+        work="store://work/1",
+        student=ArtifactRef(uri=student.uri, digest=student.digest),
+        evaluation={
+            "suite": "metaworld",
+            "tasks": ["reach-around"],
+            "episodesPerTask": records.get("episodes", 200),
+        },
+        rollouts=ArtifactRef(uri=rollouts.uri, digest=rollouts.digest),
+        parity_difference=3.4e-6,
+    )
+
+
+def run(task, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir(exist_ok=True)
+    quiet = Quiet()
+    return judge(task, ChildContext(work, threading.Event(), quiet)), quiet
+
+
+def test_good_records_end_in_published_evidence(store, tmp_path):
+    task = published(tmp_path)
+    result, quiet = run(task, tmp_path)
+    assert (result.outcome, result.verdict, result.reason) == ("Succeeded", "Pass", "GatesPassed")
+    assert [g.name for g in result.gates] == list(TITLES)
+    assert {a.name for a in result.arms} == set(syn.RATES)
+    assert quiet.told[-1] == (4, 4, "Pass")
+
+    folder = fetch(result.evidence, "evidence")
+    manifest = read_manifest(folder)
+    assert manifest.kind == "Evidence"
+    assert manifest.properties.verdict == "Pass"
+    assert manifest.properties.rollouts.digest == task.rollouts.digest
+    assert {e.path for e in manifest.files} == {"decision.json", "report.json", "report.html"}
+
+    raw = (folder / "decision.json").read_bytes()
+    decision = json.loads(raw)
+    assert len(raw) <= MAX_DECISION_BYTES
+    assert decision["verdict"] == "Pass"
+    assert decision["student"]["digest"] == task.student.digest
+    assert decision["rollouts"]["digest"] == task.rollouts.digest
+    assert (decision["tasks"], decision["pairedEpisodes"]) == (1, 200)
+    assert {g["name"]: g["verdict"] for g in decision["gates"]} == dict.fromkeys(TITLES, "Pass")
+    report = json.loads((folder / "report.json").read_text())
+    assert [a["success"] for a in report["arms"] if a["name"] == "student-draws"] == [197]
+    assert len(report["velocityShifts"]) == 7
+    assert "The student may be served" in (folder / "report.html").read_text()
+
+
+def test_judging_twice_gives_the_same_evidence(store, tmp_path):
+    task = published(tmp_path)
+    assert run(task, tmp_path)[0] == run(task, tmp_path)[0]
+    assert len(list((store / "evidence").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("records", "verdict", "reason"),
+    [
+        ({"rates": {"student-draws": 0.4}}, "Fail", "GatesFailed"),
+        ({"episodes": 20}, "Inconclusive", "EvidenceInconclusive"),
+        ({"break_records": lambda f: (f / "memory.json").unlink()}, "Inconclusive", "EvidenceInconclusive"),
+        ({"break_records": lambda f: (f / "run.json").unlink()}, "Inconclusive", "EvidenceInconclusive"),
+    ],
+)
+def test_other_verdicts(store, tmp_path, records, verdict, reason):
+    result, _ = run(published(tmp_path, **records), tmp_path)
+    assert (result.outcome, result.verdict, result.reason) == ("Succeeded", verdict, reason)
+    assert (fetch(result.evidence, "evidence") / "report.html").is_file()
+
+
+def test_a_one_draw_student_is_served_with_one_draw(store, tmp_path):
+    result, _ = run(published(tmp_path, draws=1, rates={"student": 0.5}), tmp_path)
+    assert result.verdict == "Inconclusive" or result.verdict == "Fail"
+    p1 = next(g for g in result.gates if g.name == "P1")
+    assert p1.measured == pytest.approx(0.5 - 0.88)
+
+
+def test_records_of_another_student_are_not_believed(store, tmp_path):
+    def other(folder):
+        run_record = syn.read_json(folder, "run")
+        for arm in run_record["arms"]:
+            arm["digest"] = syn.STUDENT
+        syn.write_json(folder, "run", run_record)
+
+    result, _ = run(published(tmp_path, break_records=other), tmp_path)
+    assert {g.verdict for g in result.gates} == {"Inconclusive"}
+
+
+def test_changed_records_are_refused(store, tmp_path):
+    task = published(tmp_path)
+    path = fetch(task.rollouts, "rollouts") / "memory.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    with pytest.raises(DigestMismatch, match="rollouts"):
+        run(task, tmp_path)
+
+
+def test_another_childs_task_is_refused(store, tmp_path):
+    task = published(tmp_path)
+    values = task.model_dump(exclude={"kind", "rollouts", "parity_difference"})
+    with pytest.raises(UserError, match="kind"):
+        run(ParityTask.model_validate(values), tmp_path)
+
+
+gates = st.builds(
+    lambda name, verdict, message, numbers: GateResult(
+        name=name,
+        gate_class="safety" if name[0] == "S" else "performance",
+        verdict=verdict,
+        measured=numbers[0],
+        threshold=numbers[1],
+        interval=Interval(low=numbers[2], high=numbers[3]),
+        samples=1_000_000,
+        message=message,
+    ),
+    st.sampled_from(list(TITLES)),
+    st.sampled_from(["Pass", "Fail", "Inconclusive"]),
+    st.text(min_size=300, max_size=512),
+    st.lists(st.sampled_from([-0.012346, 12345.0, -1.2346e-05]), min_size=4, max_size=4),
+)
+
+
+@given(st.lists(gates, min_size=9, max_size=9))
+@settings(max_examples=30, deadline=None)
+def test_a_result_fits_into_a_termination_message(results):
+    arm = ArmResult(
+        name="student-draws", success=0.87654, episodes=100_000, interval=Interval(low=0.81234, high=0.91234)
+    )
+    ref = StatusRef(uri="store://evidence/sha256-" + "a" * 64, digest="sha256:" + "a" * 64)
+    long = Result(
+        kind="Judge",
+        outcome="Succeeded",
+        reason="EvidenceInconclusive",
+        message="Gates S1, S2, S3, P1, P2, P3, P4, P5, P6 could not be decided; none failed.",
+        verdict="Inconclusive",
+        gates=results,
+        arms=[arm] * 7,
+        evidence=ref,
+    )
+    short = fitted_result(long)
+    assert len(short.model_dump_json(by_alias=True).encode()) <= MAX_RESULT_BYTES
+    assert [(g.name, g.verdict, g.measured, g.interval) for g in short.gates] == [
+        (g.name, g.verdict, g.measured, g.interval) for g in results
+    ]
+    assert short.arms == long.arms
+    assert short.evidence == ref
+
+
+def test_the_reasons_that_matter_are_cut_last():
+    def gate(name, verdict):
+        return GateResult(name=name, gate_class="performance", verdict=verdict, message="because " * 40)
+
+    long = Result(
+        kind="Judge",
+        outcome="Succeeded",
+        reason="GatesFailed",
+        verdict="Fail",
+        gates=[gate("P1", "Fail"), *[gate(name, "Pass") for name in list(TITLES) if name != "P1"]],
+    )
+    short = fitted_result(long)
+    assert len(short.gates[0].message) > 300
+    assert all(len(g.message) < len(short.gates[0].message) for g in short.gates[1:])

@@ -1,0 +1,147 @@
+"""A cluster in memory that can be killed before or after any effect."""
+
+import copy
+import itertools
+import json
+
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Gone
+
+
+class Crash(BaseException):
+    """The operator was killed: no handler of errors may catch it."""
+
+
+class FakeCluster:
+    def __init__(self):
+        self.objects = {}
+        self.pods_by_job = {}
+        self.created = []
+        self.applied = []
+        self.statuses = {}
+        self.events = []
+        self.work = {}
+        self.crash_at = None
+        self.conflicts = 0
+        self.field_owner = None
+        self.refuse_create = None
+        self._effects = 0
+        self._versions = itertools.count(10)
+
+    def put(self, document):
+        document["metadata"]["resourceVersion"] = str(next(self._versions))
+        kind, metadata = document["kind"], document["metadata"]
+        self.objects[kind, metadata["namespace"], metadata["name"]] = document
+
+    def arm(self, crash_at):
+        """Be killed around the effect of that number: 2n before effect n, 2n + 1 after it."""
+        self.crash_at, self._effects = crash_at, 0
+
+    def _effect(self, act):
+        number, self._effects = self._effects, self._effects + 1
+        if self.crash_at == 2 * number:
+            raise Crash
+        act()
+        if self.crash_at == 2 * number + 1:
+            raise Crash
+
+    async def get(self, kind, namespace, name):
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def pods(self, job):
+        return copy.deepcopy(self.pods_by_job.get(job["metadata"]["name"], []))
+
+    async def progress(self, pod):
+        return None
+
+    async def create_job(self, manifest):
+        metadata = manifest["metadata"]
+        key = ("Job", metadata["namespace"], metadata["name"])
+        if self.refuse_create is not None:
+            raise self.refuse_create
+        if key in self.objects:
+            raise AlreadyExists(metadata["name"])
+
+        def act():
+            document = copy.deepcopy(manifest)
+            document["metadata"]["uid"] = f"job-{len(self.created)}"
+            document["status"] = {}
+            self.put(document)
+            self.created.append(metadata["name"])
+
+        self._effect(act)
+
+    async def apply_deployment(self, manifest):
+        metadata = manifest["metadata"]
+        found = self.objects.get(("Deployment", metadata["namespace"], metadata["name"]))
+        if found is None:
+            raise Gone(metadata["name"])
+        if found["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise Conflict(metadata["name"])
+        if self.field_owner:
+            raise FieldOwned(f"conflict with {self.field_owner}")
+
+        def act():
+            containers = manifest.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+            found["spec"]["template"]["spec"]["containers"][0]["env"] = containers[0]["env"] if containers else []
+            kept = {k: v for k, v in found["metadata"]["annotations"].items() if not k.startswith("flowstill.dev/")}
+            found["metadata"]["annotations"] = {**kept, **metadata["annotations"]}
+            found["status"]["availableReplicas"] = 0
+            self.put(found)
+            self.applied.append(copy.deepcopy(manifest))
+
+        self._effect(act)
+
+    async def write_status(self, resource, status):
+        metadata = resource["metadata"]
+        key = (resource["kind"], metadata["namespace"], metadata["name"])
+        found = self.objects[key]
+        if self.conflicts:
+            self.conflicts -= 1
+            self.put(found)
+        if found["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise Conflict(metadata["name"])
+        # What cannot be written as JSON must not be written at all.
+        written = json.loads(json.dumps(status, allow_nan=False))
+
+        def act():
+            found["status"] = written
+            self.put(found)
+            self.statuses.setdefault(key, []).append(copy.deepcopy(written))
+
+        self._effect(act)
+
+    async def record_event(self, resource, note):
+        self.events.append((resource["kind"], note.type, note.reason))
+
+    def jobs(self):
+        return [document for (kind, _, _), document in sorted(self.objects.items()) if kind == "Job"]
+
+    def end_job(self, job, *, complete, result=None, message=True, reason="BackoffLimitExceeded"):
+        """The Job ends. Its result goes to the work folder, and to the pod's termination message when ``message``."""
+        name = job["metadata"]["name"]
+        work = json.loads(job["spec"]["template"]["metadata"]["annotations"]["flowstill.dev/spec"])["work"]
+        if result is not None:
+            self.work[work] = result
+        text = result.model_dump_json(by_alias=True, exclude_none=True) if result is not None and message else ""
+        kind = "Complete" if complete else "Failed"
+        condition = {"type": kind, "status": "True", "reason": "" if complete else reason, "message": "it ended"}
+        job["status"] = {"conditions": [condition], "succeeded": int(complete), "failed": int(not complete)}
+        state = {"terminated": {"exitCode": 0 if complete else 1, "message": text}}
+        self.pods_by_job[name] = [
+            {
+                "metadata": {"name": f"{name}-x", "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"containerStatuses": [{"name": "child", "state": state}]},
+            }
+        ]
+        self.put(job)
+
+    def end_reader(self, job):
+        """A reader finds what lies in the work folder, or fails."""
+        work = json.loads(job["spec"]["template"]["metadata"]["annotations"]["flowstill.dev/spec"])["work"]
+        result = self.work.get(work)
+        self.end_job(job, complete=result is not None, result=result)
+
+    def delete_job(self, job):
+        metadata = job["metadata"]
+        self.objects.pop(("Job", metadata["namespace"], metadata["name"]))
+        self.pods_by_job.pop(metadata["name"], None)
