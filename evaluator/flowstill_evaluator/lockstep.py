@@ -299,6 +299,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def policy_threads() -> int:
+    """Threads of a policy on the CPU: half the cores, for simulators use the other half meanwhile."""
+    return max(1, cores() // 2)
+
+
 def pool_size(episodes: int) -> tuple[int, int]:
     """Worker processes for so many episodes, and slots of each."""
     workers = max(1, min(cores(), MAX_WORKERS, episodes))

@@ -74,22 +74,21 @@ def near_resets(
         seed: of the evaluation.
         first: index of the first episode to use.
     """
-    tasks = list(instructions)
-    environments = {task: make_environment(suite, task) for task in tasks[:count]}
-    per_task = -(-count // (len(environments) * _PER_EPISODE))
+    environments = {task: make_environment(suite, task) for task in list(instructions)[:count]}
+    size = action_size(suite)
     rows: list[tuple[Observation, str]] = []
     generator = np.random.default_rng([seed, first])
-    for episode in episodes_of(list(environments), per_task, seed, first):
-        environment = environments[episode.task]
-        seen = _walk(environment, episode.seed, action_size(suite), generator)
-        rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
+    index = first
+    while len(rows) < count:
+        for episode in episodes_of(list(environments), 1, seed, index):
+            seen = _walk(environments[episode.task], episode.seed, size, generator)
+            rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
+        index += 1
     rows = [rows[i] for i in _spread(len(rows), count)]
     return Batch(stacked([seen for seen, _ in rows]), tuple(sentence for _, sentence in rows))
 
 
-def _walk(
-    environment: Environment, seed: int, size: int, generator: np.random.Generator
-) -> list[Observation]:
+def _walk(environment: Environment, seed: int, size: int, generator: np.random.Generator) -> list[Observation]:
     seen = [environment.reset(seed)]
     for _ in range(_PER_EPISODE - 1):
         action = generator.uniform(-1.0, 1.0, size)

@@ -12,6 +12,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Runner
 from flowstill.policies.noise import episode_noise
 from flowstill_evaluator.arms import Arm, References, check_fit, pick_provider, resolve
+from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.registry import action_size, instructions
@@ -20,7 +21,7 @@ THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
 DENSITY_TIE = 1e-4
 """Two draws whose densities are nearer than this may be chosen differently by two runtimes."""
 
-_BATCH = 8
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,7 @@ def compare_runners(
             raise Interrupted("parity was asked to stop; it starts again from the beginning")
         rows = range(start, min(start + _BATCH, len(observations)))
         noise = np.stack(
-            [
-                episode_noise(seed, "parity", row, 0, info.draws, info.chunk_size, info.padded_action_dim)
-                for row in rows
-            ]
+            [episode_noise(seed, "parity", row, 0, info.draws, info.chunk_size, info.padded_action_dim) for row in rows]
         )
         seen = observations.rows(list(rows))
         found.append(difference(torch.act(seen, noise), onnx.act(seen, noise), action_steps, info.action_dim))
@@ -96,9 +94,7 @@ def judge_difference(measured: Difference, threshold: float, references: Referen
     asked = f"on {measured.samples} observations, the threshold is {threshold:g}"
     message = f"largest difference {measured.largest:.3g} {asked}"
     if problems:
-        message = (
-            f"{' and '.join(problems)} ({asked}): the ONNX graph is not the trained student; export it again"
-        )
+        message = f"{' and '.join(problems)} ({asked}): the ONNX graph is not the trained student; export it again"
     return Result(
         kind="Parity",
         outcome="UserError" if problems else "Succeeded",
@@ -134,7 +130,7 @@ def run(task: ParityTask, context: ChildContext) -> Result:
     provider = pick_provider()
     student = references.student
     torch, onnx = (
-        Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider)
+        Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider, policy_threads())
         for runtime in ("torch", "onnx")
     )
     check_fit(

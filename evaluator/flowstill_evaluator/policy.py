@@ -55,9 +55,7 @@ class BatchedPolicy:
         rows = np.resize(np.arange(count), max(self._width, count))
         noise = np.stack(
             [
-                episode_noise(
-                    self._seed, e.task, e.index, chunk, info.draws, info.chunk_size, info.padded_action_dim
-                )
+                episode_noise(self._seed, e.task, e.index, chunk, info.draws, info.chunk_size, info.padded_action_dim)
                 for e, chunk in waiting.waiting
             ]
         )

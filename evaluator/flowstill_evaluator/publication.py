@@ -105,9 +105,7 @@ def host() -> dict[str, Any]:
     model = ""
     if facts.exists():
         names = [
-            line.split(":", 1)[1].strip()
-            for line in facts.read_text().splitlines()
-            if line.startswith("model name")
+            line.split(":", 1)[1].strip() for line in facts.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -23,9 +23,7 @@ Failure = Literal["contact", "timeout"]
 
 MAX_VELOCITY_ROWS = 20_000  # an arm
 SEEDS = 1_000_000  # environment seeds from here on belong to demonstrations
-_SEED_STRIDE = (
-    100_003  # prime, above the largest number of episodes: neighbouring evaluation seeds share no episode
-)
+_SEED_STRIDE = 100_003  # prime, above the largest number of episodes: neighbouring evaluation seeds share no episode
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,7 @@ def episode_seed(seed: int, index: int) -> int:
 
 def episodes_of(tasks: Sequence[str], count: int, seed: int, first: int = 0) -> list[Episode]:
     """Episodes ``first`` to ``first + count - 1`` of every task, task by task."""
-    return [
-        Episode(task, index, episode_seed(seed, index))
-        for task in tasks
-        for index in range(first, first + count)
-    ]
+    return [Episode(task, index, episode_seed(seed, index)) for task in tasks for index in range(first, first + count)]
 
 
 def stored(outcome: Outcome, suite: str, arm: str, velocity_rows: int) -> StoredEpisode:
@@ -197,9 +191,7 @@ def write_published(
                 video = videos.get((arm, record.task, record.episode))
                 file.write(json.dumps(asdict(replace(record, video=video)), sort_keys=True) + "\n")
             if episodes:
-                velocities[arm] = thinned(
-                    np.concatenate([e.velocity_NJ for e in episodes]), MAX_VELOCITY_ROWS
-                )
+                velocities[arm] = thinned(np.concatenate([e.velocity_NJ for e in episodes]), MAX_VELOCITY_ROWS)
     # The keywords are arm names such as teacher@10, which savez takes as they are.
     np.savez_compressed(folder / "joint_velocity.npz", **velocities)  # type: ignore[arg-type]
 
@@ -240,9 +232,7 @@ def _format(episode: StoredEpisode) -> str:
 
 def _parse(line: str) -> StoredEpisode:
     value = json.loads(line)
-    return StoredEpisode(
-        EpisodeRecord(**value["record"]), decode(value["actions"]), decode(value["velocity"])
-    )
+    return StoredEpisode(EpisodeRecord(**value["record"]), decode(value["actions"]), decode(value["velocity"]))
 
 
 def _whole_lines(path: Path) -> str:

@@ -36,7 +36,7 @@ from flowstill_evaluator.arms import (
     reference_arm,
     resolve,
 )
-from flowstill_evaluator.lockstep import Round, WorkerPool, cores, pool_size
+from flowstill_evaluator.lockstep import Round, WorkerPool, cores, policy_threads, pool_size
 from flowstill_evaluator.observations import Batch, on_the_way
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.publication import publish_rollouts
@@ -121,9 +121,7 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
     ref = publish_rollouts(session)
     write_json(folder / "published.json", ref.model_dump())
     failed = f", {len(session.errors)} given up for errors of the simulator" if session.errors else ""
-    return _result(
-        references, ref, f"{len(session.log.episodes)} episodes of {len(comparison.arms)} arms{failed}"
-    )
+    return _result(references, ref, f"{len(session.log.episodes)} episodes of {len(comparison.arms)} arms{failed}")
 
 
 def work_folder(work: Path, task: RolloutsTask) -> Path:
@@ -177,7 +175,7 @@ def run_arm(session: Session, arm: Arm, missing: list[Episode], pool: WorkerPool
     """Run the missing episodes of one arm."""
     session.tell(f"loading {arm.name}")
     started = time.monotonic()
-    runner = arm.open(session.provider)
+    runner = arm.open(session.provider, policy_threads())
     note_arm(session, arm, runner)
     policy = policy_of(session, runner, arm.name, pool.width)
     rows = max(1, MAX_VELOCITY_ROWS // len(session.episodes))
@@ -209,7 +207,7 @@ def held_out(session: Session, pool: WorkerPool) -> Batch:
     """Observations of the teacher's episodes after the last that is scored: nothing was trained on them."""
     session.tell("collecting held-out observations")
     evaluation = session.task.evaluation
-    runner = reference_arm(session.references).open(session.provider)
+    runner = reference_arm(session.references).open(session.provider, policy_threads())
     return on_the_way(
         pool,
         policy_of(session, runner, "teacher", pool.width),
@@ -252,8 +250,8 @@ def measure_memory(session: Session) -> dict[str, list[int]]:
 def measure_fidelity(session: Session, observations: Batch) -> dict[str, Any]:
     """``fidelity.json``."""
     session.tell("measuring fidelity")
-    teacher = reference_arm(session.references).open(session.provider, draws=fidelity.CHUNKS)
-    student = one_draw_arm(session.task, session.references).open(session.provider)
+    teacher = reference_arm(session.references).open(session.provider, policy_threads(), draws=fidelity.CHUNKS)
+    student = one_draw_arm(session.task, session.references).open(session.provider, policy_threads())
     generator = np.random.default_rng([session.seed, 4])
 
     def chunks(runner: Runner) -> fidelity.Doubles:

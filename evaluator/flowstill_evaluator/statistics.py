@@ -266,7 +266,7 @@ def wasserstein_deviation(
     blocks: int = 100,
     bins: int = 256,
     seed: int = 0,
-    resamples: int = 1000,
+    resamples: int = 500,
 ) -> tuple[Floats, Floats]:
     """How far a resampled distance lies from the resamples' mean: 5 % and 95 % quantiles, shape (J,) each.
 
@@ -282,9 +282,7 @@ def wasserstein_deviation(
     def resample(rows_NJ: Floats) -> Floats:
         counts_BJG = _block_histograms(rows_NJ, low_J, width_J, blocks, bins)
         n_blocks, joints = counts_BJG.shape[:2]
-        weight_RB = generator.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), resamples).astype(
-            np.float64
-        )
+        weight_RB = generator.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), resamples).astype(np.float64)
         total_RJG = (weight_RB @ counts_BJG.reshape(n_blocks, -1)).reshape(resamples, joints, bins)
         cumulative: Floats = np.cumsum(total_RJG, axis=2)
         return cumulative / cumulative[:, :, -1:]

@@ -61,15 +61,10 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
             turns[record.task] = turns.get(record.task, 0) + 1
             ranked.append((turns[record.task], record))
         episodes = [record for _, record in sorted(ranked, key=lambda pair: pair[0])[:MAX_FAILURES]]
-    return [
-        Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline))
-        for e in episodes
-    ]
+    return [Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline)) for e in episodes]
 
 
-def make(
-    films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]
-) -> str | None:
+def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]) -> str | None:
     """Write the films under ``folder``.
 
     Returns:
@@ -132,9 +127,7 @@ def _replay(suite: str, film: dict[str, Any], side: dict[str, Any]) -> Frames:
             frames.append(environment.render())
     environment.close()
     if step.success != side["success"]:
-        raise RuntimeError(
-            f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did"
-        )
+        raise RuntimeError(f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did")
     return frames
 
 

@@ -45,7 +45,7 @@ class Student(Model):
     @model_validator(mode="after")
     def _draws_are_usable(self) -> "Student":
         if 1 < self.draws < 8:
-            raise ValueError("spec.student.draws must be 1 or 8 to 64: with fewer than 8 the densest chunk is the medoid")
+            raise ValueError("spec.student.draws must be 1 or 8 to 64: of fewer than 8 the densest is the medoid")
         if self.draws > 1 and self.draw_neighbours * 2 > self.draws:
             raise ValueError("spec.student.drawNeighbours must be at most half of spec.student.draws")
         return self
@@ -72,7 +72,9 @@ class Method(Model):
         if not 2 <= self.target_steps <= 100:
             raise ValueError("spec.method.targetSteps must be between 2 and 100")
         if self.bank_size > 0 and self.target_steps == 2:
-            raise ValueError("spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own")
+            raise ValueError(
+                "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own"
+            )
         if self.bank_size > 0 and self.mix_ratio == 0:
             raise ValueError("spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank")
         return self

@@ -128,7 +128,7 @@ class Manifest(Model):
     files: list[FileEntry]
     properties: Properties
 
-    @field_validator("properties", mode="plain")
+    @field_validator("properties", mode="before")
     @classmethod
     def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Properties:
         if "kind" not in info.data:

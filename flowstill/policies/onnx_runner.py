@@ -9,7 +9,11 @@ from flowstill.errors import UserError
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo
 from flowstill.policies.numpy_processors import NumpyProcessors
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 class OnnxRunner:
@@ -32,11 +36,16 @@ class OnnxRunner:
             options.inter_op_num_threads = 1
         wanted = PROVIDERS[provider]
         if wanted not in onnxruntime.get_available_providers():
-            raise UserError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu or use provider='cpu'", field="provider")
+            raise UserError(
+                f"this onnxruntime has no {wanted}; install onnxruntime-gpu or use provider='cpu'",
+                field="provider",
+            )
         self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=[wanted])
         used = tuple(self._session.get_providers())
         if used[0] != wanted:  # onnxruntime falls back silently
-            raise UserError(f"asked for {wanted}, but the session runs on {used[0]}; check the driver", field="provider")
+            raise UserError(
+                f"asked for {wanted}, but the session runs on {used[0]}; check the driver", field="provider"
+            )
         self._processors = NumpyProcessors(policy)
         self._inputs = {i.name for i in self._session.get_inputs()}
         config = self._processors.config

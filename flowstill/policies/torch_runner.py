@@ -22,7 +22,10 @@ class TorchRunner:
 
     def __init__(self, flow: SmolVLAFlow, *, steps: int, draws: int, neighbours: int, digest: str) -> None:
         if flow.is_student and steps > 1 and not flow.policy.config.multi_step:
-            raise UserError("this student was distilled for one step only (mixRatio 1); run it with steps=1", field="steps")
+            raise UserError(
+                "this student was distilled for one step only (mixRatio 1); run it with steps=1",
+                field="steps",
+            )
         self.flow, self.neighbours = flow, neighbours
         self.info = RunnerInfo(
             policy_type=STUDENT_TYPE if flow.is_student else TEACHER_TYPE,
@@ -41,7 +44,14 @@ class TorchRunner:
 
     @classmethod
     def load(
-        cls, folder: Path, *, steps: int | None, draws: int | None, device: str, threads: int | None, digest: str
+        cls,
+        folder: Path,
+        *,
+        steps: int | None,
+        draws: int | None,
+        device: str,
+        threads: int | None,
+        digest: str,
     ) -> "TorchRunner":
         """From a checkpoint's folder; a teacher takes its own number of steps, a student one."""
         if threads is not None:
@@ -66,9 +76,14 @@ class TorchRunner:
                 all_BKHD = flow.policy.model.jump(prefix, noise)
             else:
                 many = prefix.repeat(noise.shape[1])
-                all_BKHD = flow.chunk(many, noise.flatten(0, 1), self.info.steps).unflatten(0, noise.shape[:2])
+                all_BKHD = flow.chunk(many, noise.flatten(0, 1), self.info.steps).unflatten(
+                    0, noise.shape[:2]
+                )
             chosen_BHD, index_B, density_BK = densest_chunk(
-                all_BKHD, action_steps=flow.action_steps, action_dim=flow.action_dim, neighbours=self.neighbours
+                all_BKHD,
+                action_steps=flow.action_steps,
+                action_dim=flow.action_dim,
+                neighbours=self.neighbours,
             )
             actions_BHA = flow.unnormalise(chosen_BHD)
         return Chunks(*(x.cpu().numpy() for x in (actions_BHA, chosen_BHD, all_BKHD, index_B, density_BK)))

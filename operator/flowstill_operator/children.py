@@ -95,9 +95,7 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
         )
     reason, message = _waiting(job, pod)
     running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
-    return Child(
-        "Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message
-    )
+    return Child("Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message)
 
 
 def _container_status(pod: Document | None) -> Document:

@@ -39,9 +39,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path(".flowstill/state"),
         help="where runs are remembered (default: %(default)s)",
     )
-    one = commands.add_parser(
-        "run", parents=[shared, state], help="run DistillJobs and StudentRollouts to their end"
-    )
+    one = commands.add_parser("run", parents=[shared, state], help="run DistillJobs and StudentRollouts to their end")
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
     one.add_argument("--fresh", action="store_true", help="forget earlier runs of the same names")
     commands.add_parser("get", parents=[state], help="print the state of every resource")
@@ -81,9 +79,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     store = _store_uri(options.store)
     platform = local_platform(store)
     manifests = read_manifests(options.files, platform)
-    ended = asyncio.run(
-        run(manifests, options.state.absolute(), platform, Display(console), fresh=options.fresh)
-    )
+    ended = asyncio.run(run(manifests, options.state.absolute(), platform, Display(console), fresh=options.fresh))
     summarise(console, ended.resources, Locations(store, Path("/")))
     if ended.interrupted:
         console.print("\nStopped; the same command continues.", highlight=False)

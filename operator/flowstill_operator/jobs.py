@@ -77,9 +77,7 @@ def claims_of(task: Document, default_store: str) -> list[str]:
     return list(dict.fromkeys(claims))
 
 
-def child_job(
-    owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform
-) -> Document:
+def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform) -> Document:
     """The manifest of a child's Job; ``command`` lacks ``--spec`` and ``--output``."""
     store = platform.default_store
     if store is None:
@@ -88,9 +86,7 @@ def child_job(
     labels = {**runtime.labels, **_labels(owner, wanted)}
     work = resolve(wanted.task.work, store)
     program = (
-        ["python3", "-c", READER_PROGRAM, work]
-        if wanted.reader
-        else [*command, "--spec", SPEC_FILE, "--output", work]
+        ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
     )
     spec: Document = {
         "backoffLimit": runtime.backoff_limit,
@@ -217,19 +213,14 @@ def _container(
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "home", "mountPath": "/home/flowstill"},
             {"name": "shm", "mountPath": "/dev/shm"},
-            *(
-                {"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"}
-                for i, claim in enumerate(claims)
-            ),
+            *({"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"} for i, claim in enumerate(claims)),
         ],
     }
 
 
 def _resources(runtime: Runtime, gpus: int) -> Document:
     resources: Document = (
-        runtime.resources.model_dump(by_alias=True, exclude_none=True)
-        if runtime.resources is not None
-        else {}
+        runtime.resources.model_dump(by_alias=True, exclude_none=True) if runtime.resources is not None else {}
     )
     if gpus:
         resources["limits"] = {**resources.get("limits", {}), GPU: str(gpus)}
@@ -246,8 +237,5 @@ def _volumes(claims: list[str], runtime: Runtime) -> list[Document]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "home", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.shm_size}},
-        *(
-            {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}}
-            for i, claim in enumerate(claims)
-        ),
+        *({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(claims)),
     ]

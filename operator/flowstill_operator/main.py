@@ -27,9 +27,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flowstill-operator", description=__doc__)
     parser.add_argument("--trainer-image", default=env.get("FLOWSTILL_TRAINER_IMAGE"))
     parser.add_argument("--evaluator-image", default=env.get("FLOWSTILL_EVALUATOR_IMAGE"))
-    parser.add_argument(
-        "--store", default=env.get("FLOWSTILL_STORE"), help="default store, pvc://CLAIM[/PATH]"
-    )
+    parser.add_argument("--store", default=env.get("FLOWSTILL_STORE"), help="default store, pvc://CLAIM[/PATH]")
     parser.add_argument(
         "--image-pull-policy",
         choices=["Always", "IfNotPresent", "Never"],
@@ -47,9 +45,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
-    parser.add_argument(
-        "--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600"))
-    )
+    parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
     parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
     options = parser.parse_args(argv)
     for flag, value in (
@@ -66,9 +62,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM."""
     options = arguments(argv)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
     platform = kubernetes_platform(
         options.trainer_image,

@@ -19,9 +19,7 @@ def owner_of(resource: Document) -> Owner:
     return Owner(resource["kind"], metadata["namespace"], metadata["name"], metadata["uid"])
 
 
-async def observe_child(
-    cluster: Cluster, owner: Owner, role: str, *, started: bool, look: bool
-) -> tuple[Child, Child]:
+async def observe_child(cluster: Cluster, owner: Owner, role: str, *, started: bool, look: bool) -> tuple[Child, Child]:
     """The child of that role and its reader, which is asked for only when the child cannot speak for itself.
 
     ``look``: also ask a running child for its progress.
@@ -73,9 +71,7 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
                 f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
             )
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
-        return Problem(
-            "ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode"
-        )
+        return Problem("ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode")
     return None
 
 

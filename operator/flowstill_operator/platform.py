@@ -37,9 +37,7 @@ def kubernetes_platform(
         default_store=default_store,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secrets,
-        refused_schemes={
-            "file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"
-        },
+        refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
     )
 
 

@@ -128,17 +128,13 @@ def _failed(child: Child, result: Result | None) -> Step:
 def _ended(result: Result) -> Step:
     if result.outcome == "Succeeded":
         return Step("done", result=result)
-    return Step(
-        "failed", reason=result.reason, message=result.message or f"the child ended with {result.outcome}"
-    )
+    return Step("failed", reason=result.reason, message=result.message or f"the child ended with {result.outcome}")
 
 
 def _read(kind: str, reading: bool, child: Child, reader: Child) -> Step:
     gone = child.state == "Missing"
     if reader.state == "Missing" and not reading:
-        return Step(
-            "read", reason=READING, message="the Job is gone" if gone else "its pod left no readable message"
-        )
+        return Step("read", reason=READING, message="the Job is gone" if gone else "its pod left no readable message")
     if reader.state in ("Queued", "Running"):
         return Step("queued", reason=READING, message="reading the result from the work folder")
     result = reader.result if reader.result is not None and reader.result.kind == kind else None

@@ -130,9 +130,7 @@ def test_a_stopped_control_plane_leaves_nothing(report: Report) -> None:
 def test_a_restricted_job_completes_and_its_message_is_read_back(node: Node, node_namespace: str) -> None:
     plane, image = node.plane, node.load(node.images.base())
     _apply_job(plane, node_namespace, _job(image, "open('/dev/termination-log', 'w').write('hello')"))
-    plane.kubectl(
-        "wait", "--namespace", node_namespace, "--for=condition=Complete", "job/job", "--timeout=90s"
-    )
+    plane.kubectl("wait", "--namespace", node_namespace, "--for=condition=Complete", "job/job", "--timeout=90s")
     (pod,) = plane.get("pods", "--namespace", node_namespace)["items"]
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == "hello"
 
@@ -143,14 +141,11 @@ def test_a_pod_writes_to_a_claim_and_reaches_the_api(node: Node, node_namespace:
     node.volume("store", tmp_path / "store", node_namespace)
     job = _job(
         image,
-        "import socket; socket.create_connection(('10.96.0.1', 443), 10); "
-        "open('/store/reached', 'w').write('yes')",
+        "import socket; socket.create_connection(('10.96.0.1', 443), 10); open('/store/reached', 'w').write('yes')",
     )
     pod = job["spec"]["template"]["spec"]
     pod["volumes"] = [{"name": "store", "persistentVolumeClaim": {"claimName": "store"}}]
     pod["containers"][0]["volumeMounts"] = [{"name": "store", "mountPath": "/store"}]
     _apply_job(plane, node_namespace, job)
-    plane.kubectl(
-        "wait", "--namespace", node_namespace, "--for=condition=Complete", "job/job", "--timeout=90s"
-    )
+    plane.kubectl("wait", "--namespace", node_namespace, "--for=condition=Complete", "job/job", "--timeout=90s")
     assert (tmp_path / "store" / "reached").read_text() == "yes"

@@ -155,9 +155,7 @@ def test_no_graphics_library_is_a_note_not_an_error(pool, tmp_path, monkeypatch)
     outcomes, _ = run(pool, episodes_of([TASK], 1, seed=0))
     for arm in ("student", "teacher@10"):
         log.append(stored(o, "metaworld", arm, 10) for o in outcomes.values())
-    note = videos.make(
-        videos.choose(log, "student", "teacher@10", "all"), log, "metaworld", tmp_path, lambda: None
-    )
+    note = videos.make(videos.choose(log, "student", "teacher@10", "all"), log, "metaworld", tmp_path, lambda: None)
     assert note is not None
     assert "glfw" in note
     assert not (tmp_path / "videos").exists()

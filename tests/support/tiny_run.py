@@ -21,6 +21,7 @@ class Tiny:
 
     def student(self, teacher: Any, **options: Any) -> Any:
         import torch
+
         from flowstill.policies.smolvla import make_student
 
         torch.manual_seed(0)
@@ -37,6 +38,7 @@ class Tiny:
     def batch(self, teacher: Any, size: int = 4) -> dict[str, Any]:
         """Preprocessed observations with random normalised actions."""
         import torch
+
         from flowstill.policies.torch_runner import tensors
 
         batch = teacher.preprocess(tensors(tiny_smolvla.observations(size)))

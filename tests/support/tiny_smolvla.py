@@ -25,7 +25,9 @@ def write_vlm_folder(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder.mkdir(parents=True, exist_ok=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=image).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **special, extra_special_tokens=image
+    ).save_pretrained(folder)
     SmolVLMConfig(
         image_token_id=vocabulary["<image>"], pad_token_id=0, scale_factor=2, tie_word_embeddings=False,
         vision_config={"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -36,10 +38,17 @@ def write_vlm_folder(folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
     size = {"longest_edge": IMAGE}
     parts = {
-        name: {f"{name}_type": f"SmolVLM{cls}", "size": size, "max_image_size": size, "do_image_splitting": False}
+        name: {
+            f"{name}_type": f"SmolVLM{cls}",
+            "size": size,
+            "max_image_size": size,
+            "do_image_splitting": False,
+        }
         for name, cls in (("image_processor", "ImageProcessor"), ("video_processor", "VideoProcessor"))
     }
-    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SmolVLMProcessor", **parts}))
+    (folder / "processor_config.json").write_text(
+        json.dumps({"processor_class": "SmolVLMProcessor", **parts})
+    )
 
 
 def write_teacher(folder: Path, *, seed: int = 0) -> Path:

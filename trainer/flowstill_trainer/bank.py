@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from flowstill.errors import Interrupted
-from flowstill.policies.smolvla import SmolVLAFlow
 from lerobot_policy_flowstill.prefix import Prefix, concatenate
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flowstill.errors import Interrupted
+from flowstill.policies.smolvla import SmolVLAFlow
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import write_json, write_tensors
 from flowstill_trainer.randomness import Order, generator
@@ -88,7 +88,9 @@ def make_bank(
             temporary.rename(path)
         parts.append(part)
         progress(min(start + PART, plan.size), plan.size)
-    bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
+    bank = Bank(
+        *(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter"))
+    )
     return replace(bank, prefix=_prefixes(bank, plan, teacher, frames))
 
 
@@ -127,7 +129,9 @@ def _roll_out(
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
     for first in range(start, start + count, BATCH):
         if stopped():
-            raise Interrupted(f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept")
+            raise Interrupted(
+                f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept"
+            )
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
         index_B = frames.training_T[order.take(first, size)]
@@ -137,7 +141,12 @@ def _roll_out(
         batch["observation.state"] = batch["observation.state"] + jitter_BS.to(teacher.device)
         with torch.no_grad(), plan.autocast():
             chunk_BHD = teacher.chunk(teacher.encode_prefix(batch), noise_BHD.to(teacher.device), plan.steps)
-        for name, value in (("frame", index_B), ("noise", noise_BHD), ("chunk", chunk_BHD.cpu()), ("jitter", jitter_BS)):
+        for name, value in (
+            ("frame", index_B),
+            ("noise", noise_BHD),
+            ("chunk", chunk_BHD.cpu()),
+            ("jitter", jitter_BS),
+        ):
             made[name].append(value)
         progress(first + size, plan.size)
     return {name: torch.cat(values) for name, values in made.items()}

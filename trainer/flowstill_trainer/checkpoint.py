@@ -7,10 +7,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowstill.errors import UserError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flowstill.errors import UserError
 from flowstill_trainer.files import commit_folder, fresh_folder, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,21 @@ class CheckpointFolder:
         """Write atomically, then remove the oldest beyond ``keep``."""
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = fresh_folder(self.root / ".writing")
-        parts = {"weights": checkpoint.weights, "average": checkpoint.average, "optimizer": checkpoint.optimizer}
+        parts = {
+            "weights": checkpoint.weights,
+            "average": checkpoint.average,
+            "optimizer": checkpoint.optimizer,
+        }
         digests = {}
         for name, tensors in parts.items():
             write_tensors(temporary / f"{name}.safetensors", tensors)
             digests[name] = _digest(temporary / f"{name}.safetensors")
-        state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "inputs": self._inputs, "sha256": digests}
+        state = {
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "inputs": self._inputs,
+            "sha256": digests,
+        }
         write_json(temporary / "state.json", state)
         final = self.root / f"step-{checkpoint.step:09d}"
         commit_folder(temporary, final)
@@ -88,9 +97,12 @@ class CheckpointFolder:
             return None
         if state["inputs"] != self._inputs:
             raise UserError(
-                f"{self.root} holds checkpoints of a run with other inputs; give another work folder", field="--output"
+                f"{self.root} holds checkpoints of a run with other inputs; give another work folder",
+                field="--output",
             )
-        return Checkpoint(state["step"], parts["weights"], parts["average"], parts["optimizer"], state["seconds"])
+        return Checkpoint(
+            state["step"], parts["weights"], parts["average"], parts["optimizer"], state["seconds"]
+        )
 
     def _folders(self) -> list[Path]:
         return sorted(self.root.glob("step-*")) if self.root.is_dir() else []

@@ -9,7 +9,6 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"  # everything comes from the artifacts
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from flowstill.child.run import run_child
-
     from flowstill_trainer.distill import distill
 
     return run_child("Train", distill, sys.argv[1:])

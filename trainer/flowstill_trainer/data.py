@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from flowstill.api.distilljob import Dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.smolvla import SmolVLAFlow
-from torch import Tensor
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -106,7 +107,8 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
         features = dataset.meta.features
     except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
         raise DatasetRejected(
-            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})", field="spec.dataset"
+            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})",
+            field="spec.dataset",
         ) from error
     names = check_features(features, spec.rename_map, policy)
     table = dataset.hf_dataset.with_format("arrow")
@@ -129,7 +131,9 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
     )
 
 
-def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow) -> dict[str, str]:
+def check_features(
+    features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow
+) -> dict[str, str]:
     """The dataset's feature names → the policy's, for those that the policy uses.
 
     Raises:
@@ -173,7 +177,9 @@ def hold_out(episode_N: Any) -> tuple[Any, Any]:
     if len(episodes) == 1:
         everything = np.arange(len(episode_N))
         return everything, everything
-    chosen = episodes[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] if len(episodes) >= HELD_OUT_EVERY else episodes[-1:]
+    chosen = (
+        episodes[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] if len(episodes) >= HELD_OUT_EVERY else episodes[-1:]
+    )
     held = np.isin(episode_N, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -184,7 +190,9 @@ def open_images(dataset: Any, table: Any, names: dict[str, str]) -> Images:
     index: dict[str, Tensor] = {}
     budget = MEMORY_LIMIT
     for old, new in names.items():
-        loaded = _distinct(dataset, table, old, budget) if dataset.meta.features[old]["dtype"] == "image" else None
+        loaded = (
+            _distinct(dataset, table, old, budget) if dataset.meta.features[old]["dtype"] == "image" else None
+        )
         if loaded is None:
             return ImagesOnDisk(dataset, names, ThreadPoolExecutor(8))
         pixels[new], index[new] = loaded
@@ -222,7 +230,9 @@ def _column(table: Any, key: str) -> Any:
     """A numeric column as (N, size) float32 (indices stay exact up to 2^24 frames of one kind)."""
     column = table[:].column(key).combine_chunks()
     count = len(column)
-    while hasattr(column, "flatten") and str(column.type).startswith(("list", "fixed_size_list", "large_list", "extension")):
+    while hasattr(column, "flatten") and str(column.type).startswith(
+        ("list", "fixed_size_list", "large_list", "extension")
+    ):
         column = column.storage if str(column.type).startswith("extension") else column.flatten()
     values = column.to_numpy(zero_copy_only=False)
     kind = np.float32 if np.issubdtype(values.dtype, np.floating) else np.int64

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from flowstill.api.children import Result, TrainTask
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.api.fields import Source, StatusRef
@@ -13,7 +14,6 @@ from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.child.context import ChildContext
 from flowstill.policies.smolvla import SmolVLAFlow, load_smolvla, make_student
-
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
@@ -40,7 +40,9 @@ def distill(task: Any, context: ChildContext) -> Result:
     key = inputs_digest(spec, teacher.digest, dataset.digest)
     known = lookup_by_inputs(key)
     if known is not None:
-        return _result(known, key, reused=True, message="the same inputs were distilled before; reused without training")
+        return _result(
+            known, key, reused=True, message="the same inputs were distilled before; reused without training"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_smolvla(teacher_folder, device=device)
     frames = load_frames(dataset_folder, spec.dataset, policy)
@@ -58,14 +60,21 @@ def distill(task: Any, context: ChildContext) -> Result:
     folder = context.work / "student"
     graph = build_folder(folder, student, frames)
     logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-    ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    ref = publish_student(
+        folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds
+    )
     record_by_inputs(key, ref)
     message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
 
 
 def train(
-    spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, student: SmolVLAFlow, frames: Frames, context: ChildContext
+    spec: DistillJobSpec,
+    key: str,
+    teacher: SmolVLAFlow,
+    student: SmolVLAFlow,
+    frames: Frames,
+    context: ChildContext,
 ) -> Trainer:
     """The bank, if there is one, and the training loop."""
     bank = _bank(spec, key, teacher, frames, context) if spec.method.bank_size else None
@@ -94,7 +103,9 @@ def _bank(
     started = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
+        context.progress.update(
+            done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started)
+        )
 
     return make_bank(context.work / "bank", plan, teacher, frames, report, context.stop.is_set)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from flowstill.errors import FlowstillError
 from flowstill.policies.smolvla import SmolVLAFlow
-from torch import Tensor, nn
 
 OPSET = 18
 OUTPUTS = ("actions", "all_actions", "index", "density")
@@ -64,7 +65,8 @@ def export(student: SmolVLAFlow, batch: dict[str, Any], file: Path) -> Graph:
     tokens, token_mask = nn.functional.pad(tokens, pad), nn.functional.pad(token_mask, pad)
     draws = max(2, student.policy.config.draws)
     noise = torch.randn(
-        (len(state), draws, student.chunk_size, student.padded_action_dim), generator=torch.Generator().manual_seed(0)
+        (len(state), draws, student.chunk_size, student.padded_action_dim),
+        generator=torch.Generator().manual_seed(0),
     ).to(student.device)
     arguments = (images, masks, tokens, token_mask, state, noise)
     size, many = torch.export.Dim("batch"), torch.export.Dim("draws")
@@ -99,7 +101,13 @@ def _check(graph: OneStepGraph, arguments: Any, file: Path) -> Graph:
     difference = 0.0
     for rows, draws in ((slice(None), None), (slice(0, 1), 1)):
         images, masks, tokens, token_mask, state, noise = arguments
-        cut = ([x[rows] for x in images], [x[rows] for x in masks], tokens[rows], token_mask[rows], state[rows])
+        cut = (
+            [x[rows] for x in images],
+            [x[rows] for x in masks],
+            tokens[rows],
+            token_mask[rows],
+            state[rows],
+        )
         part = (*cut, noise[rows, :draws])
         with torch.no_grad():
             expected = graph(*part)
@@ -108,7 +116,9 @@ def _check(graph: OneStepGraph, arguments: Any, file: Path) -> Graph:
         found = session.run(list(OUTPUTS), {n: v for n, v in feeds.items() if n in known})
         difference = max(difference, float(np.abs(found[1] - expected[1].cpu().numpy()).max()))
     if not difference <= TOLERANCE:
-        raise ExportFailed(f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions")
+        raise ExportFailed(
+            f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions"
+        )
     return Graph(file, _describe(model.graph.input), _describe(model.graph.output), difference)
 
 

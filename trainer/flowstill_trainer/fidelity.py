@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from flowstill.api.distilljob import Fidelity
-from flowstill.policies.smolvla import SmolVLAFlow
 from lerobot_policy_flowstill.draws import densest_chunk
 from lerobot_policy_flowstill.prefix import Prefix
 from torch import Tensor
 
+from flowstill.api.distilljob import Fidelity
+from flowstill.policies.smolvla import SmolVLAFlow
 from flowstill_trainer.data import Frames
 from flowstill_trainer.randomness import Order, generator
 
@@ -88,7 +88,9 @@ def measure(
         for arm in every:
             samples = _samples(arm, prefix, student, seed, arm.name)
             relative = spread(samples) / max(spread(reference), 1e-9)
-            results.append(Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative))
+            results.append(
+                Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative)
+            )
     return results
 
 

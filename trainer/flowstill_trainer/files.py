@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flowstill.errors import StorageFull
 from safetensors.torch import save_file
+
+from flowstill.errors import StorageFull
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

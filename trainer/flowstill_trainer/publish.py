@@ -6,18 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.policies.smolvla import STUDENT_TYPE, SmolVLAFlow
-
 from flowstill_trainer.data import Frames
 from flowstill_trainer.export import Graph, export
 from flowstill_trainer.files import fresh_folder
 from flowstill_trainer.inputs import TRAINER_VERSION
 
-LIBRARIES = ("flowstill", "lerobot", "torch", "transformers", "onnx", "onnxruntime", "onnxscript", "numpy", "safetensors")
+LIBRARIES = (
+    "flowstill",
+    "lerobot",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "numpy",
+    "safetensors",
+)
 GRAPH = "onnx/student.onnx"
 CHECKED = 4
 """Observations on which the graph is held against PyTorch."""
@@ -55,7 +65,8 @@ def publish_student(
     config = student.policy.config
     properties = StudentProperties(
         policy_type=STUDENT_TYPE,
-        method=spec.method.model_dump(mode="json", by_alias=True) | {"training": spec.training.model_dump(mode="json", by_alias=True)},
+        method=spec.method.model_dump(mode="json", by_alias=True)
+        | {"training": spec.training.model_dump(mode="json", by_alias=True)},
         steps=1,
         multi_step=config.multi_step,
         draws=config.draws,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lerobot_policy_flowstill.prefix import Prefix, concatenate
+from torch import Tensor
+
 from flowstill.api.distilljob import Method, Training
 from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import time_law
 from flowstill.policies.smolvla import SmolVLAFlow
-from lerobot_policy_flowstill.prefix import Prefix, concatenate
-from torch import Tensor
-
 from flowstill_trainer.bank import Bank, jitter_noise
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
@@ -138,7 +138,9 @@ class Trainer:
             eps=config.optimizer_eps,
             weight_decay=config.optimizer_weight_decay,
         )
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
+        self.average = (
+            {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
+        )
         self.step, self.seconds = 0, 0.0
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
@@ -154,7 +156,9 @@ class Trainer:
         for batch in self.batches.iterate(self.step):
             if stopped():
                 self.checkpoints.save(self.state())
-                raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+                raise Interrupted(
+                    f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved"
+                )
             started = time.monotonic()
             loss = self.update(batch)
             spent = time.monotonic() - started

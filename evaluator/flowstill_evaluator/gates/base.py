@@ -23,9 +23,7 @@ def decided(
     """A gate's result. What is not finite was not measured, and what was not measured never passes."""
     numbers = [measured, threshold, *((bounds.low, bounds.high) if bounds else ())]
     if not all(math.isfinite(number) for number in numbers):
-        return inconclusive(
-            name, Gap("the measurement is not a finite number; look at the records"), threshold
-        )
+        return inconclusive(name, Gap("the measurement is not a finite number; look at the records"), threshold)
     return GateResult(
         name=name,
         gate_class=_gate_class(name),

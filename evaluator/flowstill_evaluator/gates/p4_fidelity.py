@@ -19,9 +19,7 @@ def p4_fidelity(evidence: Evidence, limits: FidelityLimits) -> GateResult:
     cosine_N = np.array(fidelity.cosine)
     bounds, mean = mean_interval(cosine_N), float(cosine_N.mean())
     own = (
-        f" (teacher on fresh noise {np.mean(fidelity.teacher_self_cosine):.3f})"
-        if fidelity.teacher_self_cosine
-        else ""
+        f" (teacher on fresh noise {np.mean(fidelity.teacher_self_cosine):.3f})" if fidelity.teacher_self_cosine else ""
     )
     saying = (
         f"Cosine to the nearest teacher chunk {mean:.3f}{own}, {bounds.low:.3f} to {bounds.high:.3f}; "

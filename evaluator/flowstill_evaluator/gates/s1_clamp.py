@@ -11,6 +11,4 @@ def s1_clamp(evidence: Evidence, limits: ClampLimits) -> GateResult:
     pairs = evidence.pairs
     if isinstance(pairs, Gap):
         return inconclusive("S1", pairs, limits.max_per_hundred)
-    return judge_rate(
-        "S1", pairs.student_clamped, pairs.baseline_clamped, limits.max_per_hundred, "clamped an action"
-    )
+    return judge_rate("S1", pairs.student_clamped, pairs.baseline_clamped, limits.max_per_hundred, "clamped an action")

@@ -38,8 +38,8 @@ def joint_shifts(velocity: TwoSamples) -> list[JointShift]:
 def s2_velocity(evidence: Evidence, limits: VelocityLimits) -> GateResult:
     """The joint that shifted most decides.
 
-    The distance between two samples overstates that of what they were drawn from, so a measured distance within the
-    limit passes as it is; one beyond it fails when its lower bound is beyond as well.
+    The distance between two samples overstates that of what they were drawn from, so a measured distance
+    within the limit passes as it is; one beyond it fails when its lower bound is beyond as well.
     """
     velocity, limit = evidence.velocity, limits.max_distance
     if isinstance(velocity, Gap):

@@ -37,13 +37,7 @@ def embed(records: Path, episodes: Sequence[Episode]) -> list[Clip]:
     room, root = MAX_BYTES, records.resolve()
     for episode in episodes:
         path = (root / episode.video).resolve() if episode.video else None
-        if (
-            path is None
-            or root not in path.parents
-            or path.suffix not in _TYPES
-            or not path.is_file()
-            or path in seen
-        ):
+        if path is None or root not in path.parents or path.suffix not in _TYPES or not path.is_file() or path in seen:
             continue
         size = path.stat().st_size
         if size > room or len(clips) == MAX_CLIPS:

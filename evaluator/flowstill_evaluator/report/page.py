@@ -117,9 +117,7 @@ def difference_figure(counts: PairCounts, summary: Summary, limits: Gates) -> Fo
         )
         for t in summary.tasks
     ]
-    reach = max(
-        *(abs(end) for row in rows for end in (row.bounds.low, row.bounds.high)), limits.s3.margin * 1.3
-    )
+    reach = max(*(abs(end) for row in rows for end in (row.bounds.low, row.bounds.high)), limits.s3.margin * 1.3)
     ticks = ticks_between(-reach, reach)
     return forest("Difference to the baseline", rows, -reach, reach, ticks, points, 0.0)
 

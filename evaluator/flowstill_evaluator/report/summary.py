@@ -97,8 +97,7 @@ def _summarise_arm(name: str, role: str, episodes: tuple[Episode, ...]) -> ArmSu
         idle_rate=sum(e.idle_chunks for e in episodes) / chunks if chunks else None,
         failures=dict(Counter(e.failure or "unexplained" for e in episodes if not e.success)),
         by_task={
-            t: (sum(e.success for e in episodes if e.task == t), sum(e.task == t for e in episodes))
-            for t in tasks
+            t: (sum(e.success for e in episodes if e.task == t), sum(e.task == t for e in episodes)) for t in tasks
         },
     )
 

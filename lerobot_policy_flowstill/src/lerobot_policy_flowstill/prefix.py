@@ -52,10 +52,17 @@ def concatenate(prefixes: list[Prefix]) -> Prefix:
 
 
 def encode_prefix(
-    model: Any, images: list[Tensor], image_masks: list[Tensor], tokens: Tensor, token_mask: Tensor, state: Tensor
+    model: Any,
+    images: list[Tensor],
+    image_masks: list[Tensor],
+    tokens: Tensor,
+    token_mask: Tensor,
+    state: Tensor,
 ) -> Prefix:
     """The prefix pass of LeRobot's ``VLAFlowMatching.sample_actions``, by that model's own functions."""
-    embeddings, pad_mask_BP, attention = model.embed_prefix(images, image_masks, tokens, token_mask, state=state)
+    embeddings, pad_mask_BP, attention = model.embed_prefix(
+        images, image_masks, tokens, token_mask, state=state
+    )
     _, cache = model.vlm_with_expert.forward(
         attention_mask=make_att_2d_masks(pad_mask_BP, attention),
         position_ids=pad_mask_BP.cumsum(1) - 1,

@@ -80,9 +80,7 @@ class KubernetesCluster:
             if not pods:
                 del self._pods[metadata["namespace"], job]
         else:
-            kept = {
-                key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata
-            }
+            kept = {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata}
             pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
@@ -125,9 +123,7 @@ class KubernetesCluster:
     async def create_job(self, manifest: Document) -> None:
         """Create it."""
         path = _path("Job", manifest["metadata"]["namespace"])
-        status, body = await self._request(
-            "POST", path, body=manifest, query=[("fieldManager", FIELD_MANAGER)]
-        )
+        status, body = await self._request("POST", path, body=manifest, query=[("fieldManager", FIELD_MANAGER)])
         if status == 409:
             raise AlreadyExists(_message(body))
         _check(status, body)

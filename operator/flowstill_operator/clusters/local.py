@@ -101,9 +101,7 @@ class LocalCluster:
 
     def resources(self) -> list[Document]:
         """Every resource in the state folder."""
-        paths = sorted(self.state.glob("DistillJob/*.json")) + sorted(
-            self.state.glob("StudentRollout/*.json")
-        )
+        paths = sorted(self.state.glob("DistillJob/*.json")) + sorted(self.state.glob("StudentRollout/*.json"))
         return [resource for resource in (_read(path) for path in paths) if resource is not None]
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
@@ -209,9 +207,7 @@ class LocalCluster:
             return
         job = stored["job"]
         spec_file = self._job_path(name).parent / "spec.json"
-        spec_file.write_text(
-            job["spec"]["template"]["metadata"]["annotations"][SPEC_ANNOTATION], encoding="utf-8"
-        )
+        spec_file.write_text(job["spec"]["template"]["metadata"]["annotations"][SPEC_ANNOTATION], encoding="utf-8")
         failed = int(job["status"].get("failed", 0))
         while not self._stopping:
             outcome = await self._attempt(name, spec_file)

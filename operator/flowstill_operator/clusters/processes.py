@@ -155,8 +155,7 @@ def user_error(job: Document, code: int) -> bool:
     """Whether the Job's podFailurePolicy fails the Job at once for that exit code."""
     rules = (job["spec"].get("podFailurePolicy") or {}).get("rules") or []
     return any(
-        rule["action"] == "FailJob" and code in (rule.get("onExitCodes") or {}).get("values", ())
-        for rule in rules
+        rule["action"] == "FailJob" and code in (rule.get("onExitCodes") or {}).get("values", ()) for rule in rules
     )
 
 

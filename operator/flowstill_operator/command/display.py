@@ -38,9 +38,7 @@ class Display:
         """One line per event; warnings stand out."""
         style = "yellow" if note.type == "Warning" else None
         name = f"{resource['kind']} {resource['metadata']['name']}"
-        self.console.print(
-            f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False
-        )
+        self.console.print(f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False)
 
     async def follow(self, cluster: LocalCluster) -> None:
         """Show running children for ever."""
@@ -91,9 +89,7 @@ def detail(report: ProgressReport) -> str:
     return ", ".join(parts)
 
 
-def _show(
-    bars: Progress, tasks: dict[str, TaskID], running: Sequence[tuple[Document, ProgressReport | None]]
-) -> None:
+def _show(bars: Progress, tasks: dict[str, TaskID], running: Sequence[tuple[Document, ProgressReport | None]]) -> None:
     names = {job["metadata"]["name"] for job, _ in running}
     for name in [name for name in tasks if name not in names]:
         bars.remove_task(tasks.pop(name))
@@ -123,9 +119,7 @@ def summarise(console: Console, resources: Sequence[Document], locations: Locati
             console.print(f"  {status['message']}", markup=False, highlight=False)
         for field in ("student", "evidence"):
             if status.get(field):
-                console.print(
-                    f"  {field}: {status[field]['uri']}", markup=False, highlight=False, soft_wrap=True
-                )
+                console.print(f"  {field}: {status[field]['uri']}", markup=False, highlight=False, soft_wrap=True)
         if status.get("arms"):
             console.print(_arms(status["arms"]))
         if status.get("gates"):

@@ -47,8 +47,7 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
                 errors.append(f"{where}: {error}")
     names = [(manifest.kind, manifest.name) for manifest in found]
     errors += [
-        f"{kind} {name} is given twice: rename one"
-        for kind, name in sorted({n for n in names if names.count(n) > 1})
+        f"{kind} {name} is given twice: rename one" for kind, name in sorted({n for n in names if names.count(n) > 1})
     ]
     if errors:
         raise UserError("\n".join(errors))
@@ -71,9 +70,7 @@ def _manifest(document: Any, platform: Platform) -> Manifest:
         raise UserError("a manifest is a mapping with apiVersion, kind, metadata and spec")
     kind = document.get("kind")
     if kind not in KINDS:
-        raise UserError(
-            f"{kind!r} does not run here; {' and '.join(KINDS)} do, remove the rest", field="kind"
-        )
+        raise UserError(f"{kind!r} does not run here; {' and '.join(KINDS)} do, remove the rest", field="kind")
     if document.get("apiVersion") != API_VERSION:
         raise UserError(f"{document.get('apiVersion')!r}: use {API_VERSION}", field="apiVersion")
     metadata = document.get("metadata")
@@ -91,9 +88,7 @@ def _manifest(document: Any, platform: Platform) -> Manifest:
         "metadata": {"name": name, "namespace": NAMESPACE, "uid": "not-yet"},
         "spec": document.get("spec") or {},
     }
-    observed = (
-        read_distilljob(resource, platform) if kind == "DistillJob" else read_rollout(resource, platform)
-    )
+    observed = read_distilljob(resource, platform) if kind == "DistillJob" else read_rollout(resource, platform)
     if observed.problem is not None or observed.spec is None:
         raise UserError(observed.problem.message if observed.problem else "the spec cannot be read")
     spec = observed.spec.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -87,9 +87,7 @@ async def run(
         if task.done() and not task.cancelled() and task.exception() is not None:
             raise RuntimeError("the run's own loop failed") from task.exception()
     found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
-    return Ended(
-        [resource for resource in found if resource is not None], stopped.is_set() and not all_ended.is_set()
-    )
+    return Ended([resource for resource in found if resource is not None], stopped.is_set() and not all_ended.is_set())
 
 
 def _on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:

@@ -33,9 +33,7 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     draft = Draft(observed.status, observed.generation, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
-        reason, message = (
-            (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
-        )
+        reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", reason, message)
         return draft.plan(_fail(draft, reason, message))
     if not draft.is_true("Validated"):
@@ -58,9 +56,7 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     reading = before is not None and before.reason == READING
     begun = started(status.conditions, "Trained", NOT_STARTED)
     child = observed.child
-    draft.set(
-        attempts=max(status.attempts, child.attempts), image=status.image or child.image or observed.image
-    )
+    draft.set(attempts=max(status.attempts, child.attempts), image=status.image or child.image or observed.image)
     step = judge_step("Train", begun, reading, child, observed.reader)
     task = TrainTask(
         resource=f"{observed.owner.namespace}/{observed.owner.name}",

@@ -40,14 +40,10 @@ async def serve(health: Health, metrics: Callable[[], bytes], port: int) -> web.
 
     async def readyz(_: web.Request) -> web.Response:
         ready = health.ready()
-        return web.Response(
-            text="ready" if ready else "the watches have not begun", status=200 if ready else 503
-        )
+        return web.Response(text="ready" if ready else "the watches have not begun", status=200 if ready else 503)
 
     async def metrics_text(_: web.Request) -> web.Response:
-        return web.Response(
-            body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return web.Response(body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)

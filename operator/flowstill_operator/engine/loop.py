@@ -143,13 +143,9 @@ class Reconciler:
             if refused is None:
                 return plan
             observed = refused
-        raise RuntimeError(
-            f"{key.kind} {key.namespace}/{key.name}: the plan does not accept the API's refusals"
-        )
+        raise RuntimeError(f"{key.kind} {key.namespace}/{key.name}: the plan does not accept the API's refusals")
 
-    async def _carry_out(
-        self, controller: Controller, observed: Any, plan: Plan[Any], key: Key
-    ) -> Any | None:
+    async def _carry_out(self, controller: Controller, observed: Any, plan: Plan[Any], key: Key) -> Any | None:
         for wanted in plan.create:
             try:
                 await self._create(
@@ -174,9 +170,7 @@ class Reconciler:
             if found is None:
                 raise Conflict(f"Job {namespace}/{name} vanished while it was adopted") from error
             if not owned_by(found, uid):
-                raise Refused(
-                    f"a Job {name} exists and belongs to somebody else: delete or rename it"
-                ) from error
+                raise Refused(f"a Job {name} exists and belongs to somebody else: delete or rename it") from error
             return
         self.observer.child_created(role)
 
@@ -191,9 +185,7 @@ class Reconciler:
 class Worker:
     """Takes a key through a pass, and decides when it is looked at again."""
 
-    def __init__(
-        self, reconciler: Reconciler, queue: KeyQueue[Key], on_change: Callable[[Key], None]
-    ) -> None:
+    def __init__(self, reconciler: Reconciler, queue: KeyQueue[Key], on_change: Callable[[Key], None]) -> None:
         self.reconciler = reconciler
         self.queue = queue
         self.on_change = on_change

@@ -18,15 +18,9 @@ class Metrics:
         self._seconds = Histogram(
             "flowstill_reconcile_seconds", "Duration of a pass.", ["kind"], registry=self.registry
         )
-        self._children = Counter(
-            "flowstill_children_created", "Child Jobs created.", ["role"], registry=self.registry
-        )
-        self._resources = Gauge(
-            "flowstill_resources", "Resources by phase.", ["kind", "phase"], registry=self.registry
-        )
-        self._depth = Gauge(
-            "flowstill_queue_depth", "Keys that wait or are worked on.", registry=self.registry
-        )
+        self._children = Counter("flowstill_children_created", "Child Jobs created.", ["role"], registry=self.registry)
+        self._resources = Gauge("flowstill_resources", "Resources by phase.", ["kind", "phase"], registry=self.registry)
+        self._depth = Gauge("flowstill_queue_depth", "Keys that wait or are worked on.", registry=self.registry)
         self._phases: dict[Key, str] = {}
         self._counts: Counts[tuple[str, str]] = Counts()
 

@@ -82,9 +82,7 @@ class KeyQueue[K: Hashable]:
                 continue
 
 
-async def run_workers[K: Hashable](
-    queue: KeyQueue[K], work: Callable[[K], Awaitable[None]], count: int
-) -> None:
+async def run_workers[K: Hashable](queue: KeyQueue[K], work: Callable[[K], Awaitable[None]], count: int) -> None:
     """Let ``count`` workers look at keys until cancelled; ``work`` handles its own errors."""
 
     async def worker() -> None:

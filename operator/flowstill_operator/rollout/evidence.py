@@ -63,11 +63,7 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
     passed = [gate.name for gate in result.gates if gate.verdict == "Pass"]
     draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence)
     draft.set(gates_summary=f"{len(passed)}/{len(GATES)} Pass", **_successes(result.arms))
-    if (
-        result.verdict is None
-        or result.evidence is None
-        or {gate.name for gate in result.gates} != set(GATES)
-    ):
+    if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
         return _incomplete(draft, "judge", "a verdict, evidence and all nine gates")
     others = ", ".join(f"{gate.name} {gate.verdict}" for gate in result.gates if gate.verdict != "Pass")
     if result.verdict == "Fail":
@@ -82,9 +78,7 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
     return None
 
 
-def _run(
-    observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role
-) -> Result | Move | None:
+def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role) -> Result | Move | None:
     """The result of that child when it is there; None when it was decided before; else what to do."""
     kind = dict(STEPS)[role]
     if draft.is_true(kind):
@@ -114,9 +108,7 @@ def _run(
             if child.progress is not None:
                 report = child.progress
                 draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")
-            return Move(
-                requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS
-            )
+            return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
         case "done" if step.result is not None:
             return step.result
         case _:
@@ -188,8 +180,4 @@ def _successes(arms: list[ArmResult]) -> dict[str, str]:
     served = by_name.get("student-draws") or by_name.get("student")
     baseline = by_name.get("baseline") or by_name.get("teacher@10")
     texts = {"success": served, "baseline_success": baseline}
-    return {
-        key: f"{round(arm.success * arm.episodes)}/{arm.episodes}"
-        for key, arm in texts.items()
-        if arm is not None
-    }
+    return {key: f"{round(arm.success * arm.episodes)}/{arm.episodes}" for key, arm in texts.items() if arm is not None}

@@ -11,6 +11,4 @@ def manifest(observed: Observed, wanted: Wanted, platform: Platform) -> Document
     """The Job of the child that the plan wants."""
     if observed.spec is None:
         raise ValueError("a plan wants no child of an invalid spec")
-    return child_job(
-        observed.owner, wanted, ["flowstill-evaluate", wanted.role], observed.spec.runtime, platform
-    )
+    return child_job(observed.owner, wanted, ["flowstill-evaluate", wanted.role], observed.spec.runtime, platform)

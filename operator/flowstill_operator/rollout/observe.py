@@ -72,9 +72,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
         problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
         image = spec.runtime.image or image
         if spec.target is not None and not platform.targets:
-            problem = Problem(
-                "TargetRefused", "spec.target: there is no Deployment in local mode; remove spec.target"
-            )
+            problem = Problem("TargetRefused", "spec.target: there is no Deployment in local mode; remove spec.target")
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))
     generation = resource["metadata"].get("generation", 0)

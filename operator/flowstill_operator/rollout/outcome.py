@@ -9,9 +9,7 @@ StatusDraft = Draft[StudentRolloutStatus]
 def complete(draft: StatusDraft) -> Move:
     """All gates passed, and the student is served where it should be."""
     promoted = draft.is_true("Promoted")
-    text = "all gates passed" + (
-        ", and the target serves the student" if promoted else "; there was no target"
-    )
+    text = "all gates passed" + (", and the target serves the student" if promoted else "; there was no target")
     draft.condition("Completed", "True", "Completed", text)
     draft.set(phase="Completed", completion_time=timestamp(draft.now), message=text)
     return STOP

@@ -46,15 +46,11 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
     names = [container["name"] for container in containers]
     if wanted.container is None and len(names) > 1:
         listed = ", ".join(names)
-        return Target(
-            problem=f"Deployment {wanted.name} has containers {listed}: set spec.target.deployment.container"
-        )
+        return Target(problem=f"Deployment {wanted.name} has containers {listed}: set spec.target.deployment.container")
     name = wanted.container or names[0]
     container = next((c for c in containers if c["name"] == name), None)
     if container is None:
-        return Target(
-            problem=f"Deployment {wanted.name} has no container {name}: see spec.target.deployment.container"
-        )
+        return Target(problem=f"Deployment {wanted.name} has no container {name}: see spec.target.deployment.container")
     annotations = metadata.get("annotations") or {}
     available, availability = _availability(deployment)
     return Target(
@@ -83,9 +79,7 @@ def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str) 
     """Serve the student, and record what was served before and who did it."""
     policy = reference(student)
     annotations = ((POLICY, policy), (PREVIOUS, target.served), (ROLLOUT, uid))
-    return TargetChange(
-        wanted.name, target.container, wanted.env, policy, annotations, target.resource_version
-    )
+    return TargetChange(wanted.name, target.container, wanted.env, policy, annotations, target.resource_version)
 
 
 def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetChange:

@@ -77,9 +77,7 @@ def _ensure_one(tool: Tool, go: str, go_version: str, report: Report) -> Path:
         _run(build, tool.module)
         record.write_text(file_digest(unfinished))
         unfinished.rename(target)
-        report(
-            f"built {tool.name} in {time.monotonic() - started:.0f} s, {target.stat().st_size / 1e6:.0f} MB"
-        )
+        report(f"built {tool.name} in {time.monotonic() - started:.0f} s, {target.stat().st_size / 1e6:.0f} MB")
     return target
 
 
@@ -90,9 +88,7 @@ def _is_whole(target: Path, record: Path) -> bool:
 def _find_go() -> str:
     go = shutil.which("go")
     if go is None:
-        raise HarnessError(
-            "there is no `go` on PATH: install Go 1.26 or newer (https://go.dev/dl/), then run again"
-        )
+        raise HarnessError("there is no `go` on PATH: install Go 1.26 or newer (https://go.dev/dl/), then run again")
     return go
 
 

@@ -24,9 +24,7 @@ def content_key(*parts: str | bytes | Path) -> str:
     """Return 16 hex digits that name the contents: files by their bytes, strings and bytes as they are."""
     digest = hashlib.sha256()
     for part in parts:
-        data = (
-            part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
-        )
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()[:16]

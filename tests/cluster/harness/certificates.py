@@ -23,9 +23,7 @@ class Authority:
     folder: Path
     own: Pair
 
-    def issue(
-        self, name: str, subject: str, addresses: tuple[str, ...] = (), names: tuple[str, ...] = ()
-    ) -> Pair:
+    def issue(self, name: str, subject: str, addresses: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Pair:
         """Issue a pair for clients, and for servers too when it carries addresses or names.
 
         Args:

@@ -87,9 +87,7 @@ class Containerd:
         for blob in blobs:
             _share(layout / "blobs" / "sha256" / blob, self._content(blob))
         self._drop_older(name)
-        self._report(
-            f"loaded {name} in {time.monotonic() - started:.0f} s ({len(missing)} of {len(blobs)} blobs new)"
-        )
+        self._report(f"loaded {name} in {time.monotonic() - started:.0f} s ({len(missing)} of {len(blobs)} blobs new)")
 
     def remove_containers(self) -> None:
         """Kill and delete every container, with its snapshot."""
@@ -117,9 +115,7 @@ class Containerd:
             finally:
                 code = importing.wait()
         if code != 0:
-            raise HarnessError(
-                f"importing {name} into containerd failed:\n{log_end(self.folder / 'import.log')}"
-            )
+            raise HarnessError(f"importing {name} into containerd failed:\n{log_end(self.folder / 'import.log')}")
 
     def _drop_older(self, name: str) -> None:
         repository = name.rpartition(":")[0]
@@ -169,9 +165,7 @@ def _blobs_of(layout: Path, manifest: dict[str, Any]) -> list[str]:
     return [own, *parts]
 
 
-def _write_archive(
-    pipe: IO[bytes], layout: Path, name: str, manifest: dict[str, Any], blobs: list[str]
-) -> None:
+def _write_archive(pipe: IO[bytes], layout: Path, name: str, manifest: dict[str, Any], blobs: list[str]) -> None:
     """Write an OCI archive of one image that leaves out the blobs containerd already has."""
     named = {
         **manifest,

@@ -73,9 +73,7 @@ class ControlPlane:
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """Create or change objects given as dictionaries."""
-        self.kubectl(
-            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-        )
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
 
     def create_namespace(self, prefix: str = "test") -> str:
         """Create a namespace that admits restricted pods only, ready for pods, and return its name."""
@@ -99,9 +97,7 @@ class ControlPlane:
     def client_config(self, name: str, subject: str) -> Path:
         """Write a kubeconfig for the user or group in `subject` (``/O=group/CN=user``)."""
         pair = self.authority.issue(name, subject)
-        return write_kubeconfig(
-            self.folder / f"{name}.kubeconfig", self.server, self.authority.own.certificate, pair
-        )
+        return write_kubeconfig(self.folder / f"{name}.kubeconfig", self.server, self.authority.own.certificate, pair)
 
     def _start_etcd_and_server(self) -> None:
         peer, client, secure = (free_port(host) for host in ("127.0.0.1", "127.0.0.1", self.address))

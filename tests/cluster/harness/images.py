@@ -1,6 +1,7 @@
 """The images of `images/`, built into the cache, each named by the hash of what it is made of."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.harness import binaries
-from tests.cluster.harness.cache import Report, cache_root, content_key, silent
+from tests.cluster.harness.cache import Report, cache_root, content_key, file_lock, silent
 from tests.cluster.harness.errors import HarnessError
 from tests.cluster.harness.processes import run
 
@@ -27,8 +28,8 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 class Image:
     """One image: its full name, and how to build it when the store has none of this name.
 
-    `keep_steps` keeps every step of the build, so that the next one begins at the first that changed. Not for the
-    large ones: their steps would lie on the disk twice.
+    `keep_steps` keeps every step of the build, so that the next one begins at the first that changed. Not for
+    the large ones: their steps would lie on the disk twice.
     """
 
     name: str
@@ -82,7 +83,7 @@ class ImageStore:
         # Only what the script takes from pyproject.toml counts: a linter's setting must not cost gigabytes.
         wanted = run([sys.executable, str(script), str(pyproject), "trainer", "evaluator"])
         base = self.base()
-        key = content_key(containerfile, script, CHECKOUT / "requirements.lock", wanted, base)
+        key = content_key(containerfile, CHECKOUT / "requirements.lock", wanted, base)
         image = Image(f"localhost/flowstill-learning:{key}", containerfile, CHECKOUT, (("BASE_IMAGE", base),))
         return self.ensure(image)
 
@@ -119,8 +120,12 @@ class ImageStore:
         if _CERTIFICATES.is_dir():
             # A machine's own certificate authorities count in its builds too.
             command += ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"]
-        self._build([*command, "--tag", image.name, str(image.context)])
-        self._drop_older(image.name)
+        with file_lock(self.folder / "build.lock", self._report):
+            # What a killed build left is gigabytes, and nobody else builds while the lock is held.
+            self.buildah("rm", "--all")
+            shutil.rmtree(self._scratch(), ignore_errors=True)
+            self._build([*command, "--tag", image.name, str(image.context)])
+            self._drop_older(image.name)
         self._report(f"built {image.name} in {time.monotonic() - started:.0f} s")
         return image.name
 
@@ -146,10 +151,13 @@ class ImageStore:
 
     def _build(self, arguments: list[str]) -> None:
         log = self.folder / "build.log"
+        scratch = self._scratch()
+        scratch.mkdir(exist_ok=True)
+        environment = {**os.environ, "TMPDIR": str(scratch)}
         with log.open("wb") as output:
             command = [*self._command(), *arguments]
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
             )
         if done.returncode != 0:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
@@ -163,6 +171,9 @@ class ImageStore:
         unnamed = self.buildah("images", "--all", "--quiet", "--filter", "dangling=true").split()
         if len(unnamed) > _MAX_STEPS:
             self.buildah("rmi", "--prune", "--force")
+
+    def _scratch(self) -> Path:
+        return self.folder / "scratch"
 
     def _context(self, name: str, containerfile: str) -> Path:
         context = self.folder / "context" / name

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,12 @@ def pod_namespaces() -> set[str]:
     """Return the names of the network namespaces that CNI made on this machine."""
     folder = Path("/var/run/netns")
     return {path.name for path in folder.glob("cni-*")} if folder.is_dir() else set()
+
+
+def remove_leftovers(prefix: str) -> None:
+    """Remove the temporary folders whose names begin with `prefix`, of a run that was killed, and their mounts."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        remove_tree(folder)
 
 
 def remove_tree(folder: Path) -> None:

@@ -15,6 +15,7 @@ from tests.cluster.harness.images import ImageStore
 from tests.cluster.harness.processes import Background, free_port, run, start, wait_until
 
 NAME = "node-1"
+_PREFIX = "fst-node-"
 _READY_LIMIT_S = 120.0
 
 
@@ -43,8 +44,9 @@ class Node:
         """
         started = time.monotonic()
         self.tools = binaries.ensure(binaries.NODE, self._report)
+        network.remove_leftovers(_PREFIX)
         # A short path: a Unix socket's name has at most 107 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="fst-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._stack.callback(network.remove_tree, self.folder)
         self._stack.callback(network.remove_pod_namespaces, network.pod_namespaces())
         self._start_containerd()
@@ -134,9 +136,7 @@ class Node:
             "mode": "iptables",
             "clusterCIDR": network.POD_RANGE,
             "hostnameOverride": NAME,
-            "clientConnection": {
-                "kubeconfig": str(self.plane.client_config("kube-proxy", "/CN=system:kube-proxy"))
-            },
+            "clientConnection": {"kubeconfig": str(self.plane.client_config("kube-proxy", "/CN=system:kube-proxy"))},
             "conntrack": {"maxPerCore": 0},
             "healthzBindAddress": f"127.0.0.1:{free_port('127.0.0.1')}",
             "metricsBindAddress": f"127.0.0.1:{free_port('127.0.0.1')}",

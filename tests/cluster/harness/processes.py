@@ -20,17 +20,13 @@ class CommandError(HarnessError):
         self.code, self.stdout, self.stderr = code, stdout, stderr
 
 
-def run(
-    command: list[str], stdin: str = "", environment: dict[str, str] | None = None, cwd: Path | None = None
-) -> str:
+def run(command: list[str], stdin: str = "", environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command to its end and return what it wrote to standard output.
 
     Raises:
         CommandError: the exit code is not 0.
     """
-    done = subprocess.run(
-        command, input=stdin, env=environment, cwd=cwd, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, input=stdin, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CommandError(command, done.returncode, done.stdout, done.stderr)
     return done.stdout
@@ -48,9 +44,7 @@ class Background:
         """Raise HarnessError with the end of the log when the process has ended."""
         code = self.process.poll()
         if code is not None:
-            raise HarnessError(
-                f"{self.name} ended by itself with {code}; the end of {self.log}:\n{log_end(self.log)}"
-            )
+            raise HarnessError(f"{self.name} ended by itself with {code}; the end of {self.log}:\n{log_end(self.log)}")
 
     def stop(self, grace_s: float = 10.0) -> None:
         """End the process: SIGTERM, then SIGKILL after `grace_s` seconds."""
@@ -64,9 +58,7 @@ class Background:
             self.process.wait()
 
 
-def start(
-    name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None
-) -> Background:
+def start(name: str, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> Background:
     """Start `command` with its output in ``folder/NAME.log``; the kernel kills it when this process dies."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -84,9 +76,7 @@ def start(
     return Background(name, process, log)
 
 
-def wait_until(
-    what: str, ready: Callable[[], bool], limit_s: float, alive: tuple[Background, ...] = ()
-) -> None:
+def wait_until(what: str, ready: Callable[[], bool], limit_s: float, alive: tuple[Background, ...] = ()) -> None:
     """Poll `ready` until it is true.
 
     Raises:

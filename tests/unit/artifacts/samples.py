@@ -40,9 +40,7 @@ def student_properties(**changes: object) -> StudentProperties:
 
 
 def make_folder(folder: Path, **files: str) -> Path:
-    for name, text in (
-        files or {"policy/model.safetensors": "weights", "onnx/student.onnx": "graph"}
-    ).items():
+    for name, text in (files or {"policy/model.safetensors": "weights", "onnx/student.onnx": "graph"}).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -36,8 +36,15 @@ def test_bytes_round_trip_and_are_canonical(tmp_path: Path) -> None:
 def test_properties_are_those_of_the_kind() -> None:
     ref = StatusRef(uri="store://x", digest=DIGEST)
     rollouts = RolloutsProperties(
-        suite="metaworld", tasks=["t"], arms=["student"], seeds=[0], versions={}, student=ref, teacher=ref, baseline=ref
-    )  # fmt: skip
+        suite="metaworld",
+        tasks=["t"],
+        arms=["student"],
+        seeds=[0],
+        versions={},
+        student=ref,
+        teacher=ref,
+        baseline=ref,
+    )
     with pytest.raises(ValidationError, match="Student needs StudentProperties"):
         Manifest(kind="Student", files=[], properties=rollouts)
     value = json.loads(Manifest(kind="Rollouts", files=[], properties=rollouts).to_bytes())

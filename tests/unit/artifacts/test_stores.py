@@ -94,9 +94,7 @@ def test_a_full_disk_leaves_nothing_behind(
     assert fetch(publish(folder, "Student", student_properties()))
 
 
-def test_a_faster_publisher_has_done_the_work(
-    store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_faster_publisher_has_done_the_work(store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = publish(folder, "Student", student_properties())
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", lambda _: False)
@@ -129,9 +127,7 @@ def test_damage_names_field_path_and_fix(store: Path, folder: Path) -> None:
 def test_another_digest_names_both(store: Path, folder: Path) -> None:
     ref = push(folder, "store://teachers/x")
     assert fetch(ref, "spec.teacher") == store / "teachers/x"
-    with pytest.raises(
-        DigestMismatch, match=rf"spec\.teacher\.digest: .*{ref.digest}, not {DIGEST}"
-    ) as caught:
+    with pytest.raises(DigestMismatch, match=rf"spec\.teacher\.digest: .*{ref.digest}, not {DIGEST}") as caught:
         fetch(StatusRef(uri=ref.uri, digest=DIGEST), "spec.teacher")
     assert caught.value.reason == "DigestMismatch"
 

@@ -55,9 +55,7 @@ class Line:
         return {"observation.state": np.array([self._x], dtype=np.float32)}
 
 
-def info(
-    draws: int = 1, state_dim: int = 1, action_dim: int = 1, cameras: tuple[str, ...] = ()
-) -> RunnerInfo:
+def info(draws: int = 1, state_dim: int = 1, action_dim: int = 1, cameras: tuple[str, ...] = ()) -> RunnerInfo:
     return RunnerInfo(
         policy_type="analytic",
         runtime="torch",

@@ -14,8 +14,16 @@ from flowstill_evaluator.evidence import Gap
 from flowstill_evaluator.gates.base import by_bounds, decided, points, shortened
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.gates.margins import within_margin
+from flowstill_evaluator.gates.p1_success import p1_success
+from flowstill_evaluator.gates.p2_latency import p2_latency
+from flowstill_evaluator.gates.p3_memory import p3_memory
+from flowstill_evaluator.gates.p4_fidelity import p4_fidelity
+from flowstill_evaluator.gates.p5_per_task import p5_per_task
+from flowstill_evaluator.gates.p6_failed_clamped import p6_failed_clamped
 from flowstill_evaluator.gates.rates import episodes_needed
-from flowstill_evaluator.gates.s2_velocity import joint_shifts
+from flowstill_evaluator.gates.s1_clamp import s1_clamp
+from flowstill_evaluator.gates.s2_velocity import joint_shifts, s2_velocity
+from flowstill_evaluator.gates.s3_cliff import s3_cliff
 from flowstill_evaluator.statistics import Bounds, PairCounts, difference_interval
 from tests.unit.evaluator import synthetic as syn
 
@@ -32,8 +40,36 @@ def records(template, tmp_path):
     return Path(shutil.copytree(template, tmp_path / "records"))
 
 
+class Judged(dict):
+    """Gate results by name, each computed when it is asked for."""
+
+    def __init__(self, evidence, limits):
+        self.evidence, self.limits = evidence, limits
+
+    def __missing__(self, name):
+        self[name] = GATES[name](self.evidence, getattr(self.limits, name.lower()))
+        return self[name]
+
+
+GATES = {
+    "S1": s1_clamp,
+    "S2": s2_velocity,
+    "S3": s3_cliff,
+    "P1": p1_success,
+    "P2": p2_latency,
+    "P3": p3_memory,
+    "P4": p4_fidelity,
+    "P5": p5_per_task,
+    "P6": p6_failed_clamped,
+}
+
+
 def judged(folder, gates=None, **changes):
-    return {r.name: r for r in run_gates(syn.load(folder, **changes), Gates.model_validate(gates or {}))}
+    return Judged(syn.load(folder, **changes), Gates.model_validate(gates or {}))
+
+
+def judged_all(folder, **changes):
+    return {r.name: r for r in run_gates(syn.load(folder, **changes), Gates())}
 
 
 def set_outcomes(folder, student, baseline, task="reach-around", **student_changes):
@@ -60,19 +96,18 @@ def first(count, of=200):
 
 
 def test_good_evidence_passes_all_nine(records):
-    results = judged(records)
+    results = judged_all(records)
     assert {name: r.verdict for name, r in results.items()} == dict.fromkeys(TITLES, "Pass")
     assert overall(list(results.values())) == "Pass"
     assert all(
-        r.measured is not None and r.threshold is not None and r.interval and r.samples
-        for r in results.values()
+        r.measured is not None and r.threshold is not None and r.interval and r.samples for r in results.values()
     )
     assert all(r.message.endswith((".", ")")) and len(r.message) <= 512 for r in results.values())
 
 
 def test_classes_follow_the_names(records):
-    assert {r.gate_class for n, r in judged(records).items() if n[0] == "S"} == {"safety"}
-    assert {r.gate_class for n, r in judged(records).items() if n[0] == "P"} == {"performance"}
+    assert {r.gate_class for n, r in judged_all(records).items() if n[0] == "S"} == {"safety"}
+    assert {r.gate_class for n, r in judged_all(records).items() if n[0] == "P"} == {"performance"}
 
 
 NEEDS = {
@@ -88,19 +123,17 @@ NEEDS = {
 @pytest.mark.parametrize(("name", "gates"), NEEDS.items())
 def test_a_missing_file_leaves_its_gates_open_and_no_other(records, name, gates):
     (records / name).unlink()
-    results = judged(records)
+    results = judged_all(records)
     assert {n for n, r in results.items() if r.verdict == "Inconclusive"} == gates
     assert all(name in results[n].message and results[n].measured is None for n in gates)
     assert overall(list(results.values())) == "Inconclusive"
 
 
-@pytest.mark.parametrize(
-    "name", ["episodes.jsonl", "latency.json", "memory.json", "fidelity.json", "run.json"]
-)
+@pytest.mark.parametrize("name", ["episodes.jsonl", "latency.json", "memory.json", "fidelity.json", "run.json"])
 @pytest.mark.parametrize("content", ["{", "null", "[]", "[1]", '"x"', '{"student-draws": null}', "\x00\xff"])
 def test_a_broken_file_is_never_a_pass(records, name, content):
     (records / name).write_text(content, encoding="latin-1")
-    results = judged(records)
+    results = judged_all(records)
     assert {n for n, r in results.items() if r.verdict == "Inconclusive"} == NEEDS[name]
 
 
@@ -156,7 +189,7 @@ def test_velocity_with_nan(records):
 def test_an_episode_of_no_use_names_its_line(records, change):
     lines = syn.read_lines(records)
     syn.write_lines(records, [lines[0], lines[1] | change, *lines[2:]])
-    results = judged(records)
+    results = judged_all(records)
     assert {n for n, r in results.items() if r.verdict == "Inconclusive"} == NEEDS["episodes.jsonl"]
     assert "line 2" in results["P1"].message
 
@@ -180,7 +213,7 @@ def test_an_episode_of_no_use_names_its_line(records, change):
 )
 def test_unpaired_episodes_decide_nothing(records, break_it, says):
     syn.write_lines(records, [made for e in syn.read_lines(records) if (made := break_it(e))])
-    results = judged(records)
+    results = judged_all(records)
     assert {n for n, r in results.items() if r.verdict == "Inconclusive"} == NEEDS["episodes.jsonl"]
     assert says in results["P1"].message
 
@@ -191,7 +224,7 @@ def test_records_of_another_student_decide_nothing(records):
         if arm["name"] == SERVED:
             arm["digest"] = "sha256:" + "9" * 64
     syn.write_json(records, "run", run)
-    assert {r.verdict for r in judged(records).values()} == {"Inconclusive"}
+    assert {r.verdict for r in judged_all(records).values()} == {"Inconclusive"}
 
 
 # P1 and S3: margins
@@ -226,9 +259,7 @@ def test_few_perfect_pairs_need_the_exact_test(tmp_path):
     assert result.verdict == "Inconclusive"
 
 
-@pytest.mark.parametrize(
-    ("student", "verdict"), [(50, "Pass"), (49, "Pass"), (46, "Inconclusive"), (30, "Fail")]
-)
+@pytest.mark.parametrize(("student", "verdict"), [(50, "Pass"), (49, "Pass"), (46, "Inconclusive"), (30, "Fail")])
 def test_no_cliff_task_by_task(tmp_path, student, verdict):
     records = syn.write_records(tmp_path / "r", tasks=["easy", "hard"], episodes=50)
     set_outcomes(records, first(50, 50), first(45, 50), task="easy")
@@ -328,9 +359,7 @@ def test_a_tighter_limit_never_needs_fewer_episodes(limit, episodes):
 # S2, P2, P3, P4
 
 
-@pytest.mark.parametrize(
-    ("scale", "verdict"), [(1.0, "Pass"), (1.15, "Pass"), (1.2, "Inconclusive"), (1.6, "Fail")]
-)
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, "Pass"), (1.15, "Pass"), (1.2, "Inconclusive"), (1.6, "Fail")])
 def test_velocity_shift(records, scale, verdict):
     """Scaled normal velocities are 0.8 (scale − 1) spreads away."""
     arms = dict(np.load(records / "joint_velocity.npz"))
@@ -367,9 +396,7 @@ def test_too_few_velocities(records, rows):
     assert judged(records)["S2"].verdict == "Inconclusive"
 
 
-@pytest.mark.parametrize(
-    ("factor", "verdict"), [(0.2, "Pass"), (1.0, "Pass"), (1.1, "Inconclusive"), (1.4, "Fail")]
-)
+@pytest.mark.parametrize(("factor", "verdict"), [(0.2, "Pass"), (1.0, "Pass"), (1.1, "Inconclusive"), (1.4, "Fail")])
 def test_latency_ratio(records, factor, verdict):
     baseline = [float(x) for x in np.random.default_rng(4).lognormal(3.7, 0.1, 1500)]
     noisy = [factor * x for x in baseline]
@@ -430,7 +457,7 @@ def test_overall(verdicts):
 
 
 def test_a_gate_that_is_not_there_is_not_passed(records):
-    results = list(judged(records).values())
+    results = list(judged_all(records).values())
     assert overall(results) == "Pass"
     assert overall(results[:8]) == "Inconclusive"
     assert overall([]) == "Inconclusive"
@@ -440,10 +467,7 @@ def test_a_gate_that_is_not_there_is_not_passed(records):
 def test_a_number_that_is_none_never_passes(bad):
     assert decided("P2", "Pass", "", measured=bad, threshold=1.1, samples=5).verdict == "Inconclusive"
     bounds = Bounds(0.0, bad)
-    assert (
-        decided("P2", "Pass", "", measured=1.0, threshold=1.1, samples=5, bounds=bounds).verdict
-        == "Inconclusive"
-    )
+    assert decided("P2", "Pass", "", measured=1.0, threshold=1.1, samples=5, bounds=bounds).verdict == "Inconclusive"
 
 
 def test_saying_numbers():

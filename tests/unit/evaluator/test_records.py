@@ -58,9 +58,7 @@ def test_arrays_survive_json_exactly(array):
 
 def test_a_log_is_read_back_whole(tmp_path):
     log = EpisodeLog(tmp_path / "episodes.jsonl")
-    log.append(
-        [stored(outcome(0), "metaworld", "student", 100), stored(outcome(1), "metaworld", "student", 100)]
-    )
+    log.append([stored(outcome(0), "metaworld", "student", 100), stored(outcome(1), "metaworld", "student", 100)])
     again = EpisodeLog(tmp_path / "episodes.jsonl")
     assert [e.record for e in again.of_arm("student")] == [e.record for e in log.of_arm("student")]
     np.testing.assert_array_equal(again.of_arm("student")[1].actions_TD, outcome(1).actions_TD)

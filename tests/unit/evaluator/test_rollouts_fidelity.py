@@ -33,9 +33,7 @@ def test_a_collapsed_student_passes_the_cosine_and_not_the_spread():
 
 def test_a_student_between_the_ways_has_the_cosine_against_it():
     draw = np.random.default_rng(0)
-    record = fidelity.compare(
-        two_ways(draw), two_ways(draw), 0.1 * draw.standard_normal((12, fidelity.CHUNKS, 6))
-    )
+    record = fidelity.compare(two_ways(draw), two_ways(draw), 0.1 * draw.standard_normal((12, fidelity.CHUNKS, 6)))
     assert np.mean(record["cosine"]) < 0.6
 
 
@@ -71,6 +69,4 @@ def test_sampling_keeps_real_dimensions_of_executed_steps(draws):
 
 def test_draws_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="3 draws"):
-        fidelity.sample(
-            LineController(draws=3), Batch({}, ("go",)), 3, np.random.default_rng(0), lambda: None
-        )
+        fidelity.sample(LineController(draws=3), Batch({}, ("go",)), 3, np.random.default_rng(0), lambda: None)

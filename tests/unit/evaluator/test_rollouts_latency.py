@@ -28,9 +28,7 @@ def test_turns_and_counts():
     assert {arm: len(values) for arm, values in times.items()} == {"teacher@10": 30, "student": 30}
     assert len(calls) == 2 * (30 + latency.WARM_UP)
     assert all(rows == 1 for _, _, rows in calls)
-    assert all(
-        {a[0], b[0]} == {"t", "s"} and a[1] == b[1] for a, b in zip(calls[::2], calls[1::2], strict=True)
-    )
+    assert all({a[0], b[0]} == {"t", "s"} and a[1] == b[1] for a, b in zip(calls[::2], calls[1::2], strict=True))
     assert {a[0] for a in calls[::2]} == {"t", "s"}, "each goes first in turn"
     assert all(value > 0 for values in times.values() for value in values)
 

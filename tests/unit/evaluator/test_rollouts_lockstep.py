@@ -73,12 +73,8 @@ def test_failures_have_their_kind(gain, failure):
 
 def test_an_episode_does_not_depend_on_its_neighbours():
     alone = run([Episode("a", 7, 107)], LineController(noise=0.5))[0]
-    among = run(
-        [*episodes_of(["a"], 7, seed=0), Episode("a", 7, 107)], LineController(noise=0.5), width=3
-    )[0]
-    np.testing.assert_array_equal(
-        alone[Episode("a", 7, 107)].actions_TD, among[Episode("a", 7, 107)].actions_TD
-    )
+    among = run([*episodes_of(["a"], 7, seed=0), Episode("a", 7, 107)], LineController(noise=0.5), width=3)[0]
+    np.testing.assert_array_equal(alone[Episode("a", 7, 107)].actions_TD, among[Episode("a", 7, 107)].actions_TD)
 
 
 def test_draw_zero_of_many_is_the_noise_of_one():
@@ -96,17 +92,13 @@ def test_draw_zero_of_many_is_the_noise_of_one():
 
 
 def test_a_broken_environment_is_tried_again_and_is_no_failure():
-    outcomes, errors, _ = run(
-        [Episode("a", 0, 5), Episode("a", 1, 6)], LineController(), breaks={5: ATTEMPTS - 1}
-    )
+    outcomes, errors, _ = run([Episode("a", 0, 5), Episode("a", 1, 6)], LineController(), breaks={5: ATTEMPTS - 1})
     assert len(outcomes) == 2
     assert not errors
 
 
 def test_a_hopeless_environment_is_reported_and_the_rest_goes_on():
-    outcomes, errors, _ = run(
-        [Episode("a", 0, 5), Episode("a", 1, 6)], LineController(), width=1, breaks={5: ATTEMPTS}
-    )
+    outcomes, errors, _ = run([Episode("a", 0, 5), Episode("a", 1, 6)], LineController(), width=1, breaks={5: ATTEMPTS})
     assert [e.episode.index for e in outcomes.values()] == [1]
     assert [e.episode.index for e in errors] == [0]
     assert "cannot start 5" in errors[0].message

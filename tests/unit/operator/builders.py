@@ -20,7 +20,12 @@ def ref(kind, letter):
     return StatusRef(uri=f"store://{kind}/{letter}", digest=digest(letter))
 
 
-STUDENT, TEACHER, RECORDS, EVIDENCE = ref("students", "a"), ref("teachers", "b"), ref("evidence", "c"), ref("evidence", "d")
+STUDENT, TEACHER, RECORDS, EVIDENCE = (
+    ref("students", "a"),
+    ref("teachers", "b"),
+    ref("evidence", "c"),
+    ref("evidence", "d"),
+)
 
 
 def later(seconds):
@@ -49,7 +54,13 @@ TARGET_SPEC = {"deployment": {"name": "robot"}, "progressDeadlineSeconds": 60}
 
 
 def trained(**changes):
-    values = {"kind": "Train", "outcome": "Succeeded", "reason": "Trained", "student": STUDENT, "inputs_digest": digest("e")}
+    values = {
+        "kind": "Train",
+        "outcome": "Succeeded",
+        "reason": "Trained",
+        "student": STUDENT,
+        "inputs_digest": digest("e"),
+    }
     return Result(**{**values, **changes})
 
 
@@ -82,7 +93,7 @@ def gates(**verdicts):
 
 
 def judged(verdict="Pass", **changes):
-    spoilt = {} if verdict == "Pass" else {"P1": verdict}
+    spoilt = {} if verdict in ("Pass", None) else {"P1": verdict}
     arms = [
         ArmResult(name=name, success=success, episodes=200, interval=Interval(low=0.8, high=1.0))
         for name, success in (("teacher@10", 0.875), ("student", 0.9), ("student-draws", 0.995))
@@ -103,7 +114,11 @@ RESULTS = {"train": trained, "parity": parity, "rollouts": records, "judge": jud
 
 
 def deployment(served=None, *, labelled=True, available=True, rollout=None, version="7", **entry):
-    env = [] if served is None and not entry else [{"name": "FLOWSTILL_POLICY", **({"value": served} if served else entry)}]
+    env = (
+        []
+        if served is None and not entry
+        else [{"name": "FLOWSTILL_POLICY", **({"value": served} if served else entry)}]
+    )
     annotations = {"flowstill.dev/rollout": rollout} if rollout else {}
     return {
         "metadata": {

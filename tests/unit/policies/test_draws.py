@@ -10,7 +10,13 @@ from flowstill.policies import draws as reference
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10_000), st.integers(1, 4), st.sampled_from([1, 8, 16]), st.integers(1, 4), st.integers(1, 3))
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 4),
+    st.sampled_from([1, 8, 16]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+)
 def test_torch_agrees_with_numpy(seed, batch, draws, steps, neighbours):
     chunks = np.random.default_rng(seed).normal(size=(batch, draws, 4, 5)).astype(np.float32)
     options = {"action_steps": steps, "action_dim": 3, "neighbours": neighbours}

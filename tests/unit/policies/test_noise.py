@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from flowstill.policies.noise import episode_noise
 
 
-@given(st.integers(0, 2**31 - 1), st.text(max_size=8), st.integers(0, 1000), st.integers(0, 50), st.integers(1, 16))
+@given(
+    st.integers(0, 2**31 - 1),
+    st.text(max_size=8),
+    st.integers(0, 1000),
+    st.integers(0, 50),
+    st.integers(1, 16),
+)
 def test_draw_zero_does_not_depend_on_the_number_of_draws(seed, task, episode, chunk, draws):
     many = episode_noise(seed, task, episode, chunk, draws, 4, 3)
     assert many.shape == (draws, 4, 3)

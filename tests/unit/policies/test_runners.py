@@ -36,7 +36,9 @@ def onnx(folder, draws=None):
 
 
 def in_torch(folder, draws=None):
-    return TorchRunner.load(folder / "policy", steps=None, draws=draws, device="cpu", threads=None, digest="sha256:x")
+    return TorchRunner.load(
+        folder / "policy", steps=None, draws=draws, device="cpu", threads=None, digest="sha256:x"
+    )
 
 
 @pytest.mark.parametrize(("batch", "draws"), [(1, 1), (1, 8), (3, 8), (5, 4)])
@@ -66,7 +68,14 @@ def test_the_graph_holds_no_float64(published):
 
     graph = library.load(str(published / "onnx" / "student.onnx")).graph
     assert not [v.name for v in graph.initializer if v.data_type == library.TensorProto.DOUBLE]
-    assert [i.name for i in graph.input] == ["image_0", "image_mask_0", "tokens", "token_mask", "state", "noise"]
+    assert [i.name for i in graph.input] == [
+        "image_0",
+        "image_mask_0",
+        "tokens",
+        "token_mask",
+        "state",
+        "noise",
+    ]
 
 
 def test_the_onnx_runner_imports_no_torch(published):
@@ -87,7 +96,14 @@ def test_the_onnx_runner_imports_no_torch(published):
 
 def test_an_unknown_provider_is_refused(published):
     with pytest.raises(UserError, match="provider"):
-        OnnxRunner(published / "policy", published / "onnx" / "student.onnx", draws=None, threads=1, provider="tpu", digest="")
+        OnnxRunner(
+            published / "policy",
+            published / "onnx" / "student.onnx",
+            draws=None,
+            threads=1,
+            provider="tpu",
+            digest="",
+        )
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (64, 20), (17, 90)])
@@ -105,7 +121,9 @@ def test_normalisation_is_lerobots(mode):
     generator = np.random.default_rng(0)
     low = generator.normal(size=3).astype(np.float32)
     stats = dict.fromkeys(("mean", "min", "q01", "q10"), low)
-    stats |= dict.fromkeys(("max", "q99", "q90"), low + np.array([1, 2, 0], np.float32)) | {"std": np.ones(3, np.float32) * 2}
+    stats |= dict.fromkeys(("max", "q99", "q90"), low + np.array([1, 2, 0], np.float32)) | {
+        "std": np.ones(3, np.float32) * 2
+    }
     kind = NormalizationMode(mode)
     step = NormalizerProcessorStep(
         features={"observation.state": PolicyFeature(FeatureType.STATE, (3,))},
@@ -114,6 +132,8 @@ def test_normalisation_is_lerobots(mode):
     )
     x = generator.normal(size=(4, 3)).astype(np.float32)
     for inverse in (False, True):
-        theirs = step._apply_transform(torch.from_numpy(x), "observation.state", FeatureType.STATE, inverse=inverse)
+        theirs = step._apply_transform(
+            torch.from_numpy(x), "observation.state", FeatureType.STATE, inverse=inverse
+        )
         ours = numpy_processors.transform(x, stats, mode, step.eps, inverse=inverse)
         assert np.allclose(ours, theirs.numpy(), rtol=1e-5)

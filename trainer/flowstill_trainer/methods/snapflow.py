@@ -11,9 +11,10 @@
 from dataclasses import dataclass
 
 import torch
-from flowstill.policies.flow import FlowPolicy, average_velocity, conditional_velocity, euler, interpolate
 from lerobot_policy_flowstill.prefix import Prefix
 from torch import Tensor
+
+from flowstill.policies.flow import FlowPolicy, average_velocity, conditional_velocity, euler, interpolate
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class SnapFlow:
         total = (1 - self.mix_ratio) * flow_loss + self.mix_ratio * self.consistency_weight * jump_loss
         return Loss(total, flow_loss.detach(), jump_loss.detach())
 
-    def target(self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples) -> Tensor:
+    def target(
+        self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples
+    ) -> Tensor:
         """The average velocity that the jump regresses to, (C, H, D), without gradient."""
         flow = samples.action_FHD.shape[0]
         noise_CHD = samples.noise_BHD[flow:]

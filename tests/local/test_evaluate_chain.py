@@ -1,0 +1,163 @@
+"""``flowstill-evaluate parity`` and ``rollouts`` as processes, on a tiny SmolVLA: interrupted, continued, published."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowstill.api.children import Result
+from flowstill.api.fields import StatusRef
+from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
+from flowstill.artifacts.stores import fetch, publish, push
+from tests.support import tiny_smolvla
+
+EPISODES = 3
+ARMS = ["teacher@10", "student", "student-draws"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    return {
+        **os.environ,
+        "FLOWSTILL_STORE": f"file://{root}/store",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "ROOT": str(root),
+    }
+
+
+@pytest.fixture(scope="module")
+def student(environment):
+    """A student that has learnt nothing, exported and published, and its teacher."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FLOWSTILL_STORE", environment["FLOWSTILL_STORE"])
+    from flowstill.policies.smolvla import load_smolvla, make_student
+    from flowstill.policies.torch_runner import tensors
+    from flowstill_trainer.export import export
+
+    root = Path(environment["ROOT"])
+    folder = tiny_smolvla.write_teacher(root / "teacher")
+    ref = push(folder, "store://teachers/tiny")
+    flow = make_student(load_smolvla(folder), draws=8, neighbours=3, action_steps=None, multi_step=True)
+    flow.save(root / "student" / "policy")
+    batch = flow.preprocess(tensors(tiny_smolvla.observations(2)))
+    export(flow, batch, root / "student" / "onnx" / "student.onnx")
+    properties = StudentProperties(
+        policy_type="flowstill_smolvla",
+        method={"name": "snapflow"},
+        multi_step=True,
+        draws=8,
+        draw_neighbours=3,
+        action_steps=flow.action_steps,
+        chunk_size=flow.chunk_size,
+        action_dim=flow.action_dim,
+        padded_action_dim=flow.padded_action_dim,
+        teacher=ref,
+        teacher_steps=10,
+        dataset=ref,
+        seed=0,
+        inputs_digest=ref.digest,
+        trainer_version="0",
+        versions={},
+        precision="fp32",
+        onnx=OnnxDescription(file="onnx/student.onnx", inputs=[], outputs=[]),
+        parameters=1,
+        training_seconds=0.0,
+    )
+    yield publish(root / "student", "Student", properties)
+    patch.undo()
+
+
+def spec_file(environment, student, kind, **changes):
+    value = {
+        "kind": kind,
+        "resource": "tiny",
+        "uid": "u",
+        "work": f"store://work/{kind}",
+        "student": student.model_dump(),
+        "evaluation": {
+            "suite": "metaworld",
+            "tasks": ["reach-around"],
+            "renameMap": {"observation.images.top": tiny_smolvla.CAMERA},
+            "episodesPerTask": EPISODES,
+            "arms": ARMS,
+            **changes,
+        },
+        "gates": {"P2": {"minCalls": 100}, "P3": {"processes": 3}, "P4": {"observations": 8}},
+    }
+    path = Path(environment["ROOT"]) / f"{kind}.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def start(environment, command, spec):
+    work = Path(environment["ROOT"]) / "work" / spec.stem
+    line = [sys.executable, "-m", "flowstill_evaluator.cli", command, "--spec", str(spec), "--output", str(work)]
+    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True), work
+
+
+def finish(environment, command, spec):
+    process, work = start(environment, command, spec)
+    _, said = process.communicate()
+    return process.returncode, Result.model_validate_json((work / "result.json").read_text()), said
+
+
+def test_parity_of_an_export_holds(environment, student):
+    code, result, said = finish(environment, "parity", spec_file(environment, student, "Parity"))
+    assert (code, result.reason) == (0, "ParityHolds"), said
+    assert 0 < result.difference < result.threshold == 1e-3
+    assert result.teacher == result.baseline
+
+
+def test_a_camera_that_nothing_is_mapped_to_is_the_users_error(environment, student):
+    code, result, _ = finish(environment, "parity", spec_file(environment, student, "Parity", renameMap={}))
+    assert (code, result.outcome) == (65, "UserError")
+    assert result.message.startswith("spec.evaluation.renameMap: the student expects 'observation.images.front'")
+
+
+def test_rollouts_are_interrupted_continued_and_published(environment, student):
+    spec = spec_file(environment, student, "Rollouts")
+    process, work = start(environment, "rollouts", spec)
+    lines = work / "rollouts" / "episodes.jsonl"
+    while process.poll() is None and not (lines.exists() and lines.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    before = lines.read_bytes()
+    assert 1 <= before.count(b"\n") < EPISODES * len(ARMS)
+
+    code, result, said = finish(environment, "rollouts", spec)
+    assert code == 0, said
+    assert lines.read_bytes().startswith(before)
+    folder = fetch(StatusRef(uri=result.rollouts.uri, digest=result.rollouts.digest), "rollouts")
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    assert [(e["arm"], e["episode"]) for e in episodes] == [(a, i) for a in ARMS for i in range(EPISODES)]
+    assert len({(e["episode"], e["seed"]) for e in episodes}) == EPISODES
+    with np.load(folder / "joint_velocity.npz") as velocities:
+        steps = {arm: sum(e["steps"] for e in episodes if e["arm"] == arm) for arm in ARMS}
+        assert {arm: velocities[arm].shape for arm in velocities} == {arm: (steps[arm], 7) for arm in ARMS}
+    latency = json.loads((folder / "latency.json").read_text())
+    assert {arm: len(v["milliseconds"]) for arm, v in latency.items()} == {"teacher@10": 100, "student-draws": 100}
+    memory = json.loads((folder / "memory.json").read_text())
+    assert {arm: len(v) for arm, v in memory.items()} == {"teacher@10": 3, "student-draws": 3}
+    assert max(memory["student-draws"]) < min(memory["teacher@10"]), "the ONNX process must not load torch"
+    fidelity = json.loads((folder / "fidelity.json").read_text())
+    assert len(fidelity["cosine"]) == len(fidelity["teacher_self_cosine"]) == fidelity["observations"] == 8
+    assert np.mean(fidelity["teacher_self_cosine"]) > 0.3
+    description = json.loads((folder / "run.json").read_text())
+    assert [(a["name"], a["steps"], a["draws"], a["runtime"]) for a in description["arms"]] == [
+        ("teacher@10", 10, 1, "torch"),
+        ("student", 1, 1, "onnx"),
+        ("student-draws", 1, 8, "onnx"),
+    ]
+    filmed = [e["video"] for e in episodes if e["video"]]
+    assert (description["videos"] is None) == bool(filmed), "films, or a note why there are none"
+    assert all((folder / name).stat().st_size > 1000 for name in filmed)

@@ -1,0 +1,128 @@
+"""``flowstill-train`` as a process: publishes, reuses, survives being killed, says what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.tiny_run import Tiny
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A default store with the tiny teacher and dataset."""
+    root = tmp_path_factory.mktemp("store")
+    tiny = Tiny(tmp_path_factory.mktemp("tiny"))
+    (root / "teachers").mkdir()
+    (root / "datasets").mkdir()
+    tiny.teacher_folder.rename(root / "teachers" / "tiny")
+    tiny.dataset_folder.rename(root / "datasets" / "tiny")
+    return root
+
+
+def write_spec(folder, **training):
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "teacher": {"uri": "store://teachers/tiny"},
+        "dataset": {"uri": "store://datasets/tiny"},
+        "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5},
+        "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
+        | training,
+    }
+    task = {"kind": "Train", "resource": "tiny", "uid": "1", "work": f"file://{folder}", "spec": spec}
+    (folder / "spec.json").write_text(json.dumps(task))
+    return folder
+
+
+def start(folder, store):
+    command = [
+        sys.executable,
+        "-m",
+        "flowstill_trainer.cli",
+        "--spec",
+        folder / "spec.json",
+        "--output",
+        folder,
+    ]
+    environment = os.environ | {
+        "FLOWSTILL_STORE": f"file://{store}",
+        "FLOWSTILL_TERMINATION_LOG": str(folder / "termination"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(command, env=environment, stderr=(folder / "stderr").open("a"))
+
+
+def finish(folder, store):
+    code = start(folder, store).wait(600)
+    return code, json.loads((folder / "termination").read_text())
+
+
+def until_checkpoint(folder, process):
+    while not list((folder / "checkpoints").glob("step-*/state.json")):
+        assert process.poll() is None, (folder / "stderr").read_text()
+        time.sleep(0.05)
+
+
+def artifact(store, result):
+    return store / "students" / result["student"]["digest"].replace(":", "-")
+
+
+def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
+    code, result = finish(write_spec(tmp_path / "a"), store)
+    assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Published"), result
+    folder = artifact(store, result)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["kind"] == "Student"
+    assert {f["path"] for f in manifest["files"]} >= {
+        "policy/config.json", "policy/model.safetensors", "policy/vlm/config.json", "onnx/student.onnx",
+    }  # fmt: skip
+    assert manifest["properties"]["inputsDigest"] == result["inputsDigest"]
+    assert [f["name"] for f in result["fidelity"]][-1] == "student-draws"
+
+    code, again = finish(write_spec(tmp_path / "b", checkpointEvery=2), store)
+    assert (code, again["reason"], again["reused"]) == (0, "AlreadyPublished", True)
+    assert again["student"] == result["student"]
+    assert not (tmp_path / "b" / "checkpoints").exists()
+
+
+def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
+    options = {"steps": 200, "seed": 3, "checkpointEvery": 20}
+    killed = write_spec(tmp_path / "killed", **options)
+    process = start(killed, store)
+    until_checkpoint(killed, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+
+    process = start(killed, store)
+    before = max((killed / "checkpoints").glob("step-*")).name
+    while max((killed / "checkpoints").glob("step-*")).name == before:
+        assert process.poll() is None, (killed / "stderr").read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    said = json.loads((killed / "termination").read_text())
+    assert said["outcome"] == "Interrupted"
+    assert "checkpoint is saved" in said["message"]
+
+    code, result = finish(killed, store)
+    assert (code, result["reused"]) == (0, False)
+    weights = (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
+    (store / "by-inputs").rename(tmp_path / "forgotten")
+    code, whole = finish(write_spec(tmp_path / "whole", **options), store)
+    assert (code, whole["reused"]) == (0, False)
+    assert (artifact(store, whole) / "policy" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_wrong_teacher_is_the_users_error(store, tmp_path):
+    folder = write_spec(tmp_path / "wrong")
+    (store / "teachers" / "other").mkdir()
+    (store / "teachers" / "other" / "config.json").write_text('{"type": "act"}')
+    text = (folder / "spec.json").read_text().replace("teachers/tiny", "teachers/other")
+    (folder / "spec.json").write_text(text)
+    code, result = finish(folder, store)
+    assert (code, result["outcome"], result["reason"]) == (65, "UserError", "TeacherRejected")
+    assert "spec.teacher" in result["message"]

@@ -1,0 +1,91 @@
+"""What a Deployment says, and what is applied to it."""
+
+import pytest
+
+from flowstill.api.studentrollout import DeploymentTarget
+from flowstill_operator.rollout.promote import deployment_patch, parse_reference, put, put_back, read_target
+from tests.unit.operator.builders import STUDENT, deployment, digest
+
+WANTED = DeploymentTarget(name="robot")
+OLD = f"store://students/old@{digest('9')}"
+
+
+def test_the_patch_holds_only_what_is_ours():
+    change = put(read_target(deployment(OLD), WANTED), WANTED, STUDENT, "uid-1")
+    assert deployment_patch(change, "robots") == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": "robot",
+            "namespace": "robots",
+            "resourceVersion": "7",
+            "annotations": {
+                "flowstill.dev/policy": f"{STUDENT.uri}@{STUDENT.digest}",
+                "flowstill.dev/previous": OLD,
+                "flowstill.dev/rollout": "uid-1",
+            },
+        },
+        "spec": {
+            "template": {
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "policy",
+                            "env": [{"name": "FLOWSTILL_POLICY", "value": f"{STUDENT.uri}@{STUDENT.digest}"}],
+                        }
+                    ]
+                }
+            }
+        },
+    }
+
+
+def test_absence_is_put_back_by_applying_nothing():
+    patch = deployment_patch(put_back(read_target(deployment(), WANTED), WANTED, ""), "robots")
+    assert "spec" not in patch
+    assert patch["metadata"]["annotations"] == {}
+    patch = deployment_patch(put_back(read_target(deployment(), WANTED), WANTED, OLD), "robots")
+    assert patch["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] == OLD
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["metadata"]["labels"].clear(), "is not labelled"),
+        (lambda d: d["spec"]["template"]["spec"]["containers"].append({"name": "sidecar"}), "policy, sidecar"),
+    ],
+)
+def test_problems_are_said(change, words):
+    found = deployment()
+    change(found)
+    assert words in read_target(found, WANTED).problem
+
+
+def test_missing_deployment_and_container():
+    assert "no Deployment robot" in read_target(None, WANTED).problem
+    assert "no container x" in read_target(deployment(), DeploymentTarget(name="robot", container="x")).problem
+
+
+@pytest.mark.parametrize(
+    ("change", "available"),
+    [
+        ({}, True),
+        ({"observedGeneration": 2}, False),
+        ({"updatedReplicas": 1}, False),
+        ({"replicas": 3}, False),
+        ({"availableReplicas": 1}, False),
+    ],
+)
+def test_available_means_rolled_out(change, available):
+    found = deployment()
+    found["status"].update(change)
+    assert read_target(found, WANTED).available is available
+
+
+@pytest.mark.parametrize("text", ["", "store://a", "hf://a@" + digest("a"), f"store://a@{digest('a')}x", "(valueFrom)"])
+def test_only_pinned_references_are_references(text):
+    assert parse_reference(text) is None
+
+
+def test_a_pinned_reference():
+    assert parse_reference(OLD).digest == digest("9")

@@ -1,0 +1,331 @@
+"""Every transition of a StudentRollout, as tables."""
+
+from dataclasses import replace
+
+import pytest
+
+from flowstill.api.children import JudgeTask
+from flowstill_operator.children import Child
+from flowstill_operator.platform import local_platform
+from flowstill_operator.rollout.observe import Distilled, Observed, current_role, read_resource
+from flowstill_operator.rollout.plan import child_refused, plan, target_refused
+from flowstill_operator.rollout.promote import read_target
+from tests.unit.operator.builders import (
+    EVIDENCE,
+    NOW,
+    PLATFORM,
+    RECORDS,
+    RESULTS,
+    STUDENT,
+    TARGET_SPEC,
+    TEACHER,
+    conditions,
+    deployment,
+    digest,
+    gates,
+    judged,
+    later,
+    parity,
+    records,
+    resource,
+    rollout_spec,
+)
+
+STUDENT_TEXT = f"{STUDENT.uri}@{STUDENT.digest}"
+OLD = f"store://students/old@{digest('9')}"
+
+
+def observed(status=None, spec=None, platform=PLATFORM, target=None, **changes) -> Observed:
+    found = read_resource(resource("StudentRollout", rollout_spec() if spec is None else spec, status), platform)
+    if target is not None:
+        changes["target"] = read_target(target, found.spec.target.deployment)
+    return replace(found, **changes)
+
+
+def dump(status):
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def after(*roles, spec=None, target=None, now=NOW):
+    """The status once those children were started and ended well."""
+    status = dump(plan(observed(spec=spec, target=target), now).status)
+    for role in roles:
+        child = {role: Child("Succeeded", result=RESULTS[role]())}
+        status = dump(plan(observed(status, spec, children=child, target=target), now).status)
+    return status
+
+
+def with_child(role, child, reader=None, status=None):
+    readers = {} if reader is None else {role: reader}
+    return plan(observed(status, children={role: child}, readers=readers), later(5))
+
+
+def test_parity_first():
+    made = plan(observed(), NOW)
+    assert [(w.role, w.image) for w in made.create] == [("parity", "evaluator:1")]
+    assert made.status.phase == "Validating"
+    assert made.status.student == STUDENT
+    assert conditions(made.status) == {"Validated": ("Unknown", "Queued")}
+
+
+def test_each_result_starts_the_next_child_and_is_kept():
+    made = with_child("parity", Child("Succeeded", result=parity()), status=after())
+    assert [w.role for w in made.create] == ["rollouts"]
+    assert (made.status.parity_difference, made.status.teacher, made.status.baseline) == (1e-6, TEACHER, TEACHER)
+    made = with_child("rollouts", Child("Succeeded", result=records()), status=after("parity"))
+    assert [w.role for w in made.create] == ["judge"]
+    task = made.create[0].task
+    assert isinstance(task, JudgeTask)
+    assert (task.rollouts.digest, task.parity_difference, task.baseline.digest) == (
+        RECORDS.digest,
+        1e-6,
+        TEACHER.digest,
+    )
+    made = with_child("judge", Child("Succeeded", result=judged()), status=after("parity", "rollouts"))
+    assert made.create == ()
+    assert made.status.phase == "Completed"
+    assert (made.status.success, made.status.baseline_success, made.status.gates_summary) == (
+        "199/200",
+        "175/200",
+        "9/9 Pass",
+    )
+    assert made.status.evidence == EVIDENCE
+    assert conditions(made.status)["Completed"] == ("True", "Completed")
+    assert "Promoted" not in conditions(made.status)
+
+
+JUDGED = ("parity", "rollouts")
+
+
+@pytest.mark.parametrize(
+    ("done", "role", "result", "phase", "condition", "reason"),
+    [
+        ((), "parity", parity(difference=0.5), "Rejected", "Validated", "ParityFailed"),
+        ((), "parity", parity(difference=None), "Failed", "Validated", "ResultIncomplete"),
+        ((), "parity", parity(baseline=None), "Failed", "Validated", "ResultIncomplete"),
+        (("parity",), "rollouts", records(rollouts=None), "Failed", "Evaluated", "ResultIncomplete"),
+        (JUDGED, "judge", judged("Fail"), "Rejected", "GatesPassed", "GatesFailed"),
+        (JUDGED, "judge", judged("Inconclusive"), "Inconclusive", "GatesPassed", "Inconclusive"),
+        (JUDGED, "judge", judged(evidence=None), "Failed", "GatesPassed", "ResultIncomplete"),
+        (JUDGED, "judge", judged(verdict=None), "Failed", "GatesPassed", "ResultIncomplete"),
+        (JUDGED, "judge", judged(gates=gates()[:8]), "Failed", "GatesPassed", "ResultIncomplete"),
+        (JUDGED, "judge", judged(gates=gates(S1="Fail")), "Failed", "GatesPassed", "ResultIncomplete"),
+    ],
+)  # fmt: skip
+def test_results_that_are_no_pass(done, role, result, phase, condition, reason):
+    made = with_child(role, Child("Succeeded", result=result), status=after(*done))
+    assert made.status.phase == phase
+    assert conditions(made.status)[condition][1] == reason
+    assert conditions(made.status)[condition][0] != "True"
+    assert (made.create, made.target, made.requeue_after) == ((), None, None)
+    assert made.status.completion_time is not None
+
+
+@pytest.mark.parametrize(("done", "role"), [((), "parity"), (("parity",), "rollouts"), (JUDGED, "judge")])
+@pytest.mark.parametrize(
+    ("child", "reader", "phase", "reason", "creates"),
+    [
+        (Child("Queued"), None, None, "Queued", 0),
+        (Child("Running"), None, None, "Running", 0),
+        (Child("Missing"), None, None, "ReadingResult", 1),
+        (Child("Succeeded"), None, None, "ReadingResult", 1),
+        (Child("Missing"), Child("Failed"), "Failed", "ChildMissing", 0),
+        (Child("Succeeded"), Child("Failed"), "Failed", "ResultUnreadable", 0),
+        (Child("Failed", reason="BackoffLimitExceeded"), None, "Failed", "BackoffLimitExceeded", 0),
+        (Child("Running", ours=False), None, "Failed", "NameTaken", 0),
+    ],
+)
+def test_what_every_started_child_means(done, role, child, reader, phase, reason, creates):
+    status = after(*done)
+    made = with_child(role, child, reader, status)
+    kind = {"parity": "Validated", "rollouts": "Evaluated", "judge": "GatesPassed"}[role]
+    assert conditions(made.status)[kind][1] == reason
+    assert made.status.phase == (phase or status["phase"])
+    assert [(w.role, w.reader) for w in made.create] == [(role, True)] * creates
+
+
+WAITING = rollout_spec(student={"distillJob": "dj"})
+
+
+@pytest.mark.parametrize(
+    ("distilled", "phase", "validated"),
+    [
+        (Distilled(), "Pending", ("Unknown", "WaitingForDistillJob")),
+        (Distilled(True, "Running"), "Pending", ("Unknown", "WaitingForDistillJob")),
+        (Distilled(True, "Failed", "no teacher"), "Failed", ("False", "DistillJobFailed")),
+        (Distilled(True, "Succeeded", "", STUDENT), "Validating", ("Unknown", "Queued")),
+    ],
+)
+def test_a_rollout_follows_its_distilljob(distilled, phase, validated):
+    made = plan(observed(spec=WAITING, distilled=distilled), NOW)
+    assert made.status.phase == phase
+    assert conditions(made.status)["Validated"] == validated
+    assert len(made.create) == (phase == "Validating")
+
+
+def test_waiting_is_no_start():
+    waiting = dump(plan(observed(spec=WAITING), NOW).status)
+    made = plan(observed(waiting, WAITING, distilled=Distilled(True, "Succeeded", "", STUDENT)), NOW)
+    assert [(w.role, w.reader) for w in made.create] == [("parity", False)]
+
+
+def test_the_student_is_pinned_once():
+    status = after(spec=rollout_spec())
+    other = replace(observed(status, WAITING), distilled=Distilled(True, "Succeeded", "", TEACHER))
+    assert plan(other, NOW).status.student == STUDENT
+
+
+SERVED = rollout_spec(target=TARGET_SPEC)
+
+
+@pytest.mark.parametrize(
+    ("target", "spec", "phase", "reason"),
+    [
+        (deployment(labelled=False), SERVED, "Pending", "WaitingForTarget"),
+        (deployment("hf/pi0"), SERVED, "Failed", "BaselineUnpinned"),
+        (deployment(valueFrom={"configMapKeyRef": {}}), SERVED, "Failed", "BaselineUnpinned"),
+    ],
+)
+def test_targets_that_cannot_be_compared(target, spec, phase, reason):
+    made = plan(observed(spec=spec, target=target), NOW)
+    assert made.create == ()
+    assert made.status.phase == phase
+    assert conditions(made.status)["Validated"][1] == reason
+
+
+def test_the_baseline_is_what_the_target_serves():
+    made = plan(observed(spec=SERVED, target=deployment(OLD)), NOW)
+    assert made.status.baseline.digest == digest("9")
+    assert made.status.previous == OLD
+    assert made.create[0].task.baseline.uri == "store://students/old"
+
+
+def test_another_baseline_than_the_served_one_is_superseded_at_once():
+    spec = {**SERVED, "baseline": {"uri": "store://students/new", "digest": digest("8")}}
+    made = plan(observed(spec=spec, target=deployment(OLD)), NOW)
+    assert (made.status.phase, made.create) == ("Superseded", ())
+    assert conditions(made.status)["Superseded"] == ("True", "BaselineChanged")
+
+
+def passed(target):
+    return after("parity", "rollouts", "judge", spec=SERVED, target=target)
+
+
+def step(status, target, now=NOW):
+    return plan(observed(status, SERVED, target=target), now)
+
+
+def test_the_pass_is_written_before_the_target_is_touched():
+    judging = after("parity", "rollouts", spec=SERVED, target=deployment())
+    ended = {"judge": Child("Succeeded", result=judged())}
+    made = plan(observed(judging, SERVED, target=deployment(), children=ended), NOW)
+    assert (made.target, made.status.phase, made.requeue_after) == (None, "Promoting", 0.0)
+    made = step(dump(made.status), deployment())
+    assert made.target.value == STUDENT_TEXT
+    assert dict(made.target.annotations) == {
+        "flowstill.dev/policy": STUDENT_TEXT,
+        "flowstill.dev/previous": "",
+        "flowstill.dev/rollout": "uid-1",
+    }
+    assert made.target.resource_version == "7"
+
+
+def promoted(old=None):
+    status = dump(step(passed(deployment(old)), deployment(old)).status)
+    return status
+
+
+def ours(**changes):
+    return deployment(STUDENT_TEXT, rollout="uid-1", **changes)
+
+
+def test_an_available_target_completes():
+    made = step(promoted(), ours())
+    assert made.status.phase == "Completed"
+    assert conditions(made.status)["Promoted"] == ("True", "Available")
+
+
+def test_a_promotion_whose_status_was_lost_is_not_repeated():
+    made = step(passed(deployment()), ours(available=False))
+    assert made.target is None
+    assert made.status.promotion_time == "2026-01-02T03:04:05Z"
+
+
+@pytest.mark.parametrize("old", [None, OLD])
+def test_a_target_that_does_not_become_available_gets_its_entry_back(old):
+    status = promoted(old)
+    assert step(status, ours(available=False), later(59)).status.phase == "Promoting"
+    late = step(status, ours(available=False), later(60))
+    assert (late.target, late.status.phase) == (None, "Promoting")
+    assert conditions(late.status)["Promoted"] == ("False", "NotAvailable")
+    back = step(dump(late.status), ours(available=False), later(61))
+    assert back.target.value == old
+    assert dict(back.target.annotations) == ({"flowstill.dev/policy": old} if old else {})
+    done = step(dump(back.status), deployment(old), later(62))
+    assert (done.target, done.status.phase) == (None, "RolledBack")
+
+
+@pytest.mark.parametrize(
+    ("target", "phase", "reason"),
+    [
+        (deployment(OLD), "Superseded", "BaselineChanged"),
+        (deployment(labelled=False), "Failed", "TargetUnusable"),
+    ],
+)
+def test_a_target_that_changed_before_promotion(target, phase, reason):
+    made = step(passed(deployment()), target)
+    assert (made.target, made.status.phase) == (None, phase)
+    assert conditions(made.status)["Promoted"] == ("False", reason)
+
+
+@pytest.mark.parametrize("target", [deployment(OLD), deployment(), deployment(OLD, rollout="uid-1")])
+def test_a_target_that_changed_after_promotion_is_left_alone(target):
+    made = step(promoted(), target)
+    assert (made.target, made.status.phase) == (None, "Superseded")
+    assert conditions(made.status)["Promoted"] == ("False", "TargetChanged")
+
+
+def test_a_field_that_somebody_else_owns_fails_the_promotion():
+    refused = target_refused(
+        observed(passed(deployment()), SERVED, target=deployment()), "FieldOwned", "kubectl owns it"
+    )
+    made = plan(refused, NOW)
+    assert (made.target, made.status.phase) == (None, "Failed")
+    assert conditions(made.status)["Promoted"] == ("False", "FieldOwned")
+
+
+def test_a_refused_job_fails():
+    wanted = plan(observed(), NOW).create[0]
+    made = plan(child_refused(observed(), wanted, "Refused", "spec.template: Invalid value"), NOW)
+    assert (made.create, made.status.phase) == ((), "Failed")
+    assert "spec.template" in made.status.message
+
+
+@pytest.mark.parametrize("phase", ["Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"])
+def test_a_terminal_status_is_final(phase):
+    status = {**after("parity"), "phase": phase}
+    made = plan(observed(status, spec={"nonsense": 1}), NOW)
+    assert dump(made.status) == status
+    assert (made.create, made.target, made.events, made.requeue_after) == ((), None, (), None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "platform", "words"),
+    [
+        (rollout_spec(target=TARGET_SPEC), local_platform("file:///s"), "spec.target"),
+        (rollout_spec(student={"distillJob": "x", "uri": "store://a"}), PLATFORM, "exactly one of"),
+        (rollout_spec(gates={"S3": {"margin": 0.2}}), PLATFORM, "spec.gates.S3.margin"),
+        (rollout_spec(teacher={"uri": "file:///x"}), PLATFORM, "spec.teacher.uri"),
+    ],
+)
+def test_specs_that_cannot_work(spec, platform, words):
+    made = plan(observed(spec=spec, platform=platform), NOW)
+    assert (made.create, made.status.phase) == ((), "Failed")
+    assert words in made.status.message
+    assert conditions(made.status)["Validated"][0] == "False"
+
+
+def test_the_first_undecided_child_is_the_one_to_look_at():
+    roles = [current_role(read_resource(resource("StudentRollout", rollout_spec(), after(*done)), PLATFORM).status)
+             for done in ((), ("parity",), JUDGED, (*JUDGED, "judge"))]  # fmt: skip
+    assert roles == ["parity", "rollouts", "judge", None]

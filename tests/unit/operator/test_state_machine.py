@@ -1,0 +1,192 @@
+"""The loop over a cluster in memory, killed at any effect, with lost, doubled and reordered events.
+
+What must hold whatever happens: at most one Job per role, no lost decision, a terminal status is final, and the
+target changes only after a judged pass.
+"""
+
+import asyncio
+import copy
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flowstill_operator.clusters.interface import Conflict
+from flowstill_operator.engine.loop import Key, Reconciler
+from flowstill_operator.observation import is_finished
+from tests.unit.operator.builders import (
+    NOW,
+    PLATFORM,
+    RESULTS,
+    STUDENT,
+    TARGET_SPEC,
+    deployment,
+    distill_spec,
+    judged,
+    resource,
+    rollout_spec,
+)
+from tests.unit.operator.fake_cluster import Crash, FakeCluster
+
+DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
+TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
+ENDS = {"Pass": {"Completed", "RolledBack", "Superseded"}, "Fail": {"Rejected"}, "Inconclusive": {"Inconclusive"}}
+crashes = st.none() | st.integers(0, 7)
+
+
+class Chain(RuleBasedStateMachine):
+    @initialize(verdict=st.sampled_from(sorted(ENDS)), with_target=st.booleans(), healthy=st.booleans())
+    def begin(self, verdict, with_target, healthy):
+        self.cluster, self.now = FakeCluster(), NOW
+        self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
+        self.frozen, self.user_failed, self.meddled = {}, False, False
+        self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
+        extra = {"target": TARGET_SPEC} if with_target else {}
+        self.cluster.put(resource("DistillJob", distill_spec(), name="dj", uid="u-dj"))
+        self.cluster.put(
+            resource("StudentRollout", rollout_spec(student={"distillJob": "dj"}, **extra), name="sr", uid="u-sr")
+        )
+        self.cluster.put({"kind": "Deployment", **deployment()})
+
+    def pass_over(self, key, crash_at=None):
+        self.cluster.arm(crash_at)
+        try:
+            asyncio.run(self.reconciler.reconcile(key))
+        except (Crash, Conflict):
+            pass
+        finally:
+            self.cluster.arm(None)
+
+    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3))
+    def look(self, key, crash_at, times):
+        for _ in range(times):
+            self.pass_over(key, crash_at)
+
+    @rule()
+    def somebody_writes_meanwhile(self):
+        self.cluster.conflicts = 1
+
+    @rule(seconds=st.integers(0, 90))
+    def time_passes(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+    def unfinished(self):
+        return [job for job in self.cluster.jobs() if not is_finished(job)]
+
+    def end(self, job, message=True):
+        role = job["metadata"]["labels"]["flowstill.dev/role"]
+        if "-read-" in job["metadata"]["name"]:
+            self.cluster.end_reader(job)
+            return
+        result = judged(self.verdict) if role == "judge" else RESULTS[role]()
+        self.cluster.end_job(job, complete=True, result=result, message=message)
+
+    @precondition(lambda self: self.unfinished())
+    @rule(index=st.integers(0, 9), message=st.booleans())
+    def a_job_succeeds(self, index, message):
+        jobs = self.unfinished()
+        self.end(jobs[index % len(jobs)], message)
+
+    @precondition(lambda self: self.unfinished())
+    @rule(index=st.integers(0, 9))
+    def a_job_fails(self, index):
+        jobs = [job for job in self.unfinished() if "-read-" not in job["metadata"]["name"]]
+        if jobs:
+            self.cluster.end_job(jobs[index % len(jobs)], complete=False)
+            self.user_failed = True
+
+    @precondition(lambda self: self.cluster.jobs())
+    @rule(index=st.integers(0, 9))
+    def a_finished_job_is_collected(self, index):
+        """Only a Job whose start is in a status: one that nobody ever saw cannot be known."""
+        jobs = [
+            job
+            for job in self.cluster.jobs()
+            if is_finished(job) and self.seen(job) and "-read-" not in job["metadata"]["name"]
+        ]
+        if jobs:
+            self.cluster.delete_job(jobs[index % len(jobs)])
+
+    def seen(self, job):
+        kind = {"train": "Trained", "parity": "Validated", "rollouts": "Evaluated", "judge": "GatesPassed"}
+        labels = job["metadata"]["labels"]
+        owner = self.cluster.objects[labels["flowstill.dev/owner-kind"], "robots", labels["flowstill.dev/owner-name"]]
+        reasons = {c["type"]: c["reason"] for c in owner.get("status", {}).get("conditions", [])}
+        return reasons.get(kind[labels["flowstill.dev/role"]]) not in (None, "Pending", "WaitingForDistillJob")
+
+    @rule()
+    def the_deployment_becomes_available(self):
+        if self.healthy:
+            target = self.cluster.objects["Deployment", "robots", "robot"]
+            target["status"]["availableReplicas"] = 2
+            self.cluster.put(target)
+
+    @precondition(lambda self: self.with_target)
+    @rule()
+    def somebody_else_changes_the_deployment(self):
+        other = "store://students/other@sha256:" + "7" * 64
+        target = self.cluster.objects["Deployment", "robots", "robot"]
+        target["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "FLOWSTILL_POLICY", "value": other}]
+        self.cluster.put(target)
+        self.meddled = True
+
+    @invariant()
+    def one_job_per_role(self):
+        assert len(set(self.cluster.created)) == len(self.cluster.created)
+
+    @invariant()
+    def a_terminal_status_is_final(self):
+        for key in (DISTILL, ROLLOUT):
+            status = self.cluster.objects[tuple(key)].get("status", {})
+            if key in self.frozen:
+                assert status == self.frozen[key]
+            elif status.get("phase") in TERMINAL:
+                self.frozen[key] = copy.deepcopy(status)
+
+    @invariant()
+    def the_target_changes_only_after_a_written_pass(self):
+        if not self.cluster.applied:
+            return
+        assert self.verdict == "Pass"
+        history = self.cluster.statuses[tuple(ROLLOUT)]
+        written = [c for status in history for c in status["conditions"] if c["type"] == "GatesPassed"]
+        assert any(c["status"] == "True" for c in written)
+
+    def teardown(self):
+        """Nothing was lost: left alone, everything comes to the end that its results say."""
+        if not hasattr(self, "cluster"):
+            return
+        self.cluster.conflicts = 0
+        for _ in range(60):
+            for key in (DISTILL, ROLLOUT):
+                self.pass_over(key)
+            for job in self.unfinished():
+                self.end(job)
+            self.the_deployment_becomes_available()
+            self.now += timedelta(seconds=20)
+        self.one_job_per_role()
+        self.a_terminal_status_is_final()
+        self.the_target_changes_only_after_a_written_pass()
+        end = self.cluster.objects[tuple(ROLLOUT)]["status"]["phase"]
+        if self.user_failed:
+            assert end in TERMINAL
+        elif not self.with_target:
+            assert end == {"Pass": "Completed"}.get(self.verdict) or end in ENDS[self.verdict] - {"Completed"}
+        elif not self.meddled:
+            expected = ENDS[self.verdict] - {"Superseded"}
+            assert end in expected
+            assert self.healthy or end != "Completed"
+        else:
+            assert end in ENDS[self.verdict] | {"Superseded"}
+        if end == "RolledBack":
+            container = self.cluster.objects["Deployment", "robots", "robot"]["spec"]["template"]["spec"]["containers"][
+                0
+            ]
+            assert STUDENT.uri not in str(container["env"])
+
+
+Chain.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestChain = Chain.TestCase

@@ -1,0 +1,102 @@
+"""The dataset as the trainer sees it."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowstill.api.distilljob import Dataset
+from flowstill.errors import DatasetRejected
+from flowstill_trainer import data
+from flowstill_trainer.data import ImagesInMemory, ImagesOnDisk, hold_out, load_frames
+from flowstill_trainer.randomness import Order
+from tests.support import tiny_smolvla
+
+SPEC = Dataset(uri="file:///dataset")
+
+
+def test_frames_are_lerobots_items(tiny):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    teacher = tiny.teacher()
+    frames = tiny.frames(teacher)
+    delta = {"action": [i / 10 for i in range(tiny_smolvla.CHUNK)]}
+    dataset = LeRobotDataset("test/tiny", root=tiny.dataset_folder, delta_timestamps=delta)
+    index = torch.tensor([0, 9, 11, 20])
+    seen, (chunk, valid) = frames.observations(index), frames.chunks(index)
+    for row, item in enumerate(dataset[i] for i in index.tolist()):
+        assert torch.equal(seen["observation.state"][row], item["observation.state"])
+        assert torch.equal(seen[tiny_smolvla.CAMERA][row], item[tiny_smolvla.CAMERA])
+        assert seen["task"][row] == item["task"]
+        assert torch.equal(valid[row], ~item["action_is_pad"])
+        assert torch.equal(chunk[row], item["action"])
+    assert valid.sum(1).tolist() == [6, 3, 1, 4]
+
+
+def test_black_images_are_decoded_once(tiny):
+    images = tiny.frames(tiny.teacher()).images
+    assert isinstance(images, ImagesInMemory)
+    assert len(images.pixels[tiny_smolvla.CAMERA]) == 1
+
+
+def test_images_beyond_memory_are_read_from_disk(tiny, monkeypatch):
+    frames = tiny.frames(tiny.teacher())
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    lazy = tiny.frames(tiny.teacher())
+    assert isinstance(lazy.images, ImagesOnDisk)
+    index = torch.tensor([3, 30])
+    assert torch.equal(
+        lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA]
+    )
+
+
+def test_chosen_episodes_only(tiny):
+    frames = load_frames(tiny.dataset_folder, Dataset(uri="file:///dataset", episodes=[0, 2]), tiny.teacher())
+    whole = tiny.frames(tiny.teacher())
+    assert torch.equal(frames.state_NS, torch.cat([whole.state_NS[:12], whole.state_NS[24:]]))
+    assert frames.last_N.tolist() == [11] * 12 + [23] * 12
+
+
+def test_other_camera_names_need_the_rename_map(tiny, tmp_path):
+    folder = tiny_smolvla.write_dataset(tmp_path / "data", episodes=1, camera="observation.images.top")
+    teacher = tiny.teacher()
+    with pytest.raises(
+        DatasetRejected,
+        match=r"spec\.dataset\.renameMap.*observation\.images\.top: observation\.images\.front",
+    ):
+        load_frames(folder, SPEC, teacher)
+    mapped = Dataset(uri="file:///dataset", rename_map={"observation.images.top": tiny_smolvla.CAMERA})
+    assert tiny_smolvla.CAMERA in load_frames(folder, mapped, teacher).observations(torch.tensor([0]))
+    with pytest.raises(DatasetRejected, match="no feature 'observation.images.side'"):
+        load_frames(folder, Dataset(uri="file:///d", rename_map={"observation.images.side": "x"}), teacher)
+
+
+def test_another_robot_is_refused(tiny, monkeypatch):
+    teacher = tiny.teacher()
+    teacher.action_dim = 5
+    with pytest.raises(DatasetRejected, match=r"action has shape \(4,\), the policy's has \(5,\)"):
+        tiny.frames(teacher)
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DatasetRejected, match="LeRobotDataset v3"):
+        load_frames(tmp_path, SPEC, tiny.teacher())
+
+
+@given(st.integers(2, 100))
+def test_held_out_episodes_are_not_trained_on(episodes):
+    episode_N = np.repeat(np.arange(episodes), 3)
+    training, held_out = hold_out(episode_N)
+    assert not set(training) & set(held_out)
+    assert len(training) + len(held_out) == len(episode_N)
+    assert len(held_out) >= 3
+    assert len(training) >= len(held_out)
+
+
+@given(st.integers(1, 20), st.integers(0, 100), st.integers(0, 30))
+def test_order_depends_on_the_position_alone(count, position, size):
+    whole = Order(0, "x", count).take(0, position + size)
+    assert torch.equal(Order(0, "x", count).take(position, size), whole[position:])
+    assert sorted(Order(0, "x", count).take(0, count).tolist()) == list(range(count))

@@ -1,0 +1,45 @@
+"""The input key changes with what changes the student, and with nothing else."""
+
+import pytest
+
+from flowstill.api.distilljob import DistillJobSpec
+from flowstill_trainer.inputs import inputs_digest
+
+BASE = {"teacher": {"uri": "store://teachers/a"}, "dataset": {"uri": "store://datasets/a"}}
+A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def key(teacher=A, dataset=B, **change):
+    return inputs_digest(DistillJobSpec.model_validate(BASE | change), teacher, dataset)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"checkpointEvery": 7, "keepCheckpoints": 5}},
+        {"runtime": {"gpusPerNode": 4}},
+        {"teacher": {"uri": "store://teachers/elsewhere"}},
+    ],
+)
+def test_what_does_not_change_the_student(change):
+    assert key(**change) == key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"seed": 1}},
+        {"training": {"precision": "fp32"}},
+        {"method": {"targetSteps": 2}},
+        {"student": {"draws": 16}},
+        {"teacher": {"uri": "store://teachers/a", "steps": 4}},
+        {"dataset": {"uri": "store://datasets/a", "episodes": [0, 1]}},
+        {"export": {"precision": "fp32"}},
+    ],
+)
+def test_what_changes_the_student(change):
+    assert key(**change) != key()
+
+
+def test_digests_change_the_key():
+    assert len({key(), key(teacher=B), key(dataset=A)}) == 3

@@ -1,0 +1,165 @@
+"""The loop: exact continuation, stopping, and refusing to go on with NaN."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowstill.api.distilljob import Method, Training
+from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill_trainer.bank import BankPlan, make_bank
+from flowstill_trainer.checkpoint import CheckpointFolder
+from flowstill_trainer.train import Batches, Trainer, autocast, learning_rate
+
+TRAINING = Training(
+    steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=2, precision="fp32", ema=0.9, checkpoint_every=2
+)
+METHOD = Method(target_steps=3, state_jitter=0.05)
+
+
+def trainer(tiny, folder, *, method=METHOD, training=TRAINING, inputs="a"):
+    torch.manual_seed(0)
+    teacher = tiny.teacher()
+    student = tiny.student(teacher)
+    frames = tiny.frames(teacher)
+    bank = None
+    if method.bank_size:
+        plan = BankPlan(method.bank_size, 3, 0.05, 0, "a", lambda: autocast(training, teacher.device))
+        bank = make_bank(folder / "bank", plan, teacher, frames, lambda *_: None, lambda: False)
+    batches = Batches(frames, bank, student, method, training)
+    return Trainer(student, teacher, batches, CheckpointFolder(folder / "checkpoints", inputs, 2))
+
+
+def weights(run):
+    return {n: p.detach().clone() for n, p in run.parameters.items()}
+
+
+def run(one, *, stop_at=None):
+    losses = []
+    one.run(lambda step, total, loss, rate: losses.append(loss), lambda: one.step == stop_at)
+    return losses
+
+
+@pytest.mark.parametrize("method", [METHOD, Method(target_steps=3, bank_size=10), Method(target_steps=2)])
+def test_a_resumed_run_has_the_same_weights_bit_for_bit(tiny, tmp_path, method):
+    whole = trainer(tiny, tmp_path / "whole", method=method)
+    losses = run(whole)
+    first = trainer(tiny, tmp_path / "cut", method=method)
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(first, stop_at=3)
+    second = trainer(tiny, tmp_path / "cut", method=method)
+    assert run(second) == losses[3:]
+    assert all(torch.equal(p, weights(second)[n]) for n, p in weights(whole).items())
+    start = weights(trainer(tiny, tmp_path / "new", method=method))
+    assert any(not torch.equal(p, start[n]) for n, p in weights(second).items())
+
+
+def test_a_killed_run_continues_from_the_last_checkpoint(tiny, tmp_path):
+    whole = trainer(tiny, tmp_path / "whole")
+    run(whole)
+    cut = trainer(tiny, tmp_path / "cut")
+
+    class Killed(Exception):
+        pass
+
+    def die(step, *_):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        cut.run(die, lambda: False)
+    again = trainer(tiny, tmp_path / "cut")
+    assert len(run(again)) == 2  # steps 5 and 6, after the checkpoint of step 4
+    assert all(torch.equal(p, weights(again)[n]) for n, p in weights(whole).items())
+
+
+def test_nan_stops_with_the_step_and_keeps_the_checkpoints(tiny, tmp_path):
+    one = trainer(tiny, tmp_path)
+
+    def poison(step, *_):
+        if step == 4:
+            with torch.no_grad():
+                next(iter(one.parameters.values())).fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLoss, match="step 5") as caught:
+        one.run(poison, lambda: False)
+    assert caught.value.field == "spec.training"
+    assert one.checkpoints.latest().step == 4
+    assert all(v.isfinite().all() for v in one.checkpoints.latest().weights.values())
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, tmp_path):
+    one = trainer(tiny, tmp_path)
+    run(one)
+    folder = one.checkpoints.root
+    assert sorted(p.name for p in folder.iterdir()) == ["step-000000004", "step-000000006"]
+    file = folder / "step-000000006" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    assert one.checkpoints.latest().step == 4
+    (folder / "step-000000004" / "state.json").write_text("{")
+    assert one.checkpoints.latest() is None
+
+
+def test_checkpoints_of_other_inputs_are_refused(tiny, tmp_path):
+    run(trainer(tiny, tmp_path))
+    with pytest.raises(UserError, match="other inputs"):
+        run(trainer(tiny, tmp_path, inputs="b"))
+
+
+def test_the_published_weights_are_the_average(tiny, tmp_path):
+    one = trainer(tiny, tmp_path)
+    run(one)
+    last = one.checkpoints.latest()
+    assert all(torch.equal(p, last.average[n]) for n, p in one.parameters.items())
+    assert any(not torch.equal(p, last.weights[n]) for n, p in one.parameters.items())
+
+
+def test_the_frozen_part_does_not_move(tiny, tmp_path):
+    one = trainer(tiny, tmp_path)
+    before = {n: p.clone() for n, p in one.teacher.policy.state_dict().items()}
+    run(one)
+    assert all(torch.equal(p, before[n]) for n, p in one.teacher.policy.state_dict().items())
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    rates = [learning_rate(step, TRAINING) for step in range(7)]
+    assert rates[0] == pytest.approx(0.005)
+    assert rates[1] == rates[2] == pytest.approx(0.01)
+    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert rates[6] == pytest.approx(0)
+
+
+def test_known_prefixes_give_the_same_batch(tiny, tmp_path):
+    """The bank's prefixes are those that a pass of the VLM would give."""
+    one = trainer(tiny, tmp_path, method=Method(target_steps=3, bank_size=10, state_jitter=0.05))
+    known = next(one.batches.iterate(0))
+    assert known.prefix is not None
+    without = replace(one.batches, bank=replace(one.batches.bank, prefix=None))
+    computed = next(without.iterate(0)).encode(one.student)
+    for (a, b), (c, d) in zip(known.encode(one.student).layers, computed.layers, strict=True):
+        assert torch.allclose(a, c, atol=1e-5)
+        assert torch.allclose(b, d, atol=1e-5)
+
+
+def test_an_interrupted_bank_continues_and_is_the_same(tiny, tmp_path, monkeypatch):
+    from flowstill_trainer import bank as module
+
+    monkeypatch.setattr(module, "PART", 8)
+    monkeypatch.setattr(module, "BATCH", 4)
+    teacher = tiny.teacher()
+    frames = tiny.frames(teacher)
+    plan = BankPlan(20, 3, 0.1, 0, "a", lambda: autocast(TRAINING, teacher.device))
+
+    def make(folder, stopped=lambda: False):
+        done = []
+        return make_bank(folder, plan, teacher, frames, lambda now, _: done.append(now), stopped), done
+
+    whole, all_done = make(tmp_path / "whole")
+    calls = iter(range(100))
+    with pytest.raises(Interrupted):
+        make(tmp_path / "cut", lambda: next(calls) == 3)
+    again, done = make(tmp_path / "cut")
+    assert len(done) < len(all_done)  # the first part was not computed again
+    for name in ("frame_N", "noise_NHD", "chunk_NHD", "jitter_NS"):
+        assert torch.equal(getattr(whole, name), getattr(again, name))
+    assert whole.jitter_NS.abs().max() > 0
