@@ -58,15 +58,11 @@ def fitted_result(result: Result) -> Result:
 def _fitting(gates: Sequence[GateResult], build: Callable[[Sequence[GateResult]], str], limit: int) -> str:
     text = ""
     for passed, others in _LENGTHS:
-        cut = [
-            g.model_copy(update={"message": shortened(g.message, _length(g, passed, others))}) for g in gates
-        ]
+        cut = [g.model_copy(update={"message": shortened(g.message, _length(g, passed, others))}) for g in gates]
         text = build(cut)
         if len(text.encode()) <= limit:
             return text
-    raise ValueError(
-        f"{len(text.encode())} bytes without any sentence, {limit} is the limit: URIs are too long"
-    )
+    raise ValueError(f"{len(text.encode())} bytes without any sentence, {limit} is the limit: URIs are too long")
 
 
 def _length(gate: GateResult, passed: int, others: int) -> int:

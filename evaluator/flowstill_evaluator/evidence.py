@@ -91,9 +91,7 @@ class FidelityRecord(Record):
 
     cosine: list[Annotated[float, Field(ge=-1.001, le=1.001, strict=False)]]
     spread_ratio: Annotated[float, Field(ge=0.0, strict=False)]
-    teacher_self_cosine: list[Annotated[float, Field(ge=-1.001, le=1.001, strict=False)]] = Field(
-        default_factory=list
-    )
+    teacher_self_cosine: list[Annotated[float, Field(ge=-1.001, le=1.001, strict=False)]] = Field(default_factory=list)
     observations: Count
     chunks: Count = 16
     distances: dict[str, Any] = Field(default_factory=dict)
@@ -157,13 +155,9 @@ class Evidence:
 
 def load_evidence(folder: Path, expected: Expected) -> Evidence:
     """Read a records folder. Never raises for what the records lack: that becomes a gap."""
-    run = check_run(
-        _or_gap(lambda: Run.model_validate_json(_read(folder / "run.json")), "run.json"), expected
-    )
+    run = check_run(_or_gap(lambda: Run.model_validate_json(_read(folder / "run.json")), "run.json"), expected)
     episodes = _or_gap(lambda: _read_episodes(folder / "episodes.jsonl"), "episodes.jsonl")
-    by_arm: Mapping[str, tuple[Episode, ...]] = (
-        {} if isinstance(episodes, Gap) else _by_arm(episodes, expected)
-    )
+    by_arm: Mapping[str, tuple[Episode, ...]] = {} if isinstance(episodes, Gap) else _by_arm(episodes, expected)
     if isinstance(run, Gap):
         # Without provenance the numbers may be of another student: none of them counts.
         return Evidence(expected, by_arm, run, run, run, run, run, run)
@@ -171,9 +165,7 @@ def load_evidence(folder: Path, expected: Expected) -> Evidence:
         expected=expected,
         episodes=by_arm,
         pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected),
-        velocity=_or_gap(
-            lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz"
-        ),
+        velocity=_or_gap(lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz"),
         latency=_or_gap(lambda: _read_latency(folder / "latency.json", expected), "latency.json"),
         memory=_or_gap(lambda: _read_memory(folder / "memory.json", expected), "memory.json"),
         fidelity=_or_gap(lambda: _read_fidelity(folder / "fidelity.json"), "fidelity.json"),
@@ -193,9 +185,7 @@ def check_run(run: Run | Gap, expected: Expected) -> Run | Gap:
         if arm is None:
             return Gap(f"run.json knows no arm {name}; evaluate it too (spec.evaluation.arms)")
         if digest is not None and arm.digest != digest:
-            return Gap(
-                f"the records of arm {name} are of {arm.digest[:19]}…, not of {digest[:19]}…; evaluate again"
-            )
+            return Gap(f"the records of arm {name} are of {arm.digest[:19]}…, not of {digest[:19]}…; evaluate again")
     return run
 
 
@@ -280,9 +270,7 @@ def _read_velocity(path: Path, expected: Expected) -> TwoSamples | Gap:
         return Gap(f"{path.name}: shapes {student.shape} and {baseline.shape} are not (samples, joints)")
     if min(len(student), len(baseline)) < MIN_VELOCITY_ROWS:
         have = min(len(student), len(baseline))
-        return Gap(
-            f"{path.name} has {have} samples of an arm; {MIN_VELOCITY_ROWS} are the least that shows a shift"
-        )
+        return Gap(f"{path.name} has {have} samples of an arm; {MIN_VELOCITY_ROWS} are the least that shows a shift")
     if not (np.isfinite(student).all() and np.isfinite(baseline).all()):
         return Gap(f"{path.name} has values that are not finite")
     if len(joints) != student.shape[1]:
@@ -297,9 +285,7 @@ def _read_latency(path: Path, expected: Expected) -> TwoSamples | Gap:
     student, baseline = arms[expected.served], arms[expected.baseline]
     for arm, latency in ((expected.served, student), (expected.baseline, baseline)):
         if latency.calls != len(latency.milliseconds):
-            return Gap(
-                f"{path.name}: arm {arm} says {latency.calls} calls and has {len(latency.milliseconds)} times"
-            )
+            return Gap(f"{path.name}: arm {arm} says {latency.calls} calls and has {len(latency.milliseconds)} times")
     return TwoSamples(np.array(student.milliseconds), np.array(baseline.milliseconds))
 
 
@@ -314,7 +300,5 @@ def _read_memory(path: Path, expected: Expected) -> TwoSamples | Gap:
 def _read_fidelity(path: Path) -> FidelityRecord | Gap:
     record = FidelityRecord.model_validate(json.loads(_read(path)))
     if record.observations != len(record.cosine):
-        return Gap(
-            f"{path.name} says {record.observations} observations and has {len(record.cosine)} cosines"
-        )
+        return Gap(f"{path.name} says {record.observations} observations and has {len(record.cosine)} cosines")
     return record

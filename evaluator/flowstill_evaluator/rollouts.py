@@ -84,9 +84,12 @@ class Session:
 
     def tell(self, activity: str) -> None:
         """Report progress, in episodes of all arms; stop when asked to."""
+        self.tell_steps(len(self.log.episodes), len(self.comparison.arms) * len(self.episodes), activity)
+
+    def tell_steps(self, done: int, total: int, activity: str) -> None:
+        """Report progress of something that is counted otherwise; stop when asked to."""
         self.check_stop()
-        arms = len(self.comparison.arms)
-        self.context.progress.update(len(self.log.episodes), arms * len(self.episodes), activity)
+        self.context.progress.update(done, total, activity)
 
 
 def run(task: RolloutsTask, context: ChildContext) -> Result:
@@ -222,14 +225,15 @@ def held_out(session: Session, pool: WorkerPool) -> Batch:
 def measure_latency(session: Session, observations: Batch) -> dict[str, Any]:
     """``latency.json``."""
     arms = _served_arms(session)
-    session.tell("measuring latency")
+    calls = session.task.gates.p2.min_calls
+    session.tell_steps(0, calls, "measuring latency")
     runners = {arm.name: arm.open(session.provider, threads=latency.THREADS) for arm in arms}
     times = latency.measure(
         runners,
         observations,
-        calls=session.task.gates.p2.min_calls,
+        calls=calls,
         seed=session.seed,
-        heard=lambda done: session.tell(f"measuring latency, call {done}"),
+        heard=lambda done: session.tell_steps(done, calls, "measuring latency"),
     )
     return {arm: {"calls": len(values), "milliseconds": values} for arm, values in times.items()}
 

@@ -12,6 +12,7 @@ from flowstill_operator.children import Child
 AnyTask = TrainTask | ParityTask | RolloutsTask | JudgeTask
 Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
+WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
 RUNNING_LOOK_SECONDS = 15.0
 """How often a running child is asked for its progress."""
@@ -106,7 +107,7 @@ def judge_step(kind: str, started: bool, reading: bool, child: Child, reader: Ch
         return Step("start")
     if child.state in ("Queued", "Running"):
         state: Literal["queued", "running"] = "queued" if child.state == "Queued" else "running"
-        return Step(state, reason=child.reason or child.state, message=child.message)
+        return Step(state, reason=child.reason or child.state, message=child.message or WAITING_TEXT[state])
     result = child.result if child.result is not None and child.result.kind == kind else None
     if child.state == "Failed":
         return _failed(child, result)

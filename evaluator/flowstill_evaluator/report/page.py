@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.studentrollout import GateResult, Gates
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import points
 from flowstill_evaluator.gates.chain import TITLES
@@ -56,6 +56,7 @@ def render_page(subject: Subject, evidence: Evidence, summary: Summary, limits: 
         expected=evidence.expected,
         evidence=evidence,
         summary=summary,
+        reasons=reasons(summary),
         titles=TITLES,
         method=_METHODS.get(subject.method, subject.method),
         policy=_POLICIES.get(subject.policy_type, subject.policy_type),
@@ -73,6 +74,13 @@ def render_page(subject: Subject, evidence: Evidence, summary: Summary, limits: 
         run=None if isinstance(evidence.run, Gap) else evidence.run,
         gaps=_gaps(evidence),
     )
+
+
+def reasons(summary: Summary) -> list[GateResult]:
+    """The gates that say why: those that did not pass, failures first; what P1 and S3 showed when all did."""
+    if summary.verdict == "Pass":
+        return [gate for gate in summary.gates if gate.name in ("P1", "S3")]
+    return sorted((g for g in summary.gates if g.verdict != "Pass"), key=lambda gate: gate.verdict != "Fail")
 
 
 def arms_figure(arms: Sequence[ArmSummary]) -> Forest | None:

@@ -13,6 +13,7 @@ from flowstill_operator.steps import (
     RUNNING_LOOK_SECONDS,
     STOP,
     WAITING_LOOK_SECONDS,
+    WAITING_TEXT,
     Draft,
     Move,
     Plan,
@@ -69,8 +70,8 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
         draft.set(start_time=timestamp(draft.now))
     match step.state:
         case "start":
-            draft.set(phase="Queued", message="The trainer Job is created.")
-            draft.condition("Trained", "Unknown", "Queued", "the trainer Job is created")
+            draft.set(phase="Queued", message=WAITING_TEXT["queued"])
+            draft.condition("Trained", "Unknown", "Queued", WAITING_TEXT["queued"])
             return Move((Wanted("train", task, image),))
         case "read":
             draft.condition("Trained", "Unknown", READING, step.message)

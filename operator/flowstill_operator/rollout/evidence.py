@@ -11,6 +11,7 @@ from flowstill_operator.steps import (
     READING,
     RUNNING_LOOK_SECONDS,
     WAITING_LOOK_SECONDS,
+    WAITING_TEXT,
     AnyTask,
     Move,
     Role,
@@ -97,14 +98,16 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     image = draft.status.image or observed.image
     match step.state:
         case "start":
-            draft.condition(kind, "Unknown", "Queued", f"the {role} Job is created")
-            draft.set(message=f"The {role} Job is created.")
+            draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
+            draft.set(message=f"{role}: {WAITING_TEXT['queued']}")
             return Move((Wanted(role, _task(observed, spec, draft, role), image),))
         case "read":
             draft.condition(kind, "Unknown", READING, step.message)
             return Move((Wanted(role, _task(observed, spec, draft, role), image, reader=True),))
         case "queued" | "running":
             draft.condition(kind, "Unknown", condition_reason(step.reason), step.message)
+            if step.message:
+                draft.set(message=f"{role}: {step.message}"[:1024])
             if child.progress is not None:
                 report = child.progress
                 draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")

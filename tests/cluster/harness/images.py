@@ -1,5 +1,6 @@
 """The images of `images/`, built into the cache, each named by the hash of what it is made of."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.harness import binaries
+from tests.cluster.harness import binaries, layers
 from tests.cluster.harness.cache import Report, cache_root, content_key, file_lock, silent
 from tests.cluster.harness.errors import HarnessError
 from tests.cluster.harness.processes import run
@@ -139,6 +140,11 @@ class ImageStore:
 
     def push(self, name: str, layout: Path) -> None:
         """Write an image into an OCI layout folder; layers that already lie there are not written again."""
+        below = layers.find_below(self.folder / "storage", layout, name)
+        if below:
+            config = json.loads(self.buildah("inspect", "--type", "image", name))["OCIv1"]
+            layers.write_above(layout, below[0], name, config, below[1])
+            return
         self.buildah("push", "--disable-compression", "--format", "oci", name, f"oci:{layout}:{name}")
 
     def buildah(self, *arguments: str) -> str:

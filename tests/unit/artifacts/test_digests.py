@@ -59,7 +59,7 @@ def test_what_is_no_tree_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_programs_manifest_is_a_file_as_any_other(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "x", **{"manifest.json": '{"name": "web app"}', "a": "1"})
+    folder = make_folder(tmp_path / "x", **{"manifest.json": '{"kind": "web app", "schemaVersion": 1}', "a": "1"})
     before = tree_digest(folder)
     (folder / "a").write_text("2")
     assert tree_digest(folder) != before

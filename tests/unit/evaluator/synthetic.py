@@ -85,9 +85,7 @@ def write_records(
             for arm, ms in (("teacher@10", 41.0), ("student-draws", 9.2))
         },
     )
-    write_json(
-        folder, "memory", {"teacher@10": [905e6 + 1e6 * k for k in range(5)], "student-draws": [2.1e8] * 5}
-    )
+    write_json(folder, "memory", {"teacher@10": [905e6 + 1e6 * k for k in range(5)], "student-draws": [2.1e8] * 5})
     cosines = np.clip(generator.normal(0.957, 0.03, 64), -1, 1)
     write_json(
         folder,

@@ -14,6 +14,7 @@ from flowstill.artifacts.manifest import RolloutsProperties, StudentProperties, 
 from flowstill.artifacts.stores import fetch, publish, push
 from flowstill.child.context import ChildContext
 from flowstill.errors import DigestMismatch, UserError
+from flowstill_evaluator.cli import main
 from flowstill_evaluator.decision import MAX_DECISION_BYTES, fitted_result
 from flowstill_evaluator.gates.chain import TITLES
 from flowstill_evaluator.judge import judge
@@ -137,6 +138,21 @@ def test_good_records_end_in_published_evidence(store, tmp_path):
     assert [a["success"] for a in report["arms"] if a["name"] == "student-draws"] == [197]
     assert len(report["velocityShifts"]) == 7
     assert "The student may be served" in (folder / "report.html").read_text()
+
+
+def test_the_command_says_it_in_one_line(store, tmp_path, monkeypatch):
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setenv("FLOWSTILL_TERMINATION_LOG", str(log))
+    spec, work = tmp_path / "spec.json", tmp_path / "work"
+    spec.write_text(published(tmp_path).model_dump_json(by_alias=True))
+    assert main(["judge", "--spec", str(spec), "--output", str(work)]) == 0
+    line = log.read_bytes()
+    assert len(line) <= MAX_RESULT_BYTES
+    said = Result.model_validate_json(line)
+    assert said.verdict == "Pass"
+    assert said == Result.model_validate_json((work / "result.json").read_bytes())
+    assert all(gate.message for gate in said.gates if gate.verdict != "Pass")
 
 
 def test_judging_twice_gives_the_same_evidence(store, tmp_path):

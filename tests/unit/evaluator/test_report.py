@@ -10,7 +10,7 @@ from flowstill.api.studentrollout import Gates
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.report.figures import Row, forest, ticks_between
 from flowstill_evaluator.report.media import MAX_BYTES, embed
-from flowstill_evaluator.report.page import render_page
+from flowstill_evaluator.report.page import reasons, render_page
 from flowstill_evaluator.report.subject import Artifact, Subject
 from flowstill_evaluator.report.summary import arm_results, summarise
 from flowstill_evaluator.statistics import Bounds
@@ -129,6 +129,17 @@ def test_a_failure_says_which_gate_and_why(tmp_path):
     assert "worse by more than 3 points" in text
 
 
+def test_the_reasons_stand_at_the_top(tmp_path):
+    records = syn.write_records(tmp_path / "r", rates={"student-draws": 0.5})
+    (records / "memory.json").unlink()
+    evidence = syn.load(records)
+    results = run_gates(evidence, Gates())
+    named = [gate.name for gate in reasons(summarise(evidence, results, overall(results)))]
+    assert named == ["S3", "P1", "P5", "P3"]
+    _, text = read(page_of(records))
+    assert text.index("the records have no memory.json") < text.index("Nine gates")
+
+
 def test_missing_evidence_is_named(records):
     for name in ("fidelity.json", "latency.json", "episodes.jsonl"):
         (records / name).unlink()
@@ -188,9 +199,7 @@ def test_media_stays_inside_the_records_and_within_its_room(records):
         "fine.png",
         None,
     ]
-    lines = [
-        syn.episode("student-draws", "reach-around", i, video=v, success=False) for i, v in enumerate(videos)
-    ]
+    lines = [syn.episode("student-draws", "reach-around", i, video=v, success=False) for i, v in enumerate(videos)]
     syn.write_lines(records, lines)
     clips = embed(records, syn.load(records, episodes=7).episodes["student-draws"])
     assert [c.episode.video for c in clips] == ["fine.png"]

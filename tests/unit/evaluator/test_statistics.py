@@ -60,9 +60,7 @@ def test_score_variance_is_that_of_the_restricted_maximum_likelihood(table, diff
     distance = gained - lost - n * difference
     if abs(distance) < 1e-3 or variance < 1e-3:
         return
-    assert float(s.score(gained, lost, n, difference)) == pytest.approx(
-        distance / np.sqrt(variance), rel=2e-3
-    )
+    assert float(s.score(gained, lost, n, difference)) == pytest.approx(distance / np.sqrt(variance), rel=2e-3)
 
 
 @given(counts)
@@ -159,8 +157,7 @@ def test_percentile_bootstrap_agrees_with_resampling():
     a, b = generator.lognormal(2, 0.1, 1000), generator.lognormal(3, 0.1, 1000)
     bounds = s.percentile_ratio_interval(a, b, 0.99)
     resampled = [
-        s.percentile_value(generator.choice(a, 1000), 0.99)
-        / s.percentile_value(generator.choice(b, 1000), 0.99)
+        s.percentile_value(generator.choice(a, 1000), 0.99) / s.percentile_value(generator.choice(b, 1000), 0.99)
         for _ in range(2000)
     ]
     assert bounds.low == pytest.approx(np.quantile(resampled, 0.05), rel=0.02)

@@ -46,6 +46,10 @@ def test_a_new_resource_wants_its_trainer_and_says_so():
     assert [note.reason for note in made.events] == ["Valid", "Queued"]
 
 
+USER_ERROR = trained(outcome="UserError", reason="TeacherRejected", student=None)
+INTERRUPTED = trained(outcome="Interrupted", reason="Interrupted", student=None)
+
+
 def test_the_image_of_the_first_attempt_stays():
     newer = kubernetes_platform("trainer:2", "evaluator:2", "pvc://claim")
     made = plan(observed(Child("Succeeded"), status=begun(), platform=newer), NOW)
@@ -62,9 +66,9 @@ def test_the_image_of_the_first_attempt_stays():
         (Child("Succeeded", result=trained()), None, "Succeeded", "Succeeded", 0),
         (Child("Succeeded", result=trained(reused=True)), None, "Succeeded", "Reused", 0),
         (Child("Succeeded", result=trained(student=None)), None, "Failed", "ResultIncomplete", 0),
-        (Child("Succeeded", result=trained(outcome="UserError", reason="TeacherRejected")), None, "Failed", "TeacherRejected", 0),
-        (Child("Failed", result=trained(outcome="UserError", reason="NonFiniteLoss")), None, "Failed", "NonFiniteLoss", 0),
-        (Child("Failed", result=trained(outcome="Interrupted", reason="x"), reason="DeadlineExceeded"), None, "Failed", "DeadlineExceeded", 0),
+        (Child("Succeeded", result=USER_ERROR), None, "Failed", "TeacherRejected", 0),
+        (Child("Failed", result=USER_ERROR), None, "Failed", "TeacherRejected", 0),
+        (Child("Failed", result=INTERRUPTED, reason="DeadlineExceeded"), None, "Failed", "DeadlineExceeded", 0),
         (Child("Failed", reason="BackoffLimitExceeded"), None, "Failed", "BackoffLimitExceeded", 0),
         (Child("Running", ours=False), None, "Failed", "NameTaken", 0),
         (Child("Missing"), None, "Queued", "ReadingResult", 1),
@@ -126,6 +130,7 @@ def test_attempts_never_go_down():
     assert plan(observed(Child("Running", attempts=1), status=status), NOW).status.attempts == 3
 
 
+OWN_GPUS = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
 LOCAL = local_platform("file:///tmp/store")
 
 
@@ -139,7 +144,7 @@ LOCAL = local_platform("file:///tmp/store")
         (distill_spec(student={"draws": 4}), PLATFORM, "InvalidSpec", "spec.student.draws must be 1 or 8"),
         (distill_spec(training={"step": 4}), PLATFORM, "InvalidSpec", "spec.training.step: unknown field"),
         (distill_spec(runtime={"env": [{"name": "FLOWSTILL_STORE"}]}), PLATFORM, "EnvRefused", "FLOWSTILL_STORE"),
-        (distill_spec(runtime={"resources": {"limits": {"nvidia.com/gpu": "1"}}}), PLATFORM, "ResourcesRefused", "gpusPerNode"),
+        (distill_spec(runtime=OWN_GPUS), PLATFORM, "ResourcesRefused", "gpusPerNode"),
         ({}, PLATFORM, "InvalidSpec", "spec.teacher"),
     ],
 )  # fmt: skip

@@ -88,9 +88,7 @@ def test_our_environment_wins_and_gpus_are_limits():
     assert env["FLOWSTILL_STORE"] == "pvc://claim/flowstill"
     assert (env["HOME"], env["MINE"], env["HF_HUB_OFFLINE"]) == ("/home/flowstill", "1", "1")
     assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
-    assert (
-        "resources" in container and job(gpusPerNode=0)["spec"]["template"]["spec"]["containers"][0]["resources"] == {}
-    )
+    assert job(gpusPerNode=0)["spec"]["template"]["spec"]["containers"][0]["resources"] == {}
 
 
 def test_runtime_reaches_the_pod_and_users_labels_cannot_replace_ours():

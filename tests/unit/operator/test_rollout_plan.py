@@ -231,8 +231,7 @@ def test_the_pass_is_written_before_the_target_is_touched():
 
 
 def promoted(old=None):
-    status = dump(step(passed(deployment(old)), deployment(old)).status)
-    return status
+    return dump(step(passed(deployment(old)), deployment(old)).status)
 
 
 def ours(**changes):

@@ -1,0 +1,279 @@
+"""``flowstill run`` with real processes that follow the child contract."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flowstill_operator import cli
+from flowstill_operator.clusters import local
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone
+from flowstill_operator.clusters.local import LocalCluster
+from flowstill_operator.engine import loop
+from tests.unit.operator.builders import distill_spec, rollout_spec
+
+CHILD = Path(__file__).with_name("fake_child.py")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def fake_children(monkeypatch):
+    """The Jobs are the real manifests; only the first words of their command are replaced."""
+    for kind, controller in list(loop.CONTROLLERS.items()):
+        monkeypatch.setitem(loop.CONTROLLERS, kind, replace(controller, manifest=faked(controller.manifest)))
+    monkeypatch.setattr(local, "back_off", lambda failures: 0.01)
+
+
+def faked(manifest):
+    def make(observed, wanted, platform):
+        job = manifest(observed, wanted, platform)
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        if not wanted.reader:
+            command = container["command"]
+            container["command"] = [sys.executable, str(CHILD), *command[command.index("--spec") :]]
+        return job
+
+    return make
+
+
+def files(tmp_path, distill=None, rollout=None):
+    path = tmp_path / "both.yaml"
+    documents = [
+        {
+            "kind": "DistillJob",
+            "metadata": {"name": "dj"},
+            "spec": distill or distill_spec(runtime={"backoffLimit": 1}),
+        },
+        {
+            "kind": "StudentRollout",
+            "metadata": {"name": "sr"},
+            "spec": rollout or rollout_spec(student={"distillJob": "dj"}),
+        },
+    ]
+    path.write_text(yaml.safe_dump_all([{"apiVersion": "flowstill.dev/v1alpha1", **d} for d in documents]))
+    return str(path)
+
+
+def run(tmp_path, *more, path=None):
+    os.chdir(tmp_path)
+    return cli.main(["run", path or files(tmp_path), *more])
+
+
+def states(tmp_path):
+    paths = (tmp_path / ".flowstill/state").glob("[DS]*/*.json")
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def attempts(tmp_path, name, role):
+    uid = states(tmp_path)[name]["metadata"]["uid"]
+    path = tmp_path / ".flowstill/store/work" / uid / role / "attempts"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_chain_completes_and_is_remembered(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "DistillJob dj: Succeeded" in output
+    assert "StudentRollout sr: Completed" in output
+    assert "student-draws" in output
+    assert run(tmp_path) == 0
+    assert [
+        len(attempts(tmp_path, *one))
+        for one in (("dj", "train"), ("sr", "parity"), ("sr", "rollouts"), ("sr", "judge"))
+    ] == [1] * 4
+    store = attempts(tmp_path, "dj", "train")[0].split()[1]
+    assert store == f"file://{tmp_path}/.flowstill/store"
+    assert cli.main(["get"]) == 0
+    assert "Completed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("verdict", "code", "phase"), [("Fail", 1, "Rejected"), ("Inconclusive", 3, "Inconclusive")])
+def test_verdicts_decide_the_exit_code(tmp_path, monkeypatch, verdict, code, phase):
+    monkeypatch.setenv("FAKE_VERDICT", verdict)
+    assert run(tmp_path) == code
+    assert states(tmp_path)["sr"]["status"]["phase"] == phase
+
+
+def test_a_users_error_is_tried_once_and_ends_the_rollout_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_TRAIN", "user-error")
+    assert run(tmp_path) == 1
+    found = states(tmp_path)
+    assert found["dj"]["status"]["message"] == "spec.teacher: no policy"
+    assert found["sr"]["status"]["phase"] == "Failed"
+    assert len(attempts(tmp_path, "dj", "train")) == 1
+    assert "spec.teacher: no policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("wish", "code", "tries"), [("crash", 1, 2), ("crash-once", 0, 2)])
+def test_crashes_are_retried_up_to_the_backoff_limit(tmp_path, monkeypatch, wish, code, tries):
+    monkeypatch.setenv("FAKE_TRAIN", wish)
+    assert run(tmp_path) == code
+    assert len(attempts(tmp_path, "dj", "train")) == tries
+    reasons = {c["type"]: c["reason"] for c in states(tmp_path)["dj"]["status"]["conditions"]}
+    assert reasons["Trained"] == ("Succeeded" if code == 0 else "BackoffLimitExceeded")
+
+
+def test_a_mute_child_is_read_from_its_work_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_PARITY", "mute")
+    assert run(tmp_path) == 0
+    assert len(attempts(tmp_path, "sr", "parity")) == 1
+    assert len(list((tmp_path / ".flowstill/state/jobs").glob("*-parity-read-*"))) == 1
+
+
+def test_a_deadline_ends_the_child(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_TRAIN", "sleep")
+    path = files(tmp_path, distill=distill_spec(runtime={"activeDeadlineSeconds": 2}))
+    assert run(tmp_path, path=path) == 1
+    reasons = {c["type"]: c["reason"] for c in states(tmp_path)["dj"]["status"]["conditions"]}
+    assert reasons["Failed"] == "DeadlineExceeded"
+
+
+def test_another_spec_of_the_same_name_is_refused_unless_fresh(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    first = states(tmp_path)["dj"]["metadata"]["uid"]
+    path = files(tmp_path, distill=distill_spec(training={"steps": 5}))
+    assert run(tmp_path, path=path) == 2
+    assert "immutable" in capsys.readouterr().err
+    assert states(tmp_path)["dj"]["metadata"]["uid"] == first
+    assert run(tmp_path, "--fresh", path=path) == 0
+    assert states(tmp_path)["dj"]["metadata"]["uid"] != first
+
+
+def test_bad_input_starts_nothing(tmp_path, capsys):
+    path = files(tmp_path, rollout=rollout_spec(student={"distillJob": "other"}))
+    assert run(tmp_path, path=path) == 2
+    assert "spec.student.distillJob" in capsys.readouterr().err
+    assert run(tmp_path, path=files(tmp_path, distill=distill_spec(typo=1))) == 2
+    assert "spec.typo" in capsys.readouterr().err
+    assert run(tmp_path, "--store", "pvc://x") == 2
+    assert not (tmp_path / ".flowstill/state/jobs").exists()
+
+
+def test_store_push_fills_the_default_store(tmp_path, capsys):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    os.chdir(tmp_path)
+    assert cli.main(["store", "push", str(folder), "store://teachers/t"]) == 0
+    assert "store://teachers/t@sha256:" in capsys.readouterr().out
+    assert (tmp_path / ".flowstill/store/teachers/t/config.json").read_text() == "{}"
+    assert cli.main(["store", "push", str(tmp_path / "none"), "store://teachers/u"]) == 2
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{root!r}]
+from dataclasses import replace
+from flowstill_operator import cli
+from flowstill_operator.engine import loop
+from tests.local.test_run import faked
+for kind, controller in list(loop.CONTROLLERS.items()):
+    loop.CONTROLLERS[kind] = replace(controller, manifest=faked(controller.manifest))
+sys.exit(cli.main(["run", {path!r}]))
+"""
+
+
+def in_background(tmp_path, **env):
+    program = PROGRAM.format(root=str(ROOT), path=files(tmp_path))
+    return subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition):
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def sleeping(tmp_path):
+    return list(tmp_path.glob(".flowstill/store/work/*/train/ready"))
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_interrupt_saves_and_the_next_run_continues(tmp_path):
+    process = in_background(tmp_path, FAKE_TRAIN="sleep")
+    wait_for(lambda: sleeping(tmp_path))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command continues" in output
+    pid = int(attempts(tmp_path, "dj", "train")[0].split()[0])
+    assert not alive(pid)
+    assert sleeping(tmp_path)[0].with_name("checkpoint").exists()
+    assert run(tmp_path) == 0
+    assert len(attempts(tmp_path, "dj", "train")) == 2
+
+
+def test_a_killed_run_leaves_a_child_that_the_next_run_ends(tmp_path):
+    process = in_background(tmp_path, FAKE_TRAIN="sleep")
+    wait_for(lambda: sleeping(tmp_path))
+    process.kill()
+    process.communicate()
+    pid = int(attempts(tmp_path, "dj", "train")[0].split()[0])
+    assert alive(pid)
+    assert run(tmp_path) == 0
+    assert not alive(pid)
+    assert len(attempts(tmp_path, "dj", "train")) == 2
+
+
+def test_two_runs_do_not_share_a_state_folder(tmp_path, capsys):
+    process = in_background(tmp_path, FAKE_TRAIN="sleep")
+    wait_for(lambda: sleeping(tmp_path))
+    assert run(tmp_path) == 2
+    assert "another flowstill run" in capsys.readouterr().err
+    process.terminate()
+    process.communicate()
+
+
+async def test_progress_is_asked_from_the_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_TRAIN", "sleep")
+    from flowstill_operator.platform import local_platform
+
+    cluster = LocalCluster(tmp_path / "state")
+    cluster.declare("DistillJob", "dj", distill_spec(), fresh=False)
+    reconciler = loop.Reconciler(cluster, local_platform(f"file://{tmp_path}/store"))
+    key = loop.Key("DistillJob", "local", "dj")
+    await reconciler.reconcile(key)
+    while not list(tmp_path.glob("store/work/*/train/ready")):
+        await asyncio.sleep(0.05)
+    await reconciler.reconcile(key)
+    found = await cluster.get("DistillJob", "local", "dj")
+    assert found["status"]["phase"] == "Running"
+    assert found["status"]["progress"]["progressPercentage"] == 75
+    [(job, report)] = await cluster.running()
+    assert (job["metadata"]["labels"]["flowstill.dev/role"], report.step) == ("train", 3)
+    await cluster.stop()
+    assert await cluster.running() == []
+
+
+async def test_the_local_cluster_keeps_the_apis_promises(tmp_path):
+    cluster = LocalCluster(tmp_path)
+    first = cluster.declare("DistillJob", "dj", {"a": 1}, fresh=False)
+    await cluster.write_status(first, {"phase": "Running"})
+    with pytest.raises(Conflict):
+        await cluster.write_status(first, {"phase": "Failed"})
+    cluster.declare("DistillJob", "dj", {"a": 1}, fresh=True)
+    with pytest.raises(Gone):
+        await cluster.write_status(first, {"phase": "Failed"})
+    assert await cluster.get("Job", "local", "none") is None
+    job_path = tmp_path / "jobs/j/job.json"
+    job_path.parent.mkdir(parents=True)
+    job_path.write_text("{}")
+    with pytest.raises(AlreadyExists):
+        await cluster.create_job({"metadata": {"name": "j"}})
