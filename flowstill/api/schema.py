@@ -21,9 +21,7 @@ from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatu
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
 MAX_NAME = 40
-HEADER = (
-    "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
-)
+HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
 
 
 def _rule(rule: str, message: str, field: str | None = None) -> Schema:
@@ -157,8 +155,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
                     "storage": True,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [
-                        {"name": column.name, "type": column.kind, "jsonPath": column.path}
-                        for column in kind.columns
+                        {"name": column.name, "type": column.kind, "jsonPath": column.path} for column in kind.columns
                     ],
                     "schema": {"openAPIV3Schema": _resource_schema(kind)},
                 }
@@ -197,13 +194,9 @@ def _immutable(spec: Schema) -> list[Schema]:
         if name == "runtime":
             fields = spec["properties"][name]["properties"]
             same = " && ".join(
-                _same(f"runtime.{field}", optional=True)
-                for field in fields
-                if field != "ttlSecondsAfterFinished"
+                _same(f"runtime.{field}", optional=True) for field in fields if field != "ttlSecondsAfterFinished"
             )
-            message = (
-                "spec.runtime is immutable except ttlSecondsAfterFinished; create a resource with a new name"
-            )
+            message = "spec.runtime is immutable except ttlSecondsAfterFinished; create a resource with a new name"
         else:
             same = _same(name, optional=name not in spec["required"])
             message = f"spec.{name} is immutable; create a resource with a new name"
@@ -227,9 +220,7 @@ class _Dumper(yaml.SafeDumper):
 
 def to_yaml(kind: Kind) -> str:
     """The text of the kind's YAML file; fields in the order of the models, so that it is always the same."""
-    body = yaml.dump(
-        custom_resource_definition(kind), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True
-    )
+    body = yaml.dump(custom_resource_definition(kind), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
     return HEADER + body
 
 

@@ -113,9 +113,7 @@ class _Converter:
         out["additionalProperties"] = self.convert(node["additionalProperties"], f"{path}.*")
         longest = node.get("propertyNames", {}).get("maxLength", _KEY_LENGTH)
         message = f"{path}: a key has at most {longest} characters"
-        out["x-kubernetes-validations"] = [
-            {"rule": f"self.all(key, key.size() <= {longest})", "message": message}
-        ]
+        out["x-kubernetes-validations"] = [{"rule": f"self.all(key, key.size() <= {longest})", "message": message}]
 
 
 def _default(section: Schema) -> Schema:

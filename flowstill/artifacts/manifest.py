@@ -46,9 +46,7 @@ class TensorDescription(Model):
     @classmethod
     def _from_tuple(cls, value: Any) -> Any:
         """A tuple (name, dtype, shape), as the exporter gives it, is taken too."""
-        return (
-            dict(zip(("name", "dtype", "shape"), value, strict=True)) if isinstance(value, tuple) else value
-        )
+        return dict(zip(("name", "dtype", "shape"), value, strict=True)) if isinstance(value, tuple) else value
 
 
 class OnnxDescription(Model):
@@ -176,9 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(
-            f"{path} is no manifest that this version reads: {where}: {first['msg']}"
-        ) from error
+        raise ArtifactError(f"{path} is no manifest that this version reads: {where}: {first['msg']}") from error
 
 
 def verify(folder: Path) -> Manifest:

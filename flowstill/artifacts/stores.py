@@ -127,9 +127,7 @@ def push(folder: Path, uri: str, *, force: bool = False) -> StatusRef:
     temporary = copy_tree(folder, target)
     try:
         if tree_digest(temporary) != digest:
-            raise ArtifactError(
-                f"{folder} changed while it was copied; push it again when nothing writes to it"
-            )
+            raise ArtifactError(f"{folder} changed while it was copied; push it again when nothing writes to it")
         if occupied:
             _replace(temporary, target)
         else:
@@ -189,9 +187,7 @@ def _rename_new(temporary: Path, target: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         if tree_digest(target) != tree_digest(temporary):
-            raise ArtifactError(
-                f"{target} was written by somebody else meanwhile, with other bytes"
-            ) from error
+            raise ArtifactError(f"{target} was written by somebody else meanwhile, with other bytes") from error
     sync_folder(target.parent)
 
 

@@ -37,9 +37,7 @@ class ArtifactUri:
         """
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in ("file", "pvc", "store"):
-            raise ArtifactError(
-                f"{text!r} is no URI of Flowstill: use file:///PATH, pvc://CLAIM/PATH or store://PATH"
-            )
+            raise ArtifactError(f"{text!r} is no URI of Flowstill: use file:///PATH, pvc://CLAIM/PATH or store://PATH")
         if _FORBIDDEN.search(rest):
             raise ArtifactError(
                 f"{text!r} has a character that no artifact path may have: ? # \\ or a control character"
@@ -85,9 +83,7 @@ class Locations:
         """``FLOWSTILL_STORE`` and ``FLOWSTILL_VOLUMES``."""
         variables = os.environ if environment is None else environment
         volumes = variables.get("FLOWSTILL_VOLUMES")
-        return cls(
-            variables.get("FLOWSTILL_STORE") or None, Path(volumes) if volumes else DEFAULT_VOLUMES_ROOT
-        )
+        return cls(variables.get("FLOWSTILL_STORE") or None, Path(volumes) if volumes else DEFAULT_VOLUMES_ROOT)
 
 
 def local_path(uri: str, locations: Locations | None = None) -> Path:
@@ -104,25 +100,19 @@ def local_path(uri: str, locations: Locations | None = None) -> Path:
     root = _store_root(uri, locations) if parsed.scheme == "store" else _claim_root(parsed, locations)
     path = root / parsed.path
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(
-            f"{uri}: a symbolic link in {path} leads out of {root}; copy the files there instead"
-        )
+        raise ArtifactError(f"{uri}: a symbolic link in {path} leads out of {root}; copy the files there instead")
     return path
 
 
 def _store_root(uri: str, locations: Locations) -> Path:
     store = locations.default_store
     if store is None:
-        raise ArtifactError(
-            f"{uri} needs a default store: set FLOWSTILL_STORE, --store DIR, or the chart's store.uri"
-        )
+        raise ArtifactError(f"{uri} needs a default store: set FLOWSTILL_STORE, --store DIR, or the chart's store.uri")
     if store.startswith("/"):
         return Path(store)
     parsed = ArtifactUri.parse(store)
     if parsed.scheme == "store":
-        raise ArtifactError(
-            f"the default store {store} must be file:///PATH, pvc://CLAIM/PATH or an absolute path"
-        )
+        raise ArtifactError(f"the default store {store} must be file:///PATH, pvc://CLAIM/PATH or an absolute path")
     return local_path(store, locations)
 
 

@@ -106,9 +106,7 @@ def _unexpected(kind: Kind, error: Exception) -> Result:
     return _failure(kind, "Error", type(error).__name__, f"{type(error).__name__}: {error}")
 
 
-def _failure(
-    kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str
-) -> Result:
+def _failure(kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str) -> Result:
     return Result(kind=kind, outcome=outcome, reason=clip(reason, 64), message=clip(message, 1024))
 
 
@@ -145,9 +143,7 @@ def _earlier_success(kind: Kind, content: bytes, output: Path) -> Result | None:
 def _address() -> tuple[str, int] | None:
     text = os.environ.get("FLOWSTILL_PROGRESS_PORT") or "0"
     if not text.isdecimal() or int(text) > 65535:
-        raise UserError(
-            f"{text!r} is no port; use 1 to 65535, or 0 for none", field="FLOWSTILL_PROGRESS_PORT"
-        )
+        raise UserError(f"{text!r} is no port; use 1 to 65535, or 0 for none", field="FLOWSTILL_PROGRESS_PORT")
     return (os.environ.get("FLOWSTILL_PROGRESS_HOST", ""), int(text)) if int(text) else None
 
 

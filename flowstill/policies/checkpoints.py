@@ -34,9 +34,7 @@ def read_json(path: Path, field: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise TeacherRejected(
-            f"{path} is not readable JSON ({error}); save the policy again", field=field
-        ) from error
+        raise TeacherRejected(f"{path} is not readable JSON ({error}); save the policy again", field=field) from error
     if not isinstance(value, dict):
         raise TeacherRejected(f"{path} holds no JSON object; save the policy again", field=field)
     return value
@@ -114,7 +112,7 @@ def build(policy_class: Any, config: Any, field: str) -> Any:
         return policy_class(config)
     except OSError as error:
         raise TeacherRejected(
-            f"the VLM {config.vlm_model_name!r} is neither in the checkpoint's folder nor cached here ({error}); put its "
+            f"the VLM {config.vlm_model_name!r} is neither beside the checkpoint nor cached here ({error}); put its "
             "config.json, tokenizer and processor_config.json into a folder 'vlm' beside config.json",
             field=field,
         ) from error
@@ -140,13 +138,9 @@ def load_tensors(policy: torch.nn.Module, file: Path, field: str) -> None:
         "missing": sorted(expected.keys() - present),
         "unexpected": sorted(stored.keys() - expected.keys()),
         "of another shape": sorted(misshaped),
-        "not finite": sorted(
-            n for n, t in stored.items() if t.is_floating_point() and not t.isfinite().all()
-        ),
+        "not finite": sorted(n for n, t in stored.items() if t.is_floating_point() and not t.isfinite().all()),
     }
-    found = [
-        f"{what}: {', '.join(names[:3])} ({len(names)} in all)" for what, names in problems.items() if names
-    ]
+    found = [f"{what}: {', '.join(names[:3])} ({len(names)} in all)" for what, names in problems.items() if names]
     if found:
         raise TeacherRejected(
             f"the tensors of {file} are not those of this policy; {'; '.join(found)}. Save the policy with LeRobot 0.6 "
@@ -155,9 +149,7 @@ def load_tensors(policy: torch.nn.Module, file: Path, field: str) -> None:
         )
     cast = [n for n, t in stored.items() if t.dtype != expected[n].dtype]
     if cast:
-        logger.info(
-            "%d tensors are cast to the dtype that the policy computes in, as LeRobot does", len(cast)
-        )
+        logger.info("%d tensors are cast to the dtype that the policy computes in, as LeRobot does", len(cast))
     policy.load_state_dict(stored, strict=False)
 
 
@@ -170,9 +162,7 @@ def load_processors(folder: Path, config: Any, field: str) -> tuple[Any, Any]:
     if "device_processor" in present:
         overrides["device_processor"] = {"device": str(config.device)}
     try:
-        before, after = make_pre_post_processors(
-            config, pretrained_path=str(folder), preprocessor_overrides=overrides
-        )
+        before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
     except Exception as error:  # LeRobot raises many kinds
         raise TeacherRejected(
             f"the processors of {folder} do not load ({error}); save them with LeRobot 0.6", field=field

@@ -43,9 +43,7 @@ def _linear(x: Floats, axis: int, size: int) -> Floats:
     return mixed
 
 
-def transform(
-    x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, inverse: bool
-) -> npt.NDArray[Any]:
+def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, inverse: bool) -> npt.NDArray[Any]:
     """LeRobot's (un)normalisation of one feature."""
     if mode == "IDENTITY" or not stats:
         return x
@@ -96,9 +94,7 @@ class NumpyProcessors:
         self._before = _steps(folder, "policy_preprocessor.json")
         self._after = _steps(folder, "policy_postprocessor.json")
         length = int(self.config["tokenizer_max_length"])
-        self._tokenizers = {
-            s.name: _tokenizer(s, length) for s in self._before if s.name == "flowstill_tokenizer"
-        }
+        self._tokenizers = {s.name: _tokenizer(s, length) for s in self._before if s.name == "flowstill_tokenizer"}
         features = self.config["input_features"]
         self.image_keys = [k for k, f in features.items() if f["type"] == "VISUAL"]
         self.state_dim = int(features["observation.state"]["shape"][0])
@@ -129,9 +125,7 @@ class NumpyProcessors:
             if step.name == "unnormalizer_processor":
                 actions = step.normalised("action", actions, inverse=True)
             elif step.name != "device_processor":
-                raise ArtifactError(
-                    f"postprocessor step {step.name!r} is not known here; use runtime='torch'"
-                )
+                raise ArtifactError(f"postprocessor step {step.name!r} is not known here; use runtime='torch'")
         return actions.astype(np.float32)
 
     def _apply(self, step: _Step, data: dict[str, Any]) -> dict[str, Any]:
@@ -143,9 +137,7 @@ class NumpyProcessors:
             return data | _tokenize(self._tokenizers[step.name], data["task"])
         if step.name == "normalizer_processor":
             return {
-                k: step.normalised(k, v, inverse=False).astype(np.float32)
-                if k.startswith("observation.")
-                else v
+                k: step.normalised(k, v, inverse=False).astype(np.float32) if k.startswith("observation.") else v
                 for k, v in data.items()
             }
         if step.name in {"to_batch_processor", "device_processor"}:
@@ -155,9 +147,7 @@ class NumpyProcessors:
     def _images(self, data: dict[str, Any], batch: int) -> dict[str, npt.NDArray[Any]]:
         present = [k for k in self.image_keys if k in data]
         if not present:
-            raise ArtifactError(
-                f"no camera of the policy is observed ({self.image_keys}); check the rename map"
-            )
+            raise ArtifactError(f"no camera of the policy is observed ({self.image_keys}); check the rename map")
         missing = [k for k in self.image_keys if k not in data]
         target = self.config.get("resize_imgs_with_padding")
         inputs: dict[str, npt.NDArray[Any]] = {}

@@ -50,9 +50,7 @@ class SmolVLAFlow:
         self.padded_action_dim: int = config.max_action_dim
         self.action_dim: int = config.action_feature.shape[0]
         self.state_dim: int = config.robot_state_feature.shape[0]
-        self.cameras = tuple(
-            k for k in config.image_features if not k.rpartition(".")[2].startswith("empty_camera_")
-        )
+        self.cameras = tuple(k for k in config.image_features if not k.rpartition(".")[2].startswith("empty_camera_"))
         self.device = torch.device(config.device)
 
     def preprocess(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +115,7 @@ def load_smolvla(folder: Path, *, device: str = "cpu", field: str = "spec.teache
     """
     kind = checkpoints.check_folder(folder, {TEACHER_TYPE, STUDENT_TYPE}, field)
     config = checkpoints.read_config(folder, device, field)
-    policy = checkpoints.build(
-        SmolVLAPolicy if kind == TEACHER_TYPE else FlowstillSmolVLAPolicy, config, field
-    )
+    policy = checkpoints.build(SmolVLAPolicy if kind == TEACHER_TYPE else FlowstillSmolVLAPolicy, config, field)
     checkpoints.load_tensors(policy, folder / checkpoints.WEIGHTS, field)
     policy.to(device).requires_grad_(False)
     return SmolVLAFlow(policy, *checkpoints.load_processors(folder, config, field))
@@ -139,12 +135,8 @@ def make_student(
             f"{steps} is more than the teacher's chunk of {teacher.chunk_size} steps",
             field="spec.student.actionSteps",
         )
-    values = {
-        f.name: copy.deepcopy(getattr(teacher.policy.config, f.name)) for f in fields(SmolVLAConfig) if f.init
-    }
-    values.update(
-        n_action_steps=steps, num_steps=1, draws=draws, draw_neighbours=neighbours, multi_step=multi_step
-    )
+    values = {f.name: copy.deepcopy(getattr(teacher.policy.config, f.name)) for f in fields(SmolVLAConfig) if f.init}
+    values.update(n_action_steps=steps, num_steps=1, draws=draws, draw_neighbours=neighbours, multi_step=multi_step)
     policy = FlowstillSmolVLAPolicy(FlowstillSmolVLAConfig(**values))
     absent, unexpected = policy.load_state_dict(teacher.policy.state_dict(), strict=False)
     if unexpected or any(not name.startswith("model.target_time.") for name in absent):
@@ -158,9 +150,7 @@ def make_student(
 def _embed_tokenizer(preprocessor: Any) -> Any:
     """The same pipeline with a tokenizer step that needs no path."""
     steps = [
-        EmbeddedTokenizerStep.like(s)
-        if getattr(type(s), "_registry_name", "") == "tokenizer_processor"
-        else s
+        EmbeddedTokenizerStep.like(s) if getattr(type(s), "_registry_name", "") == "tokenizer_processor" else s
         for s in preprocessor.steps
     ]
     return type(preprocessor)(

@@ -76,9 +76,7 @@ class TorchRunner:
                 all_BKHD = flow.policy.model.jump(prefix, noise)
             else:
                 many = prefix.repeat(noise.shape[1])
-                all_BKHD = flow.chunk(many, noise.flatten(0, 1), self.info.steps).unflatten(
-                    0, noise.shape[:2]
-                )
+                all_BKHD = flow.chunk(many, noise.flatten(0, 1), self.info.steps).unflatten(0, noise.shape[:2])
             chosen_BHD, index_B, density_BK = densest_chunk(
                 all_BKHD,
                 action_steps=flow.action_steps,

@@ -25,9 +25,7 @@ def write_vlm_folder(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder.mkdir(parents=True, exist_ok=True)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **special, extra_special_tokens=image
-    ).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=image).save_pretrained(folder)
     SmolVLMConfig(
         image_token_id=vocabulary["<image>"], pad_token_id=0, scale_factor=2, tie_word_embeddings=False,
         vision_config={"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -46,9 +44,7 @@ def write_vlm_folder(folder: Path) -> None:
         }
         for name, cls in (("image_processor", "ImageProcessor"), ("video_processor", "VideoProcessor"))
     }
-    (folder / "processor_config.json").write_text(
-        json.dumps({"processor_class": "SmolVLMProcessor", **parts})
-    )
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SmolVLMProcessor", **parts}))
 
 
 def write_teacher(folder: Path, *, seed: int = 0) -> Path:
@@ -75,7 +71,10 @@ def write_teacher(folder: Path, *, seed: int = 0) -> Path:
     policy = SmolVLAPolicy(config)
     generator = np.random.default_rng(seed)
     stats = {
-        name: {"mean": torch.tensor(generator.normal(size=size)).float(), "std": torch.tensor(generator.uniform(0.5, 2, size)).float()}
+        name: {
+            "mean": torch.tensor(generator.normal(size=size)).float(),
+            "std": torch.tensor(generator.uniform(0.5, 2, size)).float(),
+        }
         for name, size in (("observation.state", STATE_DIM), ("action", ACTION_DIM))
     }  # fmt: skip
     before, after = make_smolvla_pre_post_processors(config, stats)

@@ -88,9 +88,7 @@ def make_bank(
             temporary.rename(path)
         parts.append(part)
         progress(min(start + PART, plan.size), plan.size)
-    bank = Bank(
-        *(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter"))
-    )
+    bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
     return replace(bank, prefix=_prefixes(bank, plan, teacher, frames))
 
 
@@ -129,9 +127,7 @@ def _roll_out(
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
     for first in range(start, start + count, BATCH):
         if stopped():
-            raise Interrupted(
-                f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept"
-            )
+            raise Interrupted(f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept")
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
         index_B = frames.training_T[order.take(first, size)]

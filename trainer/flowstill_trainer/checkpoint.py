@@ -100,9 +100,7 @@ class CheckpointFolder:
                 f"{self.root} holds checkpoints of a run with other inputs; give another work folder",
                 field="--output",
             )
-        return Checkpoint(
-            state["step"], parts["weights"], parts["average"], parts["optimizer"], state["seconds"]
-        )
+        return Checkpoint(state["step"], parts["weights"], parts["average"], parts["optimizer"], state["seconds"])
 
     def _folders(self) -> list[Path]:
         return sorted(self.root.glob("step-*")) if self.root.is_dir() else []

@@ -131,9 +131,7 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
     )
 
 
-def check_features(
-    features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow
-) -> dict[str, str]:
+def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow) -> dict[str, str]:
     """The dataset's feature names → the policy's, for those that the policy uses.
 
     Raises:
@@ -177,9 +175,7 @@ def hold_out(episode_N: Any) -> tuple[Any, Any]:
     if len(episodes) == 1:
         everything = np.arange(len(episode_N))
         return everything, everything
-    chosen = (
-        episodes[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] if len(episodes) >= HELD_OUT_EVERY else episodes[-1:]
-    )
+    chosen = episodes[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] if len(episodes) >= HELD_OUT_EVERY else episodes[-1:]
     held = np.isin(episode_N, chosen)
     return np.flatnonzero(~held), np.flatnonzero(held)
 
@@ -190,9 +186,7 @@ def open_images(dataset: Any, table: Any, names: dict[str, str]) -> Images:
     index: dict[str, Tensor] = {}
     budget = MEMORY_LIMIT
     for old, new in names.items():
-        loaded = (
-            _distinct(dataset, table, old, budget) if dataset.meta.features[old]["dtype"] == "image" else None
-        )
+        loaded = _distinct(dataset, table, old, budget) if dataset.meta.features[old]["dtype"] == "image" else None
         if loaded is None:
             return ImagesOnDisk(dataset, names, ThreadPoolExecutor(8))
         pixels[new], index[new] = loaded

@@ -60,9 +60,7 @@ def distill(task: Any, context: ChildContext) -> Result:
     folder = context.work / "student"
     graph = build_folder(folder, student, frames)
     logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-    ref = publish_student(
-        folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds
-    )
+    ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
     record_by_inputs(key, ref)
     message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
@@ -89,9 +87,7 @@ def train(
     return trainer
 
 
-def _bank(
-    spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, context: ChildContext
-) -> Bank:
+def _bank(spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, context: ChildContext) -> Bank:
     plan = BankPlan(
         size=spec.method.bank_size,
         steps=spec.method.target_steps,
@@ -103,9 +99,7 @@ def _bank(
     started = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        context.progress.update(
-            done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started)
-        )
+        context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
 
     return make_bank(context.work / "bank", plan, teacher, frames, report, context.stop.is_set)
 

@@ -116,9 +116,7 @@ def _check(graph: OneStepGraph, arguments: Any, file: Path) -> Graph:
         found = session.run(list(OUTPUTS), {n: v for n, v in feeds.items() if n in known})
         difference = max(difference, float(np.abs(found[1] - expected[1].cpu().numpy()).max()))
     if not difference <= TOLERANCE:
-        raise ExportFailed(
-            f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions"
-        )
+        raise ExportFailed(f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions")
     return Graph(file, _describe(model.graph.input), _describe(model.graph.output), difference)
 
 

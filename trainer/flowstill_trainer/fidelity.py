@@ -34,7 +34,7 @@ def energy_distance(x_BNF: Tensor, y_BNF: Tensor) -> float:
 
     between_B = torch.cdist(x_BNF, y_BNF).mean((1, 2))
     distance = float((2 * between_B - within(x_BNF) - within(y_BNF)).mean()) / scale
-    return max(0.0, distance)
+    return distance if distance > 0 else 0.0
 
 
 def spread(x_BNF: Tensor) -> float:
@@ -88,9 +88,7 @@ def measure(
         for arm in every:
             samples = _samples(arm, prefix, student, seed, arm.name)
             relative = spread(samples) / max(spread(reference), 1e-9)
-            results.append(
-                Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative)
-            )
+            results.append(Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative))
     return results
 
 

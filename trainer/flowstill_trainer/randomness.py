@@ -35,8 +35,6 @@ class Order:
 
     def _pass(self, number: int) -> torch.Tensor:
         if number not in self._passes:
-            order = torch.randperm(
-                self._count, generator=generator(self._seed, f"{self._purpose}-order", number)
-            )
+            order = torch.randperm(self._count, generator=generator(self._seed, f"{self._purpose}-order", number))
             self._passes = {number: order}  # a batch needs one pass at a time
         return self._passes[number]

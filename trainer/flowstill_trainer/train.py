@@ -101,9 +101,7 @@ class Batches:
         samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
         return Batch(observations, prefix, samples)
 
-    def _observe(
-        self, frame_B: Tensor, jitter_BS: Tensor, flow: int
-    ) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
+    def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
         """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
         policy = self.policy
         if len(frame_B) == 0:
@@ -138,9 +136,7 @@ class Trainer:
             eps=config.optimizer_eps,
             weight_decay=config.optimizer_weight_decay,
         )
-        self.average = (
-            {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
-        )
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
         self.step, self.seconds = 0, 0.0
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
@@ -156,9 +152,7 @@ class Trainer:
         for batch in self.batches.iterate(self.step):
             if stopped():
                 self.checkpoints.save(self.state())
-                raise Interrupted(
-                    f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved"
-                )
+                raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
             started = time.monotonic()
             loss = self.update(batch)
             spent = time.monotonic() - started

@@ -51,16 +51,11 @@ class WayRoundExpert:
         swerve = np.array([0.13 * width, hand[1] + 0.10, height])
         beside = np.array([0.30 * width, POST_XY[1] + 0.06, height])
         t = np.linspace(0.0, 1.0, _PATH_POINTS)[:, None]
-        self._path_P3 = (
-            (1 - t) ** 3 * hand
-            + 3 * t * (1 - t) ** 2 * swerve
-            + 3 * t**2 * (1 - t) * beside
-            + t**3 * goal
-        )
+        self._path_P3 = (1 - t) ** 3 * hand + 3 * t * (1 - t) ** 2 * swerve + 3 * t**2 * (1 - t) * beside + t**3 * goal
         steps_P = np.linalg.norm(np.diff(self._path_P3, axis=0), axis=1)
         self._length_P = np.concatenate([[0.0], np.cumsum(steps_P)])
         self._nearest = 0
-        self._push = np.zeros(3)
+        self._push: npt.NDArray[np.float64] = np.zeros(3)
 
     def act(self, state: npt.NDArray[np.float32]) -> ExpertAction:
         """Steer towards the point a little ahead on the path; close the gripper on the way."""

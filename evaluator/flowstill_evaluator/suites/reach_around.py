@@ -34,7 +34,7 @@ _POST_BIT = 1 << 3  # a collision bit of its own: the post meets the whole robot
 _ROBOT_ROOT = "right_l0"
 
 
-class _ReachAroundSim(SawyerReachEnvV3):
+class _ReachAroundSim(SawyerReachEnvV3):  # type: ignore[misc]
     """The reach task with the post in its scene, and every substep watched for contacts."""
 
     def __init__(self) -> None:
@@ -76,7 +76,8 @@ class _ReachAroundSim(SawyerReachEnvV3):
         self.model.geom_contype[self._post] = self.model.geom_conaffinity[self._post] = _POST_BIT
         mujoco.mj_forward(self.model, self.data)
         self.touched = False
-        return self._get_obs()
+        observation: npt.NDArray[np.float64] = self._get_obs()
+        return observation
 
 
 def add_post(spec: mujoco.MjSpec) -> None:
@@ -128,6 +129,7 @@ class ReachAroundEnv(SawyerTask):
 
 def _camera() -> mujoco.MjvCamera:
     camera = mujoco.MjvCamera()
-    camera.lookat[:] = (0.0, 0.68, 0.15)
-    camera.distance, camera.azimuth, camera.elevation = 1.1, 40.0, -38.0
+    # From behind the goal, looking back at the robot: both ways round the post are in view.
+    camera.lookat[:] = (0.0, 0.66, 0.12)
+    camera.distance, camera.azimuth, camera.elevation = 0.9, 270.0, -50.0
     return camera

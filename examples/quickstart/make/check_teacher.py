@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loading import load_teacher
+
 from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
 from flowstill_evaluator.suites.reach_around import INSTRUCTION, ReachAroundEnv
-from loading import load_teacher
 
 EXECUTED = 8
 NEIGHBOURS = 3
@@ -116,7 +117,7 @@ class Fleet:
             for i, actions in zip(alive, policy.act(sample, states, torch.stack(noise)), strict=True):
                 for action in actions:
                     result = self.envs[i].step(action)
-                    success, touched, clamped, steps = outcome[i]
+                    _, _, clamped, steps = outcome[i]
                     outcome[i] = (result.success, result.touched, clamped + result.clamped, steps + 1)
                     state[i] = result.observation[STATE_KEY]
                     if result.done:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.progress import track
+
 from flowstill_evaluator.suites.expert import WayRoundExpert
 from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ, IMAGE_KEY, IMAGE_SIZE, STATE_KEY
 from flowstill_evaluator.suites.reach_around import (
@@ -21,7 +23,6 @@ from flowstill_evaluator.suites.reach_around import (
     STATE_NAMES,
     ReachAroundEnv,
 )
-from rich.progress import track
 
 FIRST_SEED = 1_000_000
 REPO_ID = "flowstill/reach-around"
@@ -107,9 +108,7 @@ def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
     black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for demonstration in track(demonstrations, description="LeRobotDataset"):
         for state_S, action_D in zip(demonstration.state_TS, demonstration.action_TD, strict=True):
-            dataset.add_frame(
-                {STATE_KEY: state_S, IMAGE_KEY: black, "action": action_D, "task": INSTRUCTION}
-            )
+            dataset.add_frame({STATE_KEY: state_S, IMAGE_KEY: black, "action": action_D, "task": INSTRUCTION})
         dataset.save_episode()
     dataset.finalize()
 

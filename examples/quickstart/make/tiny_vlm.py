@@ -32,9 +32,9 @@ def write_vlm_folder(folder: Path, instruction: str) -> None:
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **SPECIAL, extra_special_tokens=IMAGE_TOKENS
-    ).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL, extra_special_tokens=IMAGE_TOKENS).save_pretrained(
+        folder
+    )
     _config(vocabulary).save_pretrained(folder)
     size = {"longest_edge": IMAGE_SIZE}
     processor = {

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
-from flowstill_evaluator.suites.reach_around import ACTION_NAMES, INSTRUCTION, STATE_NAMES
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from tiny_vlm import write_vlm_folder
+
+from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
+from flowstill_evaluator.suites.reach_around import ACTION_NAMES, INSTRUCTION, STATE_NAMES
 
 CHUNK = 16
 EXECUTED = 8
@@ -185,9 +186,7 @@ def main() -> None:
     trainer = Trainer(policy, Demonstrations.load(arguments.arrays, arguments.episodes), arguments.ema)
     started, losses = time.monotonic(), []
     for step in range(arguments.steps):
-        losses.append(
-            trainer.step(step, arguments.steps, arguments.learning_rate, arguments.batch_size)
-        )
+        losses.append(trainer.step(step, arguments.steps, arguments.learning_rate, arguments.batch_size))
         if (step + 1) % 200 == 0:
             spent = time.monotonic() - started
             print(f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {spent:.0f} s", flush=True)

@@ -29,8 +29,6 @@ class FlowstillSmolVLAConfig(SmolVLAConfig):  # type: ignore[misc]
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, not {self.draws}")
         if self.draws > 1 and not 1 <= self.draw_neighbours <= self.draws // 2:
-            raise ValueError(
-                f"draw_neighbours must be 1 to draws / 2 = {self.draws // 2}, not {self.draw_neighbours}"
-            )
+            raise ValueError(f"draw_neighbours must be 1 to draws / 2 = {self.draws // 2}, not {self.draw_neighbours}")
         if self.num_steps != 1 and not self.multi_step:
             raise ValueError("this student was trained for one step only (mixRatio 1): num_steps must be 1")

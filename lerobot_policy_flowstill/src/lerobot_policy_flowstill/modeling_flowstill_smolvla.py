@@ -140,9 +140,7 @@ class FlowstillSmolVLAPolicy(SmolVLAPolicy):  # type: ignore[misc]
         if beside.is_dir():
             config = copy.copy(config)
             config.vlm_model_name = str(beside.resolve())
-        policy: FlowstillSmolVLAPolicy = super().from_pretrained(
-            pretrained_name_or_path, config=config, **kwargs
-        )
+        policy: FlowstillSmolVLAPolicy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
         return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -60,9 +60,7 @@ def encode_prefix(
     state: Tensor,
 ) -> Prefix:
     """The prefix pass of LeRobot's ``VLAFlowMatching.sample_actions``, by that model's own functions."""
-    embeddings, pad_mask_BP, attention = model.embed_prefix(
-        images, image_masks, tokens, token_mask, state=state
-    )
+    embeddings, pad_mask_BP, attention = model.embed_prefix(images, image_masks, tokens, token_mask, state=state)
     _, cache = model.vlm_with_expert.forward(
         attention_mask=make_att_2d_masks(pad_mask_BP, attention),
         position_ids=pad_mask_BP.cumsum(1) - 1,

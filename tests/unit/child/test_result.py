@@ -120,3 +120,18 @@ def test_an_unwritable_termination_log_loses_nothing(tmp_path: Path, caplog: pyt
     write_result(result, tmp_path, {"FLOWSTILL_TERMINATION_LOG": str(tmp_path / "no/such/folder")})
     assert Result.model_validate_json((tmp_path / "result.json").read_text()) == result
     assert "termination message" in caplog.text
+
+
+def test_digits_go_before_sentences() -> None:
+    result = judge_result("m" * 300, "s" * 60, arms=6)
+    whole = len(result.model_dump_json(by_alias=True, exclude_none=True))
+    said = Result.model_validate_json(result_line(result, limit=whole - 200))
+    assert said.message == result.message
+    assert [gate.message for gate in said.gates] == [gate.message for gate in result.gates]
+    assert said.arms[0].success == 0.123457
+
+
+def test_arms_go_last_and_gates_stay() -> None:
+    said = Result.model_validate_json(result_line(judge_result("m", "s" * 60, arms=12), limit=2400))
+    assert said.arms == []
+    assert len(said.gates) == 9

@@ -19,9 +19,7 @@ def test_student_is_its_teacher_bit_for_bit_for_any_target_time(tiny):
     noise = torch.randn((4, teacher.chunk_size, teacher.padded_action_dim))
     for t, s in ((1.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.7, 0.2), (0.001, 0.0)):
         time, target = torch.full((4,), t), torch.full((4,), s)
-        assert torch.equal(
-            student.velocity(prefix, noise, time, target), teacher.velocity(prefix, noise, time)
-        )
+        assert torch.equal(student.velocity(prefix, noise, time, target), teacher.velocity(prefix, noise, time))
 
 
 def test_first_layer_of_the_target_time_gets_gradient_after_the_first_step(tiny):
@@ -76,10 +74,7 @@ def test_lerobot_loads_a_moved_student_offline(tiny, tmp_path, monkeypatch):
     runner = TorchRunner.load(folder, steps=None, draws=None, device="cpu", threads=None, digest="")
     assert np.allclose(runner.act(seen, noise).actions_BHA, theirs.numpy(), atol=1e-6)
     assert config.type == "flowstill_smolvla"
-    assert (
-        str(tmp_path)
-        not in (folder / "config.json").read_text() + (folder / "policy_preprocessor.json").read_text()
-    )
+    assert str(tmp_path) not in (folder / "config.json").read_text() + (folder / "policy_preprocessor.json").read_text()
 
 
 def test_saved_tokenizer_is_the_teachers(tiny, tmp_path):

@@ -46,9 +46,7 @@ def test_images_beyond_memory_are_read_from_disk(tiny, monkeypatch):
     lazy = tiny.frames(tiny.teacher())
     assert isinstance(lazy.images, ImagesOnDisk)
     index = torch.tensor([3, 30])
-    assert torch.equal(
-        lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA]
-    )
+    assert torch.equal(lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA])
 
 
 def test_chosen_episodes_only(tiny):
@@ -68,7 +66,7 @@ def test_other_camera_names_need_the_rename_map(tiny, tmp_path):
         load_frames(folder, SPEC, teacher)
     mapped = Dataset(uri="file:///dataset", rename_map={"observation.images.top": tiny_smolvla.CAMERA})
     assert tiny_smolvla.CAMERA in load_frames(folder, mapped, teacher).observations(torch.tensor([0]))
-    with pytest.raises(DatasetRejected, match="no feature 'observation.images.side'"):
+    with pytest.raises(DatasetRejected, match=r"no feature 'observation\.images\.side'"):
         load_frames(folder, Dataset(uri="file:///d", rename_map={"observation.images.side": "x"}), teacher)
 
 

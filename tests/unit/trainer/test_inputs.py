@@ -9,8 +9,8 @@ BASE = {"teacher": {"uri": "store://teachers/a"}, "dataset": {"uri": "store://da
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 
 
-def key(teacher=A, dataset=B, **change):
-    return inputs_digest(DistillJobSpec.model_validate(BASE | change), teacher, dataset)
+def key(teacher_digest=A, dataset_digest=B, **change):
+    return inputs_digest(DistillJobSpec.model_validate(BASE | change), teacher_digest, dataset_digest)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_what_changes_the_student(change):
 
 
 def test_digests_change_the_key():
-    assert len({key(), key(teacher=B), key(dataset=A)}) == 3
+    assert len({key(), key(teacher_digest=B), key(dataset_digest=A)}) == 3

@@ -1,6 +1,7 @@
 """The loop: exact continuation, stopping, and refusing to go on with NaN."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, TRAINING) for step in range(7)]
     assert rates[0] == pytest.approx(0.005)
     assert rates[1] == rates[2] == pytest.approx(0.01)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[2:]))
     assert rates[6] == pytest.approx(0)
 
 

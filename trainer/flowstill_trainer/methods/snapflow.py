@@ -88,9 +88,7 @@ class SnapFlow:
         total = (1 - self.mix_ratio) * flow_loss + self.mix_ratio * self.consistency_weight * jump_loss
         return Loss(total, flow_loss.detach(), jump_loss.detach())
 
-    def target(
-        self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples
-    ) -> Tensor:
+    def target(self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples) -> Tensor:
         """The average velocity that the jump regresses to, (C, H, D), without gradient."""
         flow = samples.action_FHD.shape[0]
         noise_CHD = samples.noise_BHD[flow:]
