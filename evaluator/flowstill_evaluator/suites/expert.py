@@ -45,7 +45,7 @@ class WayRoundExpert:
         hand, goal = state[:3].astype(float), state[4:7] + _TIP_BELOW_HAND
         self.side = int(self._draw.choice((-1, 1)))
         self.speed = self._draw.uniform(0.70, 0.76)  # of the 1 cm an action can ask for
-        width = self.side * self._draw.uniform(0.92, 1.08)
+        width = self.side * self._draw.uniform(0.94, 1.08)
         height = (hand[2] + goal[2]) / 2 + self._draw.uniform(-0.02, 0.02)
         # Leaves the start at about 45 degrees, so that the mean of both sides heads for the post.
         swerve = np.array([0.13 * width, hand[1] + 0.10, height])

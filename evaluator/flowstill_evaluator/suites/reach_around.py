@@ -26,7 +26,7 @@ POST_XY = (0.0, 0.68)
 POST_RADIUS = 0.055
 POST_HEIGHT = 0.28
 # Around the middle of each interval the scene is its own mirror image, left and right.
-START_LOW, START_HIGH = np.array([-0.01, 0.51, 0.13]), np.array([0.01, 0.53, 0.18])
+START_LOW, START_HIGH = np.array([-0.004, 0.515, 0.13]), np.array([0.004, 0.525, 0.18])
 GOAL_LOW, GOAL_HIGH = np.array([-0.03, 0.81, 0.09]), np.array([0.03, 0.85, 0.14])
 
 _POST = "post"

@@ -5,15 +5,15 @@ the same rules as on Kubernetes: ``podFailurePolicy``, ``backoffLimit``, ``activ
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from pydantic import ValidationError
 
@@ -55,17 +55,18 @@ class LocalCluster:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, ChildProcess] = {}
         self._stopping = False
-        self._lock: IO[str] | None = None
 
-    def lock(self) -> None:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Keep other runs out of the state folder. Raises UserError when one is there."""
         self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.state / "lock").open("w", encoding="ascii")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = f"another flowstill run uses {self.state}; wait for it, or give another --state DIR"
-            raise UserError(message, field="--state") from error
+        with (self.state / "lock").open("w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                message = f"another flowstill run uses {self.state}; wait for it, or give another --state DIR"
+                raise UserError(message, field="--state") from error
+            yield
 
     def declare(self, kind: Kind, name: str, spec: Document, *, fresh: bool) -> Document:
         """The resource of that name: the one from an earlier run, or a new one.

@@ -53,41 +53,47 @@ async def run(
     """Bring every resource to its end, or stop its children when somebody interrupts."""
     queue: KeyQueue[Key] = KeyQueue()
     cluster = LocalCluster(state, changed=queue.add, heard=display.event)
-    cluster.lock()
-    check_references(manifests, cluster)
-    keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]
-    resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
-    cluster.resume(resource["metadata"]["uid"] for resource in resources)
-    phases: dict[Key, str] = {}
+    with cluster.locked():
+        check_references(manifests, cluster)
+        resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
+        keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]
+        cluster.resume(resource["metadata"]["uid"] for resource in resources)
+        interrupted = await _until_all_ended(keys, queue, cluster, platform, display)
+        found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
+    return Ended([resource for resource in found if resource is not None], interrupted)
+
+
+async def _until_all_ended(
+    keys: Sequence[Key], queue: KeyQueue[Key], cluster: LocalCluster, platform: Platform, display: Display
+) -> bool:
+    """Whether it was interrupted before."""
     all_ended, stopped = asyncio.Event(), asyncio.Event()
 
     def changed(key: Key) -> None:
-        phases.update(worker.phases)
-        if all(phases.get(one) in ENDS for one in keys):
+        if all(worker.phases.get(one) in ENDS for one in keys):
             all_ended.set()
         for other in keys:
-            if other != key and phases.get(other) not in ENDS:
+            if other != key and worker.phases.get(other) not in ENDS:
                 queue.add(other)
 
     worker = Worker(Reconciler(cluster, platform), queue, changed)
     for key in keys:
         queue.add(key)
     _on_signals(cluster, stopped)
-    tasks = [
+    parts = [
         asyncio.create_task(run_workers(queue, worker.work, WORKERS)),
         asyncio.create_task(display.follow(cluster)),
     ]
     waits = [asyncio.create_task(event.wait()) for event in (all_ended, stopped)]
     try:
-        await asyncio.wait([*tasks, *waits], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*parts, *waits], return_when=asyncio.FIRST_COMPLETED)
+        failed = [part.exception() for part in parts if part.done()]
     finally:
-        await _end([*tasks, *waits])
+        await _end([*parts, *waits])
         await cluster.stop()
-    for task in tasks:
-        if task.done() and not task.cancelled() and task.exception() is not None:
-            raise RuntimeError("the run's own loop failed") from task.exception()
-    found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
-    return Ended([resource for resource in found if resource is not None], stopped.is_set() and not all_ended.is_set())
+    if failed:
+        raise RuntimeError("the run's own loop failed") from failed[0]
+    return stopped.is_set() and not all_ended.is_set()
 
 
 def _on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:
