@@ -1,0 +1,96 @@
+"""The CRDs on a real API server: what it admits, what it refuses, and that it names the field."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.resources import DIGEST, distill_job, student_rollout
+
+CRDS = Path(__file__).parents[2] / "crds"
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with the CRDs applied, and one valid resource of each kind."""
+    control_plane.kubectl("apply", "-f", str(CRDS))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    apply(control_plane, distill_job())
+    apply(control_plane, student_rollout())
+    yield control_plane
+    control_plane.kubectl("delete", "crd", "--all")
+
+
+def apply(plane: ControlPlane, resource: dict[str, Any]) -> str:
+    return plane.kubectl("apply", "-f", "-", stdin=json.dumps(resource))
+
+
+def refusal(plane: ControlPlane, resource: dict[str, Any]) -> str:
+    with pytest.raises(Exception) as caught:
+        apply(plane, resource)
+    error = caught.value
+    return str(error.stderr) if isinstance(error, subprocess.CalledProcessError) else str(error)
+
+
+def test_defaults_are_filled_in(plane: ControlPlane) -> None:
+    spec = plane.get("distilljob", "a")["spec"]
+    assert spec["student"] == {"draws": 8, "drawNeighbours": 3}
+    assert spec["method"]["targetSteps"] == 10
+    assert spec["runtime"]["backoffLimit"] == 3
+
+
+BAD = {
+    "draws between 1 and 8": (distill_job("b", student={"draws": 4}), "draws"),
+    "too many neighbours": (distill_job("b", student={"drawNeighbours": 5}), "drawNeighbours"),
+    "one target step": (distill_job("b", method={"targetSteps": 1}), "targetSteps"),
+    "bank of own targets": (distill_job("b", method={"targetSteps": 2, "bankSize": 10}), "bankSize"),
+    "unknown precision": (distill_job("b", training={"precision": "fp8"}), "precision"),
+    "unknown field": (distill_job("b", method={"name": "snapflow", "lambda": 1}), "lambda"),
+    "unknown scheme": (distill_job("b", teacher={"uri": "http://x/y"}), "uri"),
+    "long name": (distill_job("b" * 41), "name"),
+    "learning rate of zero": (distill_job("b", training={"learningRate": 0}), "learningRate"),
+    "two students": (student_rollout("b", student={"distillJob": "a", "uri": "store://x", "digest": DIGEST}), "student"),
+    "no student": (student_rollout("b", student={}), "student"),
+    "student without digest": (student_rollout("b", student={"uri": "store://x"}), "digest"),
+    "no tasks": (student_rollout("b", evaluation={"suite": "metaworld", "tasks": []}), "tasks"),
+    "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_spec_is_refused_by_name(plane: ControlPlane, case: str) -> None:
+    resource, field = BAD[case]
+    assert field in refusal(plane, resource)
+
+
+CHANGED = {
+    "teacher": distill_job(teacher={"uri": "store://other"}),
+    "added digest": distill_job(teacher={"uri": "store://t", "digest": DIGEST}),
+    "student": distill_job(student={"draws": 16}),
+    "added image": distill_job(runtime={"image": "x"}),
+    "added target": student_rollout(target={"deployment": {"name": "d"}}),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_a_spec_is_immutable(plane: ControlPlane, case: str) -> None:
+    assert "new name" in refusal(plane, CHANGED[case])
+
+
+def test_the_time_to_live_may_change(plane: ControlPlane) -> None:
+    apply(plane, distill_job(runtime={"ttlSecondsAfterFinished": 5}))
+    assert plane.get("distilljob", "a")["spec"]["runtime"]["ttlSecondsAfterFinished"] == 5
+    apply(plane, distill_job())
+
+
+def test_status_is_a_subresource_and_is_printed(plane: ControlPlane) -> None:
+    status = {"phase": "Running", "progress": {"step": 5, "progressPercentage": 3, "loss": 0.5}}
+    patch = json.dumps({"status": status})
+    plane.kubectl("patch", "dj", "a", "--subresource=status", "--type=merge", "-p", patch)
+    header, row = plane.kubectl("get", "dj", "a").splitlines()
+    assert header.split() == ["NAME", "PHASE", "STEP", "PROGRESS", "ETA", "LOSS", "STUDENT", "AGE"]
+    assert row.split()[:4] == ["a", "Running", "5", "3"]
