@@ -57,6 +57,7 @@ class Ear:
 def bind(ear: Ear) -> kopf.OperatorRegistry:
     """The registry of all watches."""
     registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry, id="login")(_login)
 
     def hear(act: Callable[[Document], None], *resource: str, **filters: Any) -> None:
         async def on_event(event: Any, **_: Any) -> None:
@@ -70,6 +71,11 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
     hear(ear.pod, "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
     hear(ear.deployment, "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry
+
+
+async def _login(**context: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, or outside a cluster the user's kubeconfig."""
+    return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
 
 
 def settings() -> kopf.OperatorSettings:
