@@ -53,7 +53,10 @@ BAD = {
     "unknown scheme": (distill_job("b", teacher={"uri": "http://x/y"}), "uri"),
     "long name": (distill_job("b" * 41), "name"),
     "learning rate of zero": (distill_job("b", training={"learningRate": 0}), "learningRate"),
-    "two students": (student_rollout("b", student={"distillJob": "a", "uri": "store://x", "digest": DIGEST}), "student"),
+    "two students": (
+        student_rollout("b", student={"distillJob": "a", "uri": "store://x", "digest": DIGEST}),
+        "student",
+    ),
     "no student": (student_rollout("b", student={}), "student"),
     "student without digest": (student_rollout("b", student={"uri": "store://x"}), "digest"),
     "no tasks": (student_rollout("b", evaluation={"suite": "metaworld", "tasks": []}), "tasks"),
