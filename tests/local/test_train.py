@@ -89,6 +89,7 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert not (tmp_path / "b" / "checkpoints").exists()
 
 
+@pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     options = {"steps": 200, "seed": 3, "checkpointEvery": 20}
     killed = write_spec(tmp_path / "killed", **options)
@@ -117,6 +118,7 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     assert (artifact(store, whole) / "policy" / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.long
 def test_a_wrong_teacher_is_the_users_error(store, tmp_path):
     folder = write_spec(tmp_path / "wrong")
     (store / "teachers" / "other").mkdir()
