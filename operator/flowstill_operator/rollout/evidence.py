@@ -1,6 +1,6 @@
 """The three children of a StudentRollout, and what their results mean: parity, rollouts, judge."""
 
-from flowstill.api.children import JudgeTask, ParityTask, Result, RolloutsTask
+from flowstill.api.children import JudgeTask, ParityTask, Result, RolloutsTask, RolloutTask
 from flowstill.api.conditions import find_condition
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
 from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
@@ -129,48 +129,24 @@ def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role
     status, owner = draft.status, observed.owner
     if status.student is None:
         raise ValueError("a child of a rollout needs a pinned student")
-    resource = f"{owner.namespace}/{owner.name}"
-    work = work_uri(owner, role)
-    student = _pinned(status.student)
-    teacher = Source(uri=status.teacher.uri, digest=status.teacher.digest) if status.teacher else spec.teacher
-    baseline = _pinned(status.baseline) if status.baseline else None
-    if role == "parity":
-        return ParityTask(
-            resource=resource,
-            uid=owner.uid,
-            work=work,
-            student=student,
-            teacher=teacher,
-            baseline=baseline,
-            evaluation=spec.evaluation,
-            gates=spec.gates,
-            parity=spec.parity,
-        )
-    if role == "rollouts":
-        return RolloutsTask(
-            resource=resource,
-            uid=owner.uid,
-            work=work,
-            student=student,
-            teacher=teacher,
-            baseline=baseline,
-            evaluation=spec.evaluation,
-            gates=spec.gates,
-        )
-    if status.rollouts is None or status.parity_difference is None:
-        raise ValueError("the judge needs the records and parity's difference")
-    return JudgeTask(
-        resource=resource,
+    common = RolloutTask(
+        resource=f"{owner.namespace}/{owner.name}",
         uid=owner.uid,
-        work=work,
-        student=student,
-        teacher=teacher,
-        baseline=baseline,
+        work=work_uri(owner, role),
+        student=_pinned(status.student),
+        teacher=Source(uri=status.teacher.uri, digest=status.teacher.digest) if status.teacher else spec.teacher,
+        baseline=_pinned(status.baseline) if status.baseline else None,
         evaluation=spec.evaluation,
         gates=spec.gates,
-        rollouts=_pinned(status.rollouts),
-        parity_difference=status.parity_difference,
     )
+    shared = dict(common)
+    if role == "parity":
+        return ParityTask(**shared, parity=spec.parity)
+    if role == "rollouts":
+        return RolloutsTask(**shared)
+    if status.rollouts is None or status.parity_difference is None:
+        raise ValueError("the judge needs the records and parity's difference")
+    return JudgeTask(**shared, rollouts=_pinned(status.rollouts), parity_difference=status.parity_difference)
 
 
 def _pinned(ref: StatusRef) -> ArtifactRef:
