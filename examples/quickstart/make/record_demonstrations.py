@@ -116,8 +116,8 @@ def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=3000, help="demonstrations for the teacher")
-    parser.add_argument("--shipped", type=int, default=400, help="the first so many go into the dataset")
+    parser.add_argument("--episodes", type=int, default=4000, help="demonstrations for the teacher")
+    parser.add_argument("--shipped", type=int, default=500, help="the first so many go into the dataset")
     parser.add_argument("--arrays", type=Path, required=True, help="where to write the .npz")
     parser.add_argument("--dataset", type=Path, help="where to write the dataset; left out: none")
     parser.add_argument("--workers", type=int, default=2)

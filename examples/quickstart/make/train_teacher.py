@@ -104,8 +104,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 300) -> floa
 class Trainer:
     """Flow matching with LeRobot's own loss, and a moving average of the weights."""
 
-    def __init__(self, policy: SmolVLAPolicy, data: Demonstrations, ema: float) -> None:
+    def __init__(self, policy: SmolVLAPolicy, data: Demonstrations, ema: float, state_noise: float) -> None:
         self.policy, self.data, self.ema = policy, data, ema
+        self.noise_S = state_noise * data.state_NS.std(0)
         self.preprocess, self.postprocess = make_smolvla_pre_post_processors(policy.config, data.stats())
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=1e-4)
@@ -119,7 +120,7 @@ class Trainer:
         index_B, self.order = self.order[:size], self.order[size:]
         action_BHD, past_BH = self.data.chunks(index_B)
         sample = {
-            STATE_KEY: self.data.state_NS[index_B],
+            STATE_KEY: self.data.state_NS[index_B] + self.noise_S * torch.randn(size, len(self.noise_S)),
             IMAGE_KEY: torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE),
             "action": action_BHD,
             "task": [INSTRUCTION] * size,
@@ -169,13 +170,15 @@ def main() -> None:
     parser.add_argument("--arrays", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--episodes", type=int)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=2_800)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument("--state-noise", type=float, default=0.06, help="in standard deviations of the state")
+    parser.add_argument("--stop-after", type=int, help="stop here, on the schedule of --steps")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--save-every", type=int, default=1_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save-every", type=int, default=400)
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(arguments.threads)
@@ -183,14 +186,16 @@ def main() -> None:
     write_vlm_folder(arguments.output / VLM, INSTRUCTION)
     policy = SmolVLAPolicy(make_config(str((arguments.output / VLM).resolve())))
     print(f"{sum(p.numel() for p in policy.parameters()):,} parameters", flush=True)
-    trainer = Trainer(policy, Demonstrations.load(arguments.arrays, arguments.episodes), arguments.ema)
+    data = Demonstrations.load(arguments.arrays, arguments.episodes)
+    trainer = Trainer(policy, data, arguments.ema, arguments.state_noise)
+    last = arguments.stop_after or arguments.steps
     started, losses = time.monotonic(), []
-    for step in range(arguments.steps):
+    for step in range(last):
         losses.append(trainer.step(step, arguments.steps, arguments.learning_rate, arguments.batch_size))
         if (step + 1) % 200 == 0:
             spent = time.monotonic() - started
             print(f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {spent:.0f} s", flush=True)
-        if (step + 1) % arguments.save_every == 0 or step + 1 == arguments.steps:
+        if (step + 1) % arguments.save_every == 0 or step + 1 == last:
             trainer.save(arguments.output)
 
 
