@@ -32,7 +32,7 @@ stamp=$(cat requirements.lock pyproject.toml lerobot_policy_flowstill/pyproject.
 if [ "$(cat .venv/flowstill-setup 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 python=$(find_python)
 [ -x .venv/bin/python ] && .venv/bin/python -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' || "$python" -m venv --clear .venv
-.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip -q
+.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip
 .venv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.9'
 echo "setup: installing $(wc -l <requirements.lock) locked packages (about 3 GB to download the first time)"
 export VIRTUAL_ENV=$PWD/.venv

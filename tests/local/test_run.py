@@ -62,8 +62,15 @@ def files(tmp_path, distill=None, rollout=None):
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Commands run in a folder of their own; what they leave in the process goes with the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWSTILL_STORE", "")
+    monkeypatch.delenv("FLOWSTILL_STORE")
+
+
 def run(tmp_path, *more, path=None):
-    os.chdir(tmp_path)
     return cli.main(["run", path or files(tmp_path), *more])
 
 
@@ -161,7 +168,6 @@ def test_store_push_fills_the_default_store(tmp_path, capsys):
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    os.chdir(tmp_path)
     assert cli.main(["store", "push", str(folder), "store://teachers/t"]) == 0
     assert "store://teachers/t@sha256:" in capsys.readouterr().out
     assert (tmp_path / ".flowstill/store/teachers/t/config.json").read_text() == "{}"
