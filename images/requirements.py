@@ -4,11 +4,13 @@ The images install these first, in a layer of their own: a change of code change
 Standard library only: it runs in a base image. ``python3 requirements.py pyproject.toml trainer evaluator``
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
 
 _OWN = "lerobot_policy_flowstill"
+_OWN_EXTRAS = re.compile(r"^flowstill\[(?P<extras>[^\]]+)\]$")
 
 
 def requirements(pyproject: Path, extras: list[str]) -> list[str]:
@@ -20,9 +22,15 @@ def requirements(pyproject: Path, extras: list[str]) -> list[str]:
     project = tomllib.loads(pyproject.read_text())["project"]
     # setuptools builds the project's wheels in the image, without a network.
     wanted = ["setuptools>=80", *project["dependencies"]]
-    for extra in extras:
-        wanted += project["optional-dependencies"][extra]
-    return sorted({line for line in wanted if not line.startswith(_OWN)})
+    waiting = list(extras)
+    while waiting:
+        for line in project["optional-dependencies"][waiting.pop()]:
+            own = _OWN_EXTRAS.match(line)
+            if own:
+                waiting += own["extras"].split(",")
+            elif not line.startswith(_OWN):
+                wanted.append(line)
+    return sorted(set(wanted))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,16 @@ class Containerd:
                     if "not found" not in failure.stderr and "no running task" not in failure.stderr:
                         raise
 
+    def kill(self, container: str) -> int:
+        """SIGKILL the processes of every running container of that name in a pod; returns how many there were."""
+        named = self._ctr(
+            "containers", "list", "--quiet", f'labels."io.kubernetes.container.name"=={container}'
+        ).split()
+        running = {line.split()[0] for line in self._ctr("tasks", "list").splitlines() if line.endswith("RUNNING")}
+        for found in (victims := running.intersection(named)):
+            self._ctr("tasks", "kill", "--signal", "SIGKILL", found)
+        return len(victims)
+
     def _import(self, layout: Path, name: str, manifest: dict[str, Any], blobs: list[str]) -> None:
         command = ["ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, "images", "import", "-"]
         with (self.folder / "import.log").open("ab") as log:

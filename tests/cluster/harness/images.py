@@ -29,14 +29,15 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 class Image:
     """One image: its full name, and how to build it when the store has none of this name.
 
-    `keep_steps` keeps every step of the build, so that the next one begins at the first that changed. Not for
-    the large ones: their steps would lie on the disk twice.
+    `target` is the stage that the image ends with. `keep_steps` keeps every step of the build, so that the next one
+    begins at the first that changed. Not for the large ones: their steps would lie on the disk twice.
     """
 
     name: str
     containerfile: Path
     context: Path
     arguments: tuple[tuple[str, str], ...] = ()
+    target: str | None = None
     keep_steps: bool = False
 
 
@@ -90,11 +91,13 @@ class ImageStore:
 
     def project(self, part: str) -> str:
         """Build the image of `part` (operator, trainer or evaluator) from the checkout; returns its name."""
-        containerfile = CHECKOUT / "images" / part / "Containerfile"
-        below = ("BASE_IMAGE", self.base()) if part == "operator" else ("LEARNING_IMAGE", self.learning())
+        is_child = part != "operator"
+        containerfile = CHECKOUT / "images" / ("child" if is_child else part) / "Containerfile"
+        below = ("LEARNING_IMAGE", self.learning()) if is_child else ("BASE_IMAGE", self.base())
         key = content_key(containerfile, below[1], code_key(CHECKOUT))
         name = f"localhost/flowstill-{part}:{key}"
-        return self.ensure(Image(name, containerfile, CHECKOUT, (below,), keep_steps=part == "operator"))
+        target = part if is_child else None
+        return self.ensure(Image(name, containerfile, CHECKOUT, (below,), target=target, keep_steps=not is_child))
 
     def ensure(self, image: Image) -> str:
         """Build `image` unless the store has it; older images of the same name are dropped. Returns its name.
@@ -116,6 +119,8 @@ class ImageStore:
             "--file",
             str(image.containerfile),
         ]
+        if image.target is not None:
+            command += ["--target", image.target]
         for key, value in (*image.arguments, *_forwarded_arguments()):
             command += ["--build-arg", f"{key}={value}"]
         if _CERTIFICATES.is_dir():
@@ -140,12 +145,10 @@ class ImageStore:
 
     def push(self, name: str, layout: Path) -> None:
         """Write an image into an OCI layout folder; layers that already lie there are not written again."""
-        below = layers.find_below(self.folder / "storage", layout, name)
-        if below:
-            config = json.loads(self.buildah("inspect", "--type", "image", name))["OCIv1"]
-            layers.write_above(layout, below[0], name, config, below[1])
-            return
-        self.buildah("push", "--disable-compression", "--format", "oci", name, f"oci:{layout}:{name}")
+        layers.open_layout(layout)
+        below, folders = layers.find_below(self.folder / "storage", layout, name)
+        config = json.loads(self.buildah("inspect", "--type", "image", name))["OCIv1"]
+        layers.write_above(layout, below, name, config, folders)
 
     def buildah(self, *arguments: str) -> str:
         """Run buildah on this storage and return its output."""

@@ -1,7 +1,7 @@
 """Images written as what they add to one that is already there: a change of code must not write gigabytes again.
 
-`buildah push` compresses every layer of an image each time. This writes only the layers above the nearest
-image that the layout has, straight from the storage's overlay folders.
+`buildah push` compresses every layer of an image each time, which takes minutes. This writes the layers straight
+from the storage's overlay folders, uncompressed, and only those above the nearest image that the layout has.
 """
 
 import hashlib
@@ -12,15 +12,26 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+_MEDIA = "application/vnd.oci.image"
+_LAYER_TYPE = f"{_MEDIA}.layer.v1.tar"
+_MANIFEST_TYPE = f"{_MEDIA}.manifest.v1+json"
 _OPAQUE = "trusted.overlay.opaque"
 _REFERENCE = "org.opencontainers.image.ref.name"
 
 
-def find_below(storage: Path, layout: Path, name: str) -> tuple[str, list[Path]] | None:
-    """Return the nearest image under `name` that `layout` has, and the overlay folders above it, lowest first."""
+def open_layout(layout: Path) -> None:
+    """Make `layout` an OCI layout folder without images, unless it is one."""
+    (layout / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
     if not (layout / "index.json").exists():
-        return None
+        (layout / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+        (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": []}))
+
+
+def find_below(storage: Path, layout: Path, name: str) -> tuple[str | None, list[Path]]:
+    """Return the nearest image under `name` that `layout` has, and the overlay folders above it, lowest first.
+
+    Without such an image the folders are all of them.
+    """
     known = {named["annotations"][_REFERENCE] for named in _read(layout / "index.json")["manifests"]}
     tops = {
         other: image["layer"]
@@ -34,33 +45,42 @@ def find_below(storage: Path, layout: Path, name: str) -> tuple[str, list[Path]]
     while layer and layer not in below_of:
         folders.insert(0, storage / "overlay" / layer / "diff")
         layer = parents[layer]
-    return (below_of[layer], folders) if layer else None
+    return (below_of[layer] if layer else None), folders
 
 
-def write_above(layout: Path, below: str, name: str, config: dict[str, Any], folders: list[Path]) -> None:
+def write_above(layout: Path, below: str | None, name: str, config: dict[str, Any], folders: list[Path]) -> None:
     """Write image `name` into `layout`: the layers of `below`, and one for each of `folders`.
 
     Args:
         layout: an OCI layout folder that has `below`.
-        below: the image whose layers are shared.
+        below: the image whose layers are shared; None: there is none.
         name: the new image's name.
         config: its OCI configuration; its layers' digests are set here.
         folders: overlay folders, lowest first.
     """
     manifests = _read(layout / "index.json")["manifests"]
-    lower = next(named for named in manifests if named["annotations"][_REFERENCE] == below)
-    manifest = _read(_blob(layout, lower["digest"]))
+    shared_layers, shared_digests = _layers_of(layout, manifests, below) if below else ([], [])
     added = [_write_layer(layout, folder) for folder in folders]
-    shared = _read(_blob(layout, manifest["config"]["digest"]))["rootfs"]["diff_ids"]
-    digests = [*shared, *(layer["digest"] for layer in added)]
+    digests = [*shared_digests, *(layer["digest"] for layer in added)]
     config = {**config, "rootfs": {"type": "layers", "diff_ids": digests}}
     # The history counts layers of its own build; without one every reader goes by the digests alone.
     config.pop("history", None)
-    manifest["config"] = {**manifest["config"], **_write_json(layout, config)}
-    manifest["layers"] = [*manifest["layers"], *added]
-    written = {"mediaType": lower["mediaType"], **_write_json(layout, manifest), "annotations": {_REFERENCE: name}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _MANIFEST_TYPE,
+        "config": {"mediaType": f"{_MEDIA}.config.v1+json", **_write_json(layout, config)},
+        "layers": [*shared_layers, *added],
+    }
+    written = {"mediaType": _MANIFEST_TYPE, **_write_json(layout, manifest), "annotations": {_REFERENCE: name}}
     others = [named for named in manifests if named["annotations"][_REFERENCE] != name]
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [*others, written]}))
+
+
+def _layers_of(layout: Path, manifests: list[dict[str, Any]], name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The layers of an image of the layout, and their digests before compression."""
+    found = next(named for named in manifests if named["annotations"][_REFERENCE] == name)
+    manifest = _read(_blob(layout, found["digest"]))
+    return manifest["layers"], _read(_blob(layout, manifest["config"]["digest"]))["rootfs"]["diff_ids"]
 
 
 def _write_layer(layout: Path, folder: Path) -> dict[str, Any]:
