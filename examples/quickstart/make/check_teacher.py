@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lerobot_policy_flowstill.draws import densest_chunk
 from loading import load_teacher
 
 from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
@@ -38,14 +39,6 @@ def episode_noise(seed: int, chunk: int, draws: int, shape: tuple[int, int]) -> 
     """Noise (K, H, D) of one decision; the first draw is the same whatever ``draws`` is."""
     rows = [np.random.default_rng([seed, chunk, k]).standard_normal(shape) for k in range(draws)]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
-
-
-def densest(chunk_BKHD: torch.Tensor) -> torch.Tensor:
-    """Index (B,) of the draw nearest to its neighbours, over the steps that will be executed."""
-    flat_BKN = chunk_BKHD[:, :, :EXECUTED].flatten(2)
-    distance_BKK = (flat_BKN[:, :, None] - flat_BKN[:, None]).square().sum(-1).sqrt()
-    nearest_BKn = distance_BKK.sort(dim=-1).values[:, :, 1 : NEIGHBOURS + 1]
-    return nearest_BKn.mean(-1).argmin(-1)
 
 
 class Policy:
@@ -78,9 +71,10 @@ class Policy:
         batch, draws = noise_BKHD.shape[:2]
         chunk_BHD = sample(state_BS.repeat_interleave(draws, 0), noise_BKHD.flatten(0, 1))
         chunk_BKHD = chunk_BHD.unflatten(0, (batch, draws))
-        index_B = densest(chunk_BKHD) if draws > 1 else torch.zeros(batch, dtype=torch.long)
-        chosen_BHD = chunk_BKHD[torch.arange(batch), index_B][:, :EXECUTED]
-        flat = self.postprocess(chosen_BHD.reshape(-1, self.action_size))
+        chosen_BHD, _, _ = densest_chunk(
+            chunk_BKHD, action_steps=EXECUTED, action_dim=self.action_size, neighbours=NEIGHBOURS
+        )
+        flat = self.postprocess(chosen_BHD[:, :EXECUTED].reshape(-1, self.action_size))
         return flat.reshape(batch, EXECUTED, -1).numpy()
 
 

@@ -58,7 +58,11 @@ def demonstrate(seed: int) -> Demonstration | None:
 
 
 def record(count: int, workers: int) -> list[Demonstration]:
-    """Collect ``count`` successful demonstrations, in the order of their seeds."""
+    """Collect ``count`` successful demonstrations, in the order of their seeds: the same for any ``workers``.
+
+    Raises:
+        SystemExit: fewer than half of the attempts succeeded.
+    """
     kept: list[Demonstration] = []
     tried = 0
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -70,6 +74,8 @@ def record(count: int, workers: int) -> list[Demonstration]:
             if len(kept) == count:
                 pool.terminate()
                 break
+    if len(kept) < count:
+        raise SystemExit(f"only {len(kept)} of {tried} attempts succeeded: the expert no longer fits the task")
     print(f"{count} successes in {tried} attempts ({count / tried:.1%})")
     return kept
 
@@ -122,6 +128,8 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, help="where to write the dataset; left out: none")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.dataset is not None and arguments.dataset.exists():
+        parser.error(f"--dataset {arguments.dataset} exists already")
     demonstrations = record(arguments.episodes, arguments.workers)
     save_arrays(demonstrations, arguments.arrays)
     if arguments.dataset is not None:
