@@ -74,8 +74,12 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
 
 
 async def _login(**context: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, or outside a cluster the user's kubeconfig."""
-    return kopf.login_with_service_account(**context) or kopf.login_with_kubeconfig(**context)
+    """As the official client does it: the pod's service account, or outside a cluster the user's kubeconfig.
+
+    kopf's own way needs the cluster's DNS to find the API server; this one takes the address that every pod is given.
+    """
+    info: kopf.ConnectionInfo | None = kopf.login_via_client(**context)
+    return info
 
 
 def settings() -> kopf.OperatorSettings:

@@ -4,12 +4,15 @@ import argparse
 import asyncio
 import logging
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 
 import kopf
 
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
+from flowstill_operator.clusters.scope import regained, watchable
 from flowstill_operator.engine.health import Health, serve
 from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
@@ -56,6 +59,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
     if options.store and not options.store.startswith("pvc://"):
         parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
+    for namespace in _names(options.namespaces):
+        # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
+            parser.error(f"--namespaces: {namespace!r} is not the name of a namespace")
     return options
 
 
@@ -71,13 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.image_pull_policy,
         _names(options.image_pull_secrets),
     )
+    # Until kopf listens for it: process 1 of a container ignores a signal without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     asyncio.run(run(options, platform))
     return 0
 
 
 async def run(options: argparse.Namespace, platform: Platform) -> None:
     """Hear, queue, reconcile and serve health, until one of them ends."""
-    cluster = KubernetesCluster(await connect())
+    api = await connect()
+    cluster = KubernetesCluster(api)
     queue: KeyQueue[Key] = KeyQueue()
     dependents, metrics = Dependents(), Metrics()
 
@@ -89,22 +99,27 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
     ready = asyncio.Event()
     health = Health(ready.is_set)
     server = await serve(health, lambda: metrics.text(len(queue)), options.health_port)
-    namespaces = _names(options.namespaces)
-    ear = kopf.operator(
-        registry=bind(Ear(queue, dependents, cluster)),
-        settings=settings(),
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        ready_flag=ready,
-    )
-    log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
     try:
+        wished = _names(options.namespaces)
+        namespaces = await watchable(api, wished)
+        lost = [namespace for namespace in wished if namespace not in namespaces]
+        log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
+        ear = kopf.operator(
+            registry=bind(Ear(queue, dependents, cluster)),
+            settings=settings(),
+            standalone=True,
+            # Else kopf asks the system for the name of the user, and the user of a pod has none.
+            identity="flowstill-operator",
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=ready,
+        )
         await _until_the_first_ends(
             ear,
             run_workers(queue, worker.work, options.workers),
             _resync(queue, dependents, options.resync_seconds),
             health.beat(),
+            *([regained(api, lost)] if lost else []),
         )
     finally:
         await server.cleanup()

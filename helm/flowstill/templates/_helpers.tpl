@@ -13,15 +13,15 @@
 {{- end }}
 
 {{- define "flowstill.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "flowstill.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "flowstill.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
 {{- define "flowstill.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "flowstill.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "flowstill.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: flowstill
@@ -35,8 +35,9 @@ app.kubernetes.io/part-of: flowstill
 {{- end }}
 {{- end }}
 
-{{- define "flowstill.childServiceAccountName" -}}
-{{- default (printf "%s-child" (include "flowstill.fullname" .)) .Values.children.serviceAccount.name }}
+{{- /* NAME of pvc://NAME[/PATH] */}}
+{{- define "flowstill.claimName" -}}
+{{- regexReplaceAll "^pvc://([^/]+).*$" .Values.store.uri "${1}" }}
 {{- end }}
 
 {{- /* REPOSITORY@DIGEST or REPOSITORY:TAG of (list ROOT IMAGE) */}}

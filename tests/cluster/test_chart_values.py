@@ -1,0 +1,357 @@
+"""Every value of the chart changes what it says, and a bad one is refused by name. No cluster, only helm."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.cluster.chart import CHART, Documents, Values, leaves, nested
+from tests.cluster.harness import binaries
+from tests.cluster.harness.cache import Report
+from tests.cluster.harness.processes import CommandError, run
+
+DIGEST = "sha256:" + "a" * 64
+VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+Look = Callable[[Documents], Any]
+Helm = Callable[..., str]
+
+
+class Case(NamedTuple):
+    """Another value of ``path``; what ``look`` sees by default, and then."""
+
+    path: str
+    value: Any
+    look: Look
+    before: Any
+    after: Any
+    base: Values | None = None
+
+
+def names(kind: str) -> Look:
+    return lambda found: [document["metadata"]["name"] for document in found.of(kind)]
+
+
+def variable(name: str) -> Look:
+    return lambda found: found.environment().get(name)
+
+
+def spec(name: str) -> Look:
+    return lambda found: found.pod()["spec"].get(name)
+
+
+def claims(look: Callable[[dict[str, Any]], Any]) -> Look:
+    return lambda found: [look(claim) for claim in found.of("PersistentVolumeClaim")]
+
+
+def places(found: Documents) -> list[tuple[str, str | None]]:
+    """Where the operator's rules hold."""
+    kinds = ("Role", "ClusterRole")
+    documents = [document for kind in kinds for document in found.of(kind)]
+    operator = [d for d in documents if d["metadata"]["name"].endswith("-operator")]
+    return [(document["kind"], document["metadata"].get("namespace")) for document in operator]
+
+
+def kept(found: Documents) -> list[str | None]:
+    annotations = [crd["metadata"].get("annotations", {}) for crd in found.of("CustomResourceDefinition")]
+    return [entry.get("helm.sh/resource-policy") for entry in annotations]
+
+
+def image_cases(part: str, look: Look) -> list[Case]:
+    before = f"flowstill-{part}:{VERSION}"
+    return [
+        Case(f"{part}.image.repository", "registry.example/x", look, before, f"registry.example/x:{VERSION}"),
+        Case(f"{part}.image.tag", "1.2", look, before, f"flowstill-{part}:1.2"),
+        Case(f"{part}.image.digest", DIGEST, look, before, f"flowstill-{part}@{DIGEST}"),
+    ]
+
+
+CLAIM = {"store.claim.create": True}
+ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit"]
+CRDS = ["distilljobs.flowstill.dev", "studentrollouts.flowstill.dev"]
+TOLERATION = [{"key": "robots", "operator": "Exists"}]
+AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+CASES = [
+    Case(
+        "nameOverride",
+        "other",
+        lambda d: d.operator()["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"],
+        "flowstill",
+        "other",
+    ),
+    Case("fullnameOverride", "other", names("Deployment"), ["fs-flowstill-operator"], ["other-operator"]),
+    Case("crds.enabled", False, names("CustomResourceDefinition"), CRDS, []),
+    Case("crds.keep", False, kept, ["keep", "keep"], [None, None]),
+    Case("store.uri", "pvc://robots/deep", variable("FLOWSTILL_STORE"), "pvc://flowstill-store", "pvc://robots/deep"),
+    Case("store.uri", "pvc://robots/deep", names("PersistentVolumeClaim"), ["flowstill-store"], ["robots"], CLAIM),
+    Case("store.claim.create", True, names("PersistentVolumeClaim"), [], ["flowstill-store"]),
+    Case(
+        "store.claim.namespaces",
+        ["a", "b"],
+        claims(lambda c: c["metadata"]["namespace"]),
+        ["robots"],
+        ["a", "b"],
+        CLAIM,
+    ),
+    Case(
+        "store.claim.size",
+        "5Gi",
+        claims(lambda c: c["spec"]["resources"]["requests"]["storage"]),
+        ["100Gi"],
+        ["5Gi"],
+        CLAIM,
+    ),
+    Case(
+        "store.claim.storageClassName",
+        "fast",
+        claims(lambda c: c["spec"].get("storageClassName")),
+        [None],
+        ["fast"],
+        CLAIM,
+    ),
+    Case(
+        "store.claim.storageClassName",
+        "-",
+        claims(lambda c: c["spec"].get("storageClassName")),
+        [None],
+        [""],
+        CLAIM,
+    ),
+    Case(
+        "store.claim.accessModes",
+        ["ReadWriteOnce"],
+        claims(lambda c: c["spec"]["accessModes"]),
+        [["ReadWriteMany"]],
+        [["ReadWriteOnce"]],
+        CLAIM,
+    ),
+    *image_cases("operator", lambda d: d.container()["image"]),
+    *image_cases("trainer", variable("FLOWSTILL_TRAINER_IMAGE")),
+    *image_cases("evaluator", variable("FLOWSTILL_EVALUATOR_IMAGE")),
+    Case("operator.watchNamespaces", ["a", "b"], variable("FLOWSTILL_NAMESPACES"), None, "a,b"),
+    Case(
+        "operator.watchNamespaces",
+        ["a", "b"],
+        places,
+        [("ClusterRole", None)],
+        [("Role", "a"), ("Role", "b")],
+    ),
+    Case(
+        "operator.resources.requests.cpu",
+        1,
+        lambda d: d.container()["resources"],
+        RESOURCES,
+        {**RESOURCES, "requests": {"cpu": 1, "memory": "128Mi"}},
+    ),
+    Case(
+        "operator.resources.requests.memory",
+        "1Gi",
+        lambda d: d.container()["resources"],
+        RESOURCES,
+        {**RESOURCES, "requests": {"cpu": "50m", "memory": "1Gi"}},
+    ),
+    Case(
+        "operator.resources.limits.memory",
+        "2Gi",
+        lambda d: d.container()["resources"],
+        RESOURCES,
+        {**RESOURCES, "limits": {"memory": "2Gi"}},
+    ),
+    Case(
+        "operator.podAnnotations",
+        {"a": "b"},
+        lambda d: d.pod()["metadata"].get("annotations"),
+        None,
+        {"a": "b"},
+    ),
+    Case("operator.podLabels", {"team": "x"}, lambda d: d.pod()["metadata"]["labels"].get("team"), None, "x"),
+    Case("operator.nodeSelector", {"zone": "1"}, spec("nodeSelector"), None, {"zone": "1"}),
+    Case("operator.tolerations", TOLERATION, spec("tolerations"), None, TOLERATION),
+    Case("operator.affinity", AFFINITY, spec("affinity"), None, AFFINITY),
+    Case("operator.priorityClassName", "high", spec("priorityClassName"), None, "high"),
+    Case(
+        "operator.env",
+        [{"name": "FLOWSTILL_LOG_LEVEL", "value": "DEBUG"}],
+        variable("FLOWSTILL_LOG_LEVEL"),
+        None,
+        "DEBUG",
+    ),
+    Case("imagePullPolicy", "Always", lambda d: d.container()["imagePullPolicy"], "IfNotPresent", "Always"),
+    Case("imagePullPolicy", "Never", variable("FLOWSTILL_IMAGE_PULL_POLICY"), "IfNotPresent", "Never"),
+    Case("imagePullSecrets", ["a", "b"], spec("imagePullSecrets"), None, [{"name": "a"}, {"name": "b"}]),
+    Case("imagePullSecrets", ["a", "b"], variable("FLOWSTILL_IMAGE_PULL_SECRETS"), None, "a,b"),
+    Case("serviceAccount.create", False, names("ServiceAccount"), ["fs-flowstill"], []),
+    Case("serviceAccount.create", False, spec("serviceAccountName"), "fs-flowstill", "default"),
+    Case("serviceAccount.name", "mine", spec("serviceAccountName"), "fs-flowstill", "mine"),
+    Case(
+        "serviceAccount.name",
+        "mine",
+        lambda d: [b["subjects"][0]["name"] for b in d.of("ClusterRoleBinding")],
+        ["fs-flowstill"],
+        ["mine"],
+    ),
+    Case(
+        "serviceAccount.annotations",
+        {"a": "b"},
+        lambda d: d.of("ServiceAccount")[0]["metadata"].get("annotations"),
+        None,
+        {"a": "b"},
+    ),
+    Case("rbac.create", False, names("ClusterRole"), ROLES, []),
+    Case("rbac.create", False, names("ClusterRoleBinding"), ROLES[:1], []),
+    Case("rbac.aggregate", False, names("ClusterRole"), ROLES, ROLES[:1]),
+]
+
+
+@pytest.fixture(scope="module")
+def helm(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Runs helm with a home of its own, and values as its input."""
+    binary = binaries.ensure((binaries.HELM,), report)["helm"]
+    environment = {**os.environ, "HOME": str(tmp_path_factory.mktemp("home")), "KUBECONFIG": "/dev/null"}
+
+    def call(*arguments: str, values: Values | None = None) -> str:
+        return run([str(binary), *arguments, "--values", "-"], json.dumps(values or {}), environment)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def render(helm: Helm) -> Callable[[Values], Documents]:
+    """Renders the chart as release ``fs`` in namespace ``robots``; the same values only once."""
+
+    @functools.cache
+    def by_text(text: str) -> Documents:
+        values = nested(json.loads(text))
+        return Documents.read(helm("template", "fs", str(CHART), "--namespace", "robots", values=values))
+
+    return lambda paths: by_text(json.dumps(paths, sort_keys=True))
+
+
+def all_changed(*namespaces: str) -> Values:
+    """Every value at once, each another than its default; what is named by namespaces, in those."""
+    places = {"operator.watchNamespaces": list(namespaces), "store.claim.namespaces": list(namespaces)}
+    return nested({case.path: case.value for case in CASES if case.value is not False} | places)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.path}={case.value}")
+def test_a_value_changes_what_it_says(render: Callable[[Values], Documents], case: Case) -> None:
+    base = case.base or {}
+    before = render(base)
+    after = render({**base, case.path: case.value})
+    assert case.look(before) == case.before
+    assert case.look(after) == case.after
+    selector = after.operator()["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= after.pod()["metadata"]["labels"].items()
+    if case.path != "nameOverride":
+        # Immutable: an upgrade with another selector is refused.
+        assert selector == before.operator()["spec"]["selector"]["matchLabels"]
+
+
+def test_no_value_is_without_a_case() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert {case.path for case in CASES} == leaves(values).keys()
+
+
+@pytest.mark.parametrize("values", [{}, all_changed("a", "b")], ids=["defaults", "all changed"])
+def test_lint_finds_nothing(helm: Helm, values: Values) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), values=values)
+
+
+REFUSED = {
+    "unknown value": ({"typo": 1}, "typo"),
+    "unknown value of a section": ({"operator.replicas": 2}, "replicas"),
+    "store that no pod can mount": ({"store.uri": "s3://x"}, "/store/uri"),
+    "claim without a name": ({"store.uri": "", "store.claim.create": True}, "/store/uri"),
+    "size without a unit of storage": ({"store.claim.size": "lots"}, "/store/claim/size"),
+    "read-only store": ({"store.claim.accessModes": ["ReadOnlyMany"]}, "/store/claim/accessModes"),
+    "unknown pull policy": ({"imagePullPolicy": "Sometimes"}, "/imagePullPolicy"),
+    "tag in the repository's digest": ({"operator.image.digest": "latest"}, "/operator/image/digest"),
+    "pattern of namespaces": ({"operator.watchNamespaces": ["team-*"]}, "/operator/watchNamespaces"),
+    "label that the selector needs": (
+        {"operator.podLabels": {"app.kubernetes.io/name": "x"}},
+        "/operator/podLabels",
+    ),
+    "variable that a value sets": (
+        {"operator.env": [{"name": "FLOWSTILL_STORE", "value": "pvc://x"}]},
+        "/operator/env/0/name",
+    ),
+    "secret without a name": ({"imagePullSecrets": [""]}, "/imagePullSecrets"),
+    "number for a word": ({"crds.keep": "no"}, "/crds/keep"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_value_is_refused_by_name(helm: Helm, case: str) -> None:
+    paths, name = REFUSED[case]
+    with pytest.raises(CommandError) as caught:
+        helm("template", "fs", str(CHART), values=nested(paths))
+    assert name in caught.value.stderr
+    assert "schema" in caught.value.stderr
+
+
+def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Callable[[Values], Documents]) -> None:
+    found = render({"operator.watchNamespaces": ["a"], "crds.enabled": False, "rbac.aggregate": False})
+    assert sorted({document["kind"] for document in found.all}) == [
+        "Deployment",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+    ]
+
+
+def test_every_object_says_whose_it_is(render: Callable[[Values], Documents]) -> None:
+    expected = {
+        "app.kubernetes.io/name": "flowstill",
+        "app.kubernetes.io/instance": "fs",
+        "app.kubernetes.io/version": VERSION,
+        "app.kubernetes.io/managed-by": "Helm",
+        "app.kubernetes.io/part-of": "flowstill",
+        "helm.sh/chart": f"flowstill-{VERSION}",
+    }
+    found = render(CLAIM)
+    assert len(found.all) == 9
+    for document in found.all:
+        assert expected.items() <= document["metadata"]["labels"].items()
+
+
+def test_the_operator_is_one_and_replaced_whole(render: Callable[[Values], Documents]) -> None:
+    operator = render({}).operator()["spec"]
+    assert operator["replicas"] == 1
+    assert operator["strategy"] == {"type": "Recreate"}
+    assert set(operator["selector"]["matchLabels"]) == {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/component",
+    }
+    container = render({}).container()
+    (port,) = container["ports"]
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+
+
+def test_long_names_stay_names(helm: Helm) -> None:
+    found = Documents.read(helm("template", "r" * 53, str(CHART)))
+    for document in found.all:
+        assert len(document["metadata"]["name"]) <= 63
+        assert all(len(label) <= 63 for label in document["metadata"]["labels"].values())
+
+
+def test_names_that_look_like_numbers_stay_names(helm: Helm) -> None:
+    values = nested({"serviceAccount.name": "12", "store.claim.create": True, "store.uri": "pvc://13"})
+    values |= {"imagePullSecrets": ["1"], "operator": {"priorityClassName": "7", "watchNamespaces": ["42"]}}
+    found = Documents.read(helm("template", "10", str(CHART), "--namespace", "42", values=values))
+    for document in found.all:
+        metadata = document["metadata"]
+        assert all(isinstance(value, str) for value in metadata["labels"].values())
+        assert isinstance(metadata["name"], str)
+        assert metadata.get("namespace", "42") == "42"
+    pod = found.pod()["spec"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("12", "7")
+    assert pod["imagePullSecrets"] == [{"name": "1"}]
+    assert [binding["subjects"][0]["name"] for binding in found.of("RoleBinding")] == ["12"]
+    assert [claim["metadata"]["name"] for claim in found.of("PersistentVolumeClaim")] == ["13"]
+    assert found.operator()["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"] == "10"
