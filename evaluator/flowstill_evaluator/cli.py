@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from flowstill.child.run import run_child
+from flowstill.child.threads import settle_threads
 
 USAGE = """usage: flowstill-evaluate {parity,rollouts,judge} --spec FILE --output DIR
 
@@ -17,6 +18,7 @@ USAGE = """usage: flowstill-evaluate {parity,rollouts,judge} --spec FILE --outpu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the three children and return its exit code."""
+    settle_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else ""
     match command:

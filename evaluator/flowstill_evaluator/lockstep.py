@@ -7,7 +7,6 @@ full. Environments live in worker processes; while one worker simulates, the pol
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowstill.child.threads import usable_cores
 from flowstill.errors import UserError
 from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, Outcome
 from flowstill_evaluator.suites.registry import Environment, Observation, make_environment
@@ -294,19 +294,14 @@ def _send(worker: _Worker, request: Sequence[Episode] | Floats) -> None:
         worker.connection.send(request)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def policy_threads() -> int:
     """Threads of a policy on the CPU: half the cores, for simulators use the other half meanwhile."""
-    return max(1, cores() // 2)
+    return max(1, usable_cores() // 2)
 
 
 def pool_size(episodes: int) -> tuple[int, int]:
     """Worker processes for so many episodes, and slots of each."""
-    workers = max(1, min(cores(), MAX_WORKERS, episodes))
+    workers = max(1, min(usable_cores(), MAX_WORKERS, episodes))
     return workers, min(MAX_WIDTH, MAX_SLOTS // workers, -(-episodes // workers))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.manifest import RolloutsProperties
 from flowstill.artifacts.stores import publish
+from flowstill.child.threads import usable_cores
 from flowstill_evaluator import fidelity, latency, lockstep, videos
 from flowstill_evaluator.records import write_json, write_published
 
@@ -27,7 +28,14 @@ def publish_rollouts(session: Session) -> StatusRef:
     """Gather the records in a folder and publish it under ``store://evidence``."""
     folder = session.folder / "publish"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    try:
+        folder.mkdir()
+        return _publish(session, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(session: Session, folder: Path) -> StatusRef:
     films = videos.choose(
         session.log, session.comparison.served, session.comparison.baseline, session.task.evaluation.videos
     )
@@ -51,9 +59,7 @@ def publish_rollouts(session: Session) -> StatusRef:
         teacher=references.teacher,
         baseline=references.baseline,
     )
-    ref = publish(folder, "Rollouts", properties, parent="store://evidence")
-    shutil.rmtree(folder, ignore_errors=True)
-    return ref
+    return publish(folder, "Rollouts", properties, parent="store://evidence")
 
 
 def run_description(session: Session, videos_note: str | None) -> dict[str, Any]:
@@ -112,6 +118,6 @@ def host() -> dict[str, Any]:
     return {
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": model,
-        "cores": lockstep.cores(),
+        "cores": usable_cores(),
         "memory_bytes": memory,
     }

@@ -21,6 +21,7 @@ from flowstill.api.fields import StatusRef
 from flowstill.artifacts.digests import json_digest
 from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
+from flowstill.child.threads import usable_cores
 from flowstill.errors import ArtifactError, Interrupted
 from flowstill.policies.interface import Runner
 from flowstill_evaluator import fidelity, latency, memory
@@ -36,7 +37,7 @@ from flowstill_evaluator.arms import (
     reference_arm,
     resolve,
 )
-from flowstill_evaluator.lockstep import Round, WorkerPool, cores, policy_threads, pool_size
+from flowstill_evaluator.lockstep import Round, WorkerPool, policy_threads, pool_size
 from flowstill_evaluator.observations import Batch, on_the_way
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.publication import publish_rollouts
@@ -168,18 +169,19 @@ def simulate(session: Session) -> Batch:
 
         for arm in session.comparison.arms:
             if missing := session.log.missing(arm.name, session.episodes):
-                run_arm(session, arm, missing, pool())
+                run_arm(session, arm, missing, pool)
         if not path.exists():
             held_out(session, pool()).save(path)
     return Batch.load(path)
 
 
-def run_arm(session: Session, arm: Arm, missing: list[Episode], pool: WorkerPool) -> None:
-    """Run the missing episodes of one arm."""
+def run_arm(session: Session, arm: Arm, missing: list[Episode], simulators: Callable[[], WorkerPool]) -> None:
+    """Run the missing episodes of one arm; the simulators start when its policy is there."""
     session.tell(f"loading {arm.name}")
     started = time.monotonic()
     runner = arm.open(session.provider, policy_threads())
     note_arm(session, arm, runner)
+    pool = simulators()
     policy = policy_of(session, runner, arm.name, pool.width)
     rows = max(1, MAX_VELOCITY_ROWS // len(session.episodes))
     suite = session.task.evaluation.suite
@@ -246,7 +248,7 @@ def measure_memory(session: Session) -> dict[str, list[int]]:
         processes=session.task.gates.p3.processes,
         provider=session.provider,
         threads=latency.THREADS,
-        at_once=min(2, cores()),
+        at_once=min(2, usable_cores()),
         heard=lambda: session.tell("measuring memory"),
     )
 

@@ -8,6 +8,9 @@ def main() -> int:
     """Run one Train task; the exit code is the child contract's."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # everything comes from the artifacts
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from flowstill.child.threads import settle_threads
+
+    settle_threads()
     from flowstill.child.run import run_child
     from flowstill_trainer.distill import distill
 

@@ -101,10 +101,15 @@ def _progress(report: ProgressReport, now: str) -> Progress:
         total_steps=total,
         progress_percentage=min(100, 100 * report.step // total) if total else 0,
         estimated_remaining_seconds=report.estimated_remaining_seconds,
-        loss=report.loss,
-        samples_per_second=report.samples_per_second,
+        loss=_rounded(report.loss),
+        samples_per_second=_rounded(report.samples_per_second),
         last_updated_time=now,
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four digits: kubectl prints a number as it is."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _succeed(draft: Draft[DistillJobStatus], result: Result) -> Move:

@@ -118,10 +118,10 @@ def test_a_terminal_status_is_final(phase):
 
 
 def test_progress_is_taken_over():
-    report = ProgressReport(activity="training", step=3, total_steps=12, loss=0.5)
+    report = ProgressReport(activity="training", step=3, total_steps=12, loss=0.01406117808073759)
     made = plan(observed(Child("Running", progress=report), status=begun()), NOW)
     assert made.status.progress.progress_percentage == 25
-    assert made.status.progress.loss == 0.5
+    assert made.status.progress.loss == 0.01406
     assert made.status.progress.last_updated_time == "2026-01-02T03:04:05Z"
 
 
