@@ -52,6 +52,7 @@ class ImageStore:
     def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
         self.folder = folder or cache_root() / "images"
         self._report = report
+        self._below: dict[str, str] = {}
         (self.folder / "context").mkdir(parents=True, exist_ok=True)
 
     def pause(self) -> str:
@@ -96,6 +97,7 @@ class ImageStore:
         below = ("LEARNING_IMAGE", self.learning()) if is_child else ("BASE_IMAGE", self.base())
         key = content_key(containerfile, below[1], code_key(CHECKOUT))
         name = f"localhost/flowstill-{part}:{key}"
+        self._below[name] = below[1]
         target = part if is_child else None
         return self.ensure(Image(name, containerfile, CHECKOUT, (below,), target=target, keep_steps=not is_child))
 
@@ -146,6 +148,11 @@ class ImageStore:
     def push(self, name: str, layout: Path) -> None:
         """Write an image into an OCI layout folder; layers that already lie there are not written again."""
         layers.open_layout(layout)
+        if layers.has_image(layout, name):
+            return
+        if name in self._below:
+            # What several images share is written once, whichever of them comes first.
+            self.push(self._below[name], layout)
         below, folders = layers.find_below(self.folder / "storage", layout, name)
         config = json.loads(self.buildah("inspect", "--type", "image", name))["OCIv1"]
         layers.write_above(layout, below, name, config, folders)

@@ -27,6 +27,11 @@ def open_layout(layout: Path) -> None:
         (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": []}))
 
 
+def has_image(layout: Path, name: str) -> bool:
+    """Say whether the layout has an image of this name."""
+    return any(named["annotations"][_REFERENCE] == name for named in _read(layout / "index.json")["manifests"])
+
+
 def find_below(storage: Path, layout: Path, name: str) -> tuple[str | None, list[Path]]:
     """Return the nearest image under `name` that `layout` has, and the overlay folders above it, lowest first.
 
