@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flowstill.api.children import RolloutTask
+from flowstill.api.children import RolloutTask, StudentTask
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import StudentProperties, read_manifest
@@ -99,11 +99,11 @@ class Comparison:
         return next(arm for arm in self.arms if arm.name == name)
 
 
-def resolve(task: RolloutTask) -> References:
-    """Read the student's manifest and pin teacher and baseline.
+def read_student(task: StudentTask) -> StudentProperties:
+    """What the student's manifest says, after every byte of the student was held against it.
 
     Raises:
-        ArtifactError: something cannot be read, or differs from its digest.
+        ArtifactError: it cannot be read, differs from its digest, or is no student.
     """
     folder = fetch(task.student, "spec.student")
     manifest = read_manifest(folder)
@@ -113,6 +113,16 @@ def resolve(task: RolloutTask) -> References:
             f"{task.student.uri} is an artifact of kind {manifest.kind}, not a Student",
             field="spec.student.uri",
         )
+    return properties
+
+
+def resolve(task: RolloutTask) -> References:
+    """Read the student's manifest and pin teacher and baseline.
+
+    Raises:
+        ArtifactError: something cannot be read, or differs from its digest.
+    """
+    properties = read_student(task)
     student = StatusRef(uri=task.student.uri, digest=task.student.digest)
     teacher = pinned(task.teacher or properties.teacher, "spec.teacher")
     baseline = pinned(task.baseline, "spec.baseline") if task.baseline else teacher

@@ -1,4 +1,8 @@
-"""Parity: is the exported graph the trained student? Same observations, same noise, two runtimes."""
+"""Parity: is the exported graph the trained student? Same observations, same noise, two runtimes.
+
+The observations are initial ones of the evaluation's environments, or frames of the dataset that the student was
+distilled on.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowstill.api.children import ParityTask, Result
+from flowstill.api.children import DatasetParityTask, ParityTask, Result, StudentTask
+from flowstill.artifacts.manifest import StudentProperties
+from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Runner
 from flowstill.policies.noise import episode_noise
-from flowstill_evaluator.arms import Arm, References, check_fit, pick_provider, resolve
+from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, pick_provider, read_student, resolve
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
+from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.registry import action_size, instructions
 
@@ -82,8 +89,8 @@ def compare_runners(
     )
 
 
-def judge_difference(measured: Difference, threshold: float, references: References) -> Result:
-    """Turn a difference into the child's result."""
+def judge_difference(measured: Difference, threshold: float, references: References | None = None) -> Result:
+    """Turn a difference into the child's result; ``references`` are those that a rollout goes on with."""
     problems = []
     if not np.isfinite(measured.largest):
         problems.append("an action is not finite")
@@ -102,18 +109,23 @@ def judge_difference(measured: Difference, threshold: float, references: Referen
         message=message,
         difference=measured.largest if np.isfinite(measured.largest) else None,
         threshold=threshold,
-        student=references.student,
-        teacher=references.teacher,
-        baseline=references.baseline,
+        student=references.student if references else None,
+        teacher=references.teacher if references else None,
+        baseline=references.baseline if references else None,
     )
 
 
-def run(task: ParityTask, context: ChildContext) -> Result:
+def run(task: ParityTask | DatasetParityTask, context: ChildContext) -> Result:
     """Compare the runtimes of a published student.
 
     Raises:
-        UserError: the student, its teacher or the baseline cannot be read, or does not fit the environments.
+        UserError: the student, its teacher, the baseline or the dataset cannot be read, or does not fit the
+            environments or the student.
     """
+    return _on_frames(task, context) if isinstance(task, DatasetParityTask) else _on_environments(task, context)
+
+
+def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
     properties, evaluation = references.properties, task.evaluation
     rename_map = dict(evaluation.rename_map)
@@ -127,12 +139,7 @@ def run(task: ParityTask, context: ChildContext) -> Result:
         seed=evaluation.seed,
         first=evaluation.episodes_per_task,
     )
-    provider = pick_provider()
-    student = references.student
-    torch, onnx = (
-        Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider, policy_threads())
-        for runtime in ("torch", "onnx")
-    )
+    torch, onnx = _both_runtimes(task, properties)
     check_fit(
         torch.info,
         "the student",
@@ -149,3 +156,30 @@ def run(task: ParityTask, context: ChildContext) -> Result:
     )
     threshold = task.parity.threshold or THRESHOLDS[properties.precision]
     return judge_difference(measured, threshold, references)
+
+
+def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:
+    properties = read_student(task)
+    context.progress.update(0, task.parity.samples, "reading frames")
+    torch, onnx = _both_runtimes(task, properties)
+    folder = fetch(task.dataset, "spec.dataset")
+    measured = compare_runners(
+        torch,
+        onnx,
+        recorded_observations(folder, task.dataset, torch.info, task.parity.samples),
+        seed=properties.seed,
+        action_steps=properties.action_steps,
+        context=context,
+    )
+    return judge_difference(measured, task.parity.threshold or THRESHOLDS[properties.precision])
+
+
+def _both_runtimes(task: StudentTask, properties: StudentProperties) -> tuple[Runner, Runner]:
+    """The student in PyTorch, and its graph in ONNX Runtime, on the same device."""
+    provider, threads = pick_provider(), policy_threads()
+    student = task.student
+    torch, onnx = (
+        Arm(ONE_DRAW, student.uri, student.digest, None, properties.draws, runtime).open(provider, threads)
+        for runtime in ("torch", "onnx")
+    )
+    return torch, onnx

@@ -5,11 +5,12 @@ termination message, having first written the same as ``result.json`` into its w
 messages at 4,096 bytes, which would break the JSON, so ours are at most :data:`MAX_RESULT_BYTES`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from flowstill.api.distilljob import DistillJobSpec, Fidelity
+from flowstill.api.distilljob import Dataset, DistillJobSpec, Fidelity
 from flowstill.api.fields import ArtifactRef, Digest, Message, Model, ShortText, Source, StatusRef
 from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Parity, Verdict
 
@@ -31,10 +32,15 @@ class TrainTask(TaskBase):
     spec: DistillJobSpec
 
 
-class RolloutTask(TaskBase):
-    """What parity, rollouts and judge share. A missing teacher or baseline is the one in the student's manifest."""
+class StudentTask(TaskBase):
+    """A task about one published student."""
 
     student: ArtifactRef
+
+
+class RolloutTask(StudentTask):
+    """What parity, rollouts and judge share. A missing teacher or baseline is the one in the student's manifest."""
+
     teacher: Source | None = None
     baseline: ArtifactRef | None = None
     evaluation: Evaluation
@@ -45,6 +51,14 @@ class ParityTask(RolloutTask):
     """ONNX Runtime against PyTorch, same inputs, same noise."""
 
     kind: Literal["Parity"] = "Parity"
+    parity: Parity = Field(default_factory=Parity)
+
+
+class DatasetParityTask(StudentTask):
+    """The same on recorded frames: a student that was just distilled has a dataset, and need not have a simulator."""
+
+    kind: Literal["DatasetParity"] = "DatasetParity"
+    dataset: Dataset
     parity: Parity = Field(default_factory=Parity)
 
 
@@ -62,14 +76,24 @@ class JudgeTask(RolloutTask):
     parity_difference: Annotated[float, Field(ge=0.0)]
 
 
-Task = Annotated[TrainTask | ParityTask | RolloutsTask | JudgeTask, Field(discriminator="kind")]
-TASK: TypeAdapter[TrainTask | ParityTask | RolloutsTask | JudgeTask] = TypeAdapter(Task)
+AnyTask = TrainTask | ParityTask | DatasetParityTask | RolloutsTask | JudgeTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
+TASK: TypeAdapter[AnyTask] = TypeAdapter(Task)
+ResultKind = Literal["Train", "Parity", "Rollouts", "Judge"]
+RESULT_KINDS: Mapping[str, ResultKind] = {
+    "Train": "Train",
+    "Parity": "Parity",
+    "DatasetParity": "Parity",
+    "Rollouts": "Rollouts",
+    "Judge": "Judge",
+}
+"""What each kind of task ends with."""
 
 
 class Result(Model):
     """What a child did. ``outcome`` UserError is final; Error may be tried again; Interrupted will be."""
 
-    kind: Literal["Train", "Parity", "Rollouts", "Judge"]
+    kind: ResultKind
     outcome: Literal["Succeeded", "UserError", "Error", "Interrupted"]
     reason: Annotated[str, Field(min_length=1, max_length=64)]
     message: Message = ""

@@ -10,6 +10,7 @@ from flowstill.api.fields import (
     FeatureName,
     Message,
     Model,
+    ParityThreshold,
     Source,
     StatusModel,
     StatusRef,
@@ -17,7 +18,7 @@ from flowstill.api.fields import (
 )
 from flowstill.api.runtime import Runtime
 
-Phase = Literal["Pending", "Queued", "Running", "Succeeded", "Failed"]
+Phase = Literal["Pending", "Queued", "Running", "Validating", "Succeeded", "Failed"]
 
 
 class Teacher(Source):
@@ -101,6 +102,19 @@ class Export(Model):
     precision: Literal["auto", "fp32"] = "auto"
 
 
+class Validation(Model):
+    """After publication: is the exported graph the trained student? A child of the evaluator image compares them."""
+
+    after: bool = Field(
+        default=False,
+        description="Compare ONNX Runtime with PyTorch on frames of the dataset; fail when they differ.",
+    )
+    threshold: ParityThreshold | None = Field(
+        default=None,
+        description="Largest difference of normalised actions; default: 1e-3 for fp32, 2e-2 for fp16 and bf16.",
+    )
+
+
 class DistillJobSpec(Model):
     """What to distill, how, and where it runs."""
 
@@ -110,6 +124,7 @@ class DistillJobSpec(Model):
     method: Method = Field(default_factory=Method)
     training: Training = Field(default_factory=Training)
     export: Export = Field(default_factory=Export)
+    validation: Validation = Field(default_factory=Validation)
     runtime: Runtime = Field(default_factory=Runtime)
 
 
@@ -148,3 +163,5 @@ class DistillJobStatus(StatusModel):
     progress: Progress | None = None
     student: StatusRef | None = None
     fidelity: Annotated[list[Fidelity], Field(max_length=16)] = Field(default_factory=list)
+    validation_image: Annotated[str, Field(max_length=512)] | None = None
+    parity_difference: Annotated[float, Field(ge=0.0)] | None = None

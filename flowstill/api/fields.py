@@ -37,6 +37,8 @@ FeatureName = Annotated[str, Field(min_length=1, max_length=128)]
 Label = Annotated[str, Field(max_length=63)]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+ParityThreshold = Annotated[float, Field(gt=0.0, le=1.0)]
+"""Largest absolute difference of normalised actions between the exported graph and the trained student."""
 
 
 class Source(Model):

@@ -13,6 +13,7 @@ from flowstill.api.fields import (
     Message,
     Model,
     Name,
+    ParityThreshold,
     Source,
     StatusModel,
     StatusRef,
@@ -49,7 +50,7 @@ class StudentSource(Model):
 class Parity(Model):
     """Is the exported graph the trained student? Largest absolute difference of normalised actions."""
 
-    threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+    threshold: ParityThreshold | None = Field(
         default=None, description="Default: 1e-3 for fp32, 2e-2 for fp16 and bf16."
     )
     samples: Annotated[int, Field(ge=1, le=65_536)] = 64

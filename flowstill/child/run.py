@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from flowstill.api.children import TASK, JudgeTask, ParityTask, Result, RolloutsTask, TrainTask
+from flowstill.api.children import RESULT_KINDS, TASK, AnyTask, Result, ResultKind
 from flowstill.artifacts.atomic import is_full, write_atomic
 from flowstill.artifacts.digests import canonical_json
 from flowstill.child.context import ChildContext
@@ -30,8 +30,8 @@ from flowstill.errors import USER_ERROR_EXIT_CODE, Interrupted, StorageFull, Use
 logger = logging.getLogger(__name__)
 TASK_FILE = "task.json"
 INTERRUPTED_EXIT_CODE = 143
-Kind = Literal["Train", "Parity", "Rollouts", "Judge"]
-Task = TrainTask | ParityTask | RolloutsTask | JudgeTask
+Kind = ResultKind
+Task = AnyTask
 Work = Callable[[Any, ChildContext], Result]
 
 _EXIT_CODES = {
@@ -46,7 +46,7 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
     """Run one task in this process and say how it ended.
 
     Args:
-        kind: the kind of task that ``work`` does; another in the spec is the user's error.
+        kind: of the result; a task in the spec that ends with another is the user's error.
         work: does it. Started again with the same work folder it continues; a work folder whose result
             already says Succeeded for the same task is not worked on again.
         argv: ``--spec FILE --output DIR``.
@@ -116,16 +116,16 @@ def _read_task(kind: Kind, spec: Path) -> Task:
     except OSError as error:
         raise UserError(f"{spec} cannot be read: {error.strerror}", field="--spec") from error
     except ValidationError as error:
-        problems = [_problem(kind, item["loc"], item["msg"]) for item in error.errors()[:5]]
+        problems = [_problem(item["loc"], item["msg"]) for item in error.errors()[:5]]
         raise UserError("; ".join(problems)) from error
-    if task.kind != kind:
+    if RESULT_KINDS[task.kind] != kind:
         raise UserError(f"this command runs {kind} tasks, not {task.kind}", field="kind")
     return task
 
 
-def _problem(kind: Kind, location: tuple[int | str, ...], message: str) -> str:
+def _problem(location: tuple[int | str, ...], message: str) -> str:
     """``spec.training.steps: …``; pydantic puts the union's tag first."""
-    parts = [str(part) for part in location if part != kind]
+    parts = [str(part) for part in (location[1:] if location and location[0] in RESULT_KINDS else location)]
     return f"{'.'.join(parts)}: {message}" if parts else message
 
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, Self
 
-from flowstill.api.children import JudgeTask, ParityTask, Result, RolloutsTask, TrainTask
+from flowstill.api.children import AnyTask, Result
 from flowstill.api.conditions import Condition, Truth, find_condition, set_condition
 from flowstill_operator.children import Child
 
-AnyTask = TrainTask | ParityTask | RolloutsTask | JudgeTask
 Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}

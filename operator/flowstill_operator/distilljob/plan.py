@@ -1,13 +1,20 @@
-"""What a DistillJob needs next. Pure: the same observation gives the same plan."""
+"""What a DistillJob needs next. Pure: the same observation gives the same plan.
+
+Stages run in order; the first that is not done says what is to do.
+"""
 
 from dataclasses import replace
 from datetime import datetime
 
-from flowstill.api.children import ProgressReport, Result, TrainTask
+from flowstill.api.children import DatasetParityTask, ProgressReport, Result, TrainTask
 from flowstill.api.conditions import find_condition
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
-from flowstill_operator.distilljob.observe import NOT_STARTED, TERMINAL, Observed
+from flowstill.api.fields import ArtifactRef
+from flowstill.api.studentrollout import Parity
+from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, TERMINAL, Observed
 from flowstill_operator.jobs import work_uri
+from flowstill_operator.parity import measured
+from flowstill_operator.stage import Seen, Stage, run_stage
 from flowstill_operator.steps import (
     READING,
     RUNNING_LOOK_SECONDS,
@@ -26,6 +33,9 @@ from flowstill_operator.steps import (
     timestamp,
 )
 
+MAX_MESSAGE = 1024
+KEPT = " (the student stays published, see status.student)"
+
 
 def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     """The child that should exist, the status to write, and when to look again."""
@@ -41,24 +51,34 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         draft.condition("Validated", "True", "Valid", "the spec can work here")
     if draft.find("Trained") is None:
         draft.condition("Trained", "Unknown", NOT_STARTED[0])
-    return draft.plan(_train(observed, observed.spec, draft))
+    if observed.spec.validation.after and draft.find(PARITY) is None:
+        draft.condition(PARITY, "Unknown", NOT_STARTED[0])
+    for stage in (_train, _validate):
+        move = stage(observed, observed.spec, draft)
+        if move is not None:
+            return draft.plan(move)
+    return draft.plan(_complete(draft))
 
 
 def child_refused(observed: Observed, wanted: Wanted, reason: str, message: str) -> Observed:
     """The observation after the API refused that child."""
+    role = wanted.role
     if wanted.reader:
-        return replace(observed, reader=refused(observed.reader, message, reason))
-    return replace(observed, child=refused(observed.child, message, reason))
+        return replace(observed, readers={**observed.readers, role: refused(observed.reader(role), message, reason)})
+    return replace(observed, children={**observed.children, role: refused(observed.child(role), message, reason)})
 
 
-def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStatus]) -> Move:
+def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStatus]) -> Move | None:
+    """Distill and publish; None when the student is there."""
+    if draft.is_true("Trained"):
+        return None
     status = observed.status
     before = find_condition(status.conditions, "Trained")
     reading = before is not None and before.reason == READING
     begun = started(status.conditions, "Trained", NOT_STARTED)
-    child = observed.child
+    child = observed.child("train")
     draft.set(attempts=max(status.attempts, child.attempts), image=status.image or child.image or observed.image)
-    step = judge_step("Train", begun, reading, child, observed.reader)
+    step = judge_step("Train", begun, reading, child, observed.reader("train"))
     task = TrainTask(
         resource=f"{observed.owner.namespace}/{observed.owner.name}",
         uid=observed.owner.uid,
@@ -79,7 +99,7 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
         case "queued" | "running":
             return _wait(draft, step, child.progress)
         case "done" if step.result is not None:
-            return _succeed(draft, step.result)
+            return _publish(draft, step.result)
         case _:
             draft.condition("Trained", "False", condition_reason(step.reason), step.message)
             return _fail(draft, step.reason, step.message)
@@ -112,7 +132,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def _succeed(draft: Draft[DistillJobStatus], result: Result) -> Move:
+def _publish(draft: Draft[DistillJobStatus], result: Result) -> Move | None:
     if result.student is None:
         message = "the trainer succeeded without naming a student; this is an error of the trainer image"
         draft.condition("Trained", "False", "ResultIncomplete", message)
@@ -122,25 +142,69 @@ def _succeed(draft: Draft[DistillJobStatus], result: Result) -> Move:
     text = "a student of the same inputs was published before" if result.reused else result.message
     draft.condition("Trained", "True", reason, text)
     draft.condition("Published", "True", "Published", f"{student.uri}@{student.digest}")
-    draft.condition("Complete", "True", reason, text)
     progress = draft.status.progress
     if progress is not None and not result.reused:
         total = progress.total_steps
         done = {"step": total, "progress_percentage": 100, "estimated_remaining_seconds": 0}
         draft.set(progress=progress.model_copy(update=done))
-    draft.set(
-        phase="Succeeded",
-        student=student,
-        inputs_digest=result.inputs_digest,
-        fidelity=result.fidelity,
-        completion_time=timestamp(draft.now),
-        message=text or None,
-    )
+    draft.set(student=student, inputs_digest=result.inputs_digest, fidelity=result.fidelity)
+    return None
+
+
+def _validate(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStatus]) -> Move | None:
+    """Is the exported graph the trained student? None when it is, or when nobody asked."""
+    student = draft.status.student
+    if not spec.validation.after:
+        return None
+    if student is None:
+        raise ValueError("a trained DistillJob has a student")
+
+    def fail(reason: str, message: str) -> Move:
+        return _fail(draft, reason, message[: MAX_MESSAGE - len(KEPT)] + KEPT)
+
+    def task() -> DatasetParityTask:
+        return DatasetParityTask(
+            resource=f"{observed.owner.namespace}/{observed.owner.name}",
+            uid=observed.owner.uid,
+            work=work_uri(observed.owner, "parity"),
+            student=ArtifactRef(uri=student.uri, digest=student.digest),
+            dataset=spec.dataset,
+            parity=Parity(threshold=spec.validation.threshold),
+        )
+
+    child = observed.child("parity")
+    image = draft.status.validation_image or child.image or observed.validation_image
+    draft.set(phase="Validating", validation_image=image)
+    seen = Seen(child, observed.reader("parity"), image)
+    result = run_stage(draft, Stage("parity", PARITY, "Parity", NOT_STARTED), seen, task, fail)
+    if isinstance(result, Move):
+        return result
+    found = measured(result)
+    if found is None:
+        message = (
+            "the parity child succeeded without difference and threshold; a verdict without evidence is not a pass"
+        )
+        draft.condition(PARITY, "False", "ResultIncomplete", message)
+        return fail("ResultIncomplete", message)
+    draft.set(parity_difference=found.difference)
+    if not found.holds:
+        draft.condition(PARITY, "False", "ParityFailed", found.text)
+        return fail("ParityFailed", f"the exported graph is not the trained student: {found.text}")
+    draft.condition(PARITY, "True", "ParityHolds", found.text)
+    return None
+
+
+def _complete(draft: Draft[DistillJobStatus]) -> Move:
+    trained = draft.find("Trained")
+    if trained is None:
+        raise ValueError("what is complete was trained")
+    draft.condition("Complete", "True", trained.reason, trained.message)
+    draft.set(phase="Succeeded", completion_time=timestamp(draft.now), message=trained.message or None)
     return STOP
 
 
 def _fail(draft: Draft[DistillJobStatus], reason: str, message: str) -> Move:
-    message = message if len(message) <= 1024 else message[:1021] + "..."
+    message = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
     draft.condition("Failed", "True", condition_reason(reason), message)
     draft.set(phase="Failed", message=message, completion_time=timestamp(draft.now))
     return STOP

@@ -1,29 +1,18 @@
 """The three children of a StudentRollout, and what their results mean: parity, rollouts, judge."""
 
-from flowstill.api.children import JudgeTask, ParityTask, Result, RolloutsTask, RolloutTask
-from flowstill.api.conditions import find_condition
+from flowstill.api.children import AnyTask, JudgeTask, ParityTask, Result, ResultKind, RolloutsTask, RolloutTask
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
 from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
 from flowstill_operator.jobs import work_uri
+from flowstill_operator.parity import measured
 from flowstill_operator.rollout.observe import NOT_STARTED, STEPS, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, fail, inconclusive, reject
-from flowstill_operator.steps import (
-    READING,
-    RUNNING_LOOK_SECONDS,
-    WAITING_LOOK_SECONDS,
-    WAITING_TEXT,
-    AnyTask,
-    Move,
-    Role,
-    Wanted,
-    condition_reason,
-    judge_step,
-    started,
-)
+from flowstill_operator.stage import Seen, Stage, run_stage
+from flowstill_operator.steps import Move, Role
 
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 PHASES = {"parity": "Validating", "rollouts": "Evaluating", "judge": "Judging"}
-RESULT_KINDS = {"parity": "Parity", "rollouts": "Rollouts", "judge": "Judge"}
+RESULT_KINDS: dict[Role, ResultKind] = {"parity": "Parity", "rollouts": "Rollouts", "judge": "Judge"}
 
 
 def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
@@ -31,16 +20,16 @@ def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraf
     result = _run(observed, spec, draft, "parity")
     if not isinstance(result, Result):
         return result
-    if result.difference is None or result.threshold is None or result.baseline is None:
+    found = measured(result)
+    if found is None or result.baseline is None:
         return _incomplete(draft, "parity", "difference, threshold and baseline")
-    draft.set(parity_difference=result.difference, teacher=result.teacher or draft.status.teacher)
+    draft.set(parity_difference=found.difference, teacher=result.teacher or draft.status.teacher)
     if draft.status.baseline is None:
         draft.set(baseline=result.baseline)
-    text = f"largest difference of ONNX and PyTorch {result.difference:.2g}, threshold {result.threshold:.2g}"
-    if result.difference > result.threshold:
-        draft.condition("Validated", "False", "ParityFailed", text)
-        return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {text}")
-    draft.condition("Validated", "True", "ParityPassed", text)
+    if not found.holds:
+        draft.condition("Validated", "False", "ParityFailed", found.text)
+        return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {found.text}")
+    draft.condition("Validated", "True", "ParityPassed", found.text)
     return None
 
 
@@ -84,39 +73,15 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     kind = dict(STEPS)[role]
     if draft.is_true(kind):
         return None
-    conditions = observed.status.conditions
-    before = find_condition(conditions, kind)
     child = observed.child(role)
     draft.set(phase=PHASES[role], image=draft.status.image or child.image or observed.image)
-    step = judge_step(
-        RESULT_KINDS[role],
-        started(conditions, kind, NOT_STARTED),
-        before is not None and before.reason == READING,
-        child,
-        observed.reader(role),
+    return run_stage(
+        draft,
+        Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
+        Seen(child, observed.reader(role), draft.status.image or observed.image),
+        task=lambda: _task(observed, spec, draft, role),
+        fail=lambda reason, message: fail(draft, reason, message),
     )
-    image = draft.status.image or observed.image
-    match step.state:
-        case "start":
-            draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
-            draft.set(message=f"{role}: {WAITING_TEXT['queued']}")
-            return Move((Wanted(role, _task(observed, spec, draft, role), image),))
-        case "read":
-            draft.condition(kind, "Unknown", READING, step.message)
-            return Move((Wanted(role, _task(observed, spec, draft, role), image, reader=True),))
-        case "queued" | "running":
-            draft.condition(kind, "Unknown", condition_reason(step.reason), step.message)
-            if step.message:
-                draft.set(message=f"{role}: {step.message}"[:1024])
-            if child.progress is not None:
-                report = child.progress
-                draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")
-            return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
-        case "done" if step.result is not None:
-            return step.result
-        case _:
-            draft.condition(kind, "False", condition_reason(step.reason), step.message)
-            return fail(draft, step.reason, f"{role}: {step.message}")
 
 
 def _incomplete(draft: StatusDraft, role: Role, what: str) -> Move:

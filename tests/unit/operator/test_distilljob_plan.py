@@ -1,10 +1,13 @@
 """Every transition of a DistillJob, as a table."""
 
+from dataclasses import replace
+
 import pytest
 
 from flowstill.api.children import ProgressReport
 from flowstill_operator.children import Child
-from flowstill_operator.distilljob.observe import Observed, read_resource
+from flowstill_operator.distilljob.manifests import manifest
+from flowstill_operator.distilljob.observe import read_resource
 from flowstill_operator.distilljob.plan import child_refused, plan
 from flowstill_operator.platform import kubernetes_platform, local_platform
 from tests.unit.operator.builders import (
@@ -14,16 +17,17 @@ from tests.unit.operator.builders import (
     conditions,
     distill_spec,
     later,
+    parity,
     resource,
     trained,
 )
 
 
-def observed(child=None, reader=None, status=None, spec=None, platform=PLATFORM):
+def observed(child=None, reader=None, status=None, spec=None, platform=PLATFORM, role="train"):
     document = resource("DistillJob", distill_spec() if spec is None else spec, status)
     found = read_resource(document, platform)
-    changes = {key: value for key, value in {"child": child, "reader": reader}.items() if value is not None}
-    return Observed(**{**found.__dict__, **changes})
+    children = {} if child is None else {role: child}
+    return replace(found, children=children, readers={} if reader is None else {role: reader})
 
 
 def dump(status):
@@ -165,3 +169,114 @@ def test_a_refused_job_fails_with_the_api_servers_words():
     assert made.create == ()
     assert made.status.message == "metadata.labels: Invalid value"
     assert conditions(made.status)["Failed"] == ("True", "Refused")
+
+
+VALIDATED = distill_spec(validation={"after": True, "threshold": 0.01}, runtime={"image": "mine:1", "gpusPerNode": 4})
+
+
+def validating():
+    """The status after the student was published and its parity child was started."""
+    waiting = dump(plan(observed(spec=VALIDATED), NOW).status)
+    return dump(plan(observed(Child("Succeeded", result=trained()), status=waiting, spec=VALIDATED), NOW).status)
+
+
+def checked(child=None, reader=None, status=None):
+    seen = observed(child, reader, status or validating(), VALIDATED, role="parity")
+    return plan(seen, later(30))
+
+
+def test_parity_is_no_condition_of_a_job_that_does_not_ask_for_it():
+    made = plan(observed(Child("Succeeded", result=trained()), status=begun()), NOW)
+    assert made.status.phase == "Succeeded"
+    assert "ParityVerified" not in conditions(made.status)
+
+
+def test_after_publication_the_evaluator_compares_the_student_on_its_dataset():
+    waiting = dump(plan(observed(spec=VALIDATED), NOW).status)
+    first = observed(Child("Succeeded", result=trained()), status=waiting, spec=VALIDATED)
+    made = plan(first, NOW)
+    [wanted] = made.create
+    assert (wanted.role, wanted.reader, wanted.image) == ("parity", False, "evaluator:1")
+    assert (made.status.image, made.status.validation_image) == ("mine:1", "evaluator:1")
+    assert (made.status.phase, made.status.student, made.status.completion_time) == ("Validating", STUDENT, None)
+    found = conditions(made.status)
+    assert (found["Trained"][0], found["Published"][0]) == ("True", "True")
+    assert found["ParityVerified"] == ("Unknown", "Queued")
+    assert "Complete" not in found
+    task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert (task["student"]["digest"], task["parity"]["threshold"]) == (STUDENT.digest, 0.01)
+    assert (task["dataset"]["uri"], task["work"]) == ("store://datasets/d", "store://work/uid-1/parity")
+    [container] = manifest(first, wanted, PLATFORM)["spec"]["template"]["spec"]["containers"]
+    assert container["command"][:2] == ["flowstill-evaluate", "parity"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
+FAILED = parity(outcome="UserError", reason="ParityFailed", message="they differ by 0.5", difference=0.5)
+
+
+@pytest.mark.parametrize(
+    ("child", "reader", "phase", "reason", "creates"),
+    [
+        (Child("Queued"), None, "Validating", "Queued", 0),
+        (Child("Running"), None, "Validating", "Running", 0),
+        (Child("Succeeded", result=parity()), None, "Succeeded", "ParityHolds", 0),
+        (Child("Succeeded", result=parity(difference=0.5)), None, "Failed", "ParityFailed", 0),
+        (Child("Succeeded", result=parity(difference=None)), None, "Failed", "ResultIncomplete", 0),
+        (Child("Failed", result=FAILED), None, "Failed", "ParityFailed", 0),
+        (Child("Failed", reason="BackoffLimitExceeded"), None, "Failed", "BackoffLimitExceeded", 0),
+        (Child("Running", ours=False), None, "Failed", "NameTaken", 0),
+        (Child("Missing"), None, "Validating", "ReadingResult", 1),
+        (Child("Succeeded"), None, "Validating", "ReadingResult", 1),
+        (Child("Missing"), Child("Succeeded", result=parity()), "Succeeded", "ParityHolds", 0),
+        (Child("Missing"), Child("Succeeded", result=FAILED), "Failed", "ParityFailed", 0),
+        (Child("Missing"), Child("Failed"), "Failed", "ChildMissing", 0),
+    ],
+)  # fmt: skip
+def test_what_a_started_parity_child_means(child, reader, phase, reason, creates):
+    made = checked(child, reader)
+    assert made.status.phase == phase
+    assert conditions(made.status)["ParityVerified"][1] == reason
+    assert [(wanted.role, wanted.reader) for wanted in made.create] == [("parity", True)] * creates
+    assert conditions(made.status)["Trained"] == ("True", "Succeeded")
+    assert made.status.student == STUDENT
+    assert (made.requeue_after is None) == (phase in ("Succeeded", "Failed"))
+    if phase == "Failed":
+        assert conditions(made.status)["Failed"] == ("True", reason)
+        assert made.status.message.endswith("(the student stays published, see status.student)")
+        assert "Complete" not in conditions(made.status)
+    if phase == "Succeeded":
+        assert conditions(made.status)["Complete"] == ("True", "Succeeded")
+        assert made.status.parity_difference == 1e-6
+
+
+def test_a_refused_parity_job_says_nothing_about_the_training():
+    waiting = dump(plan(observed(spec=VALIDATED), NOW).status)
+    first = observed(Child("Succeeded", result=trained()), status=waiting, spec=VALIDATED)
+    made = plan(child_refused(first, plan(first, NOW).create[0], "Refused", "no such account"), NOW)
+    assert made.create == ()
+    assert conditions(made.status)["Trained"] == ("True", "Succeeded")
+    assert conditions(made.status)["ParityVerified"] == ("False", "Refused")
+    assert made.status.message.startswith("parity: no such account")
+
+
+def test_the_evaluator_of_the_first_attempt_stays():
+    newer = kubernetes_platform("trainer:2", "evaluator:2", "pvc://claim")
+    seen = observed(Child("Succeeded"), None, validating(), VALIDATED, newer, role="parity")
+    made = plan(seen, NOW)
+    assert [(wanted.image, wanted.reader) for wanted in made.create] == [("evaluator:1", True)]
+
+
+def test_a_reused_student_is_compared_too_and_an_endless_message_keeps_its_end():
+    waiting = dump(plan(observed(spec=VALIDATED), NOW).status)
+    reused = Child("Succeeded", result=trained(reused=True))
+    made = plan(observed(reused, status=waiting, spec=VALIDATED), NOW)
+    assert [wanted.role for wanted in made.create] == ["parity"]
+    made = checked(Child("Failed", result=parity(outcome="UserError", reason="ParityFailed", message="x" * 1024)))
+    assert len(made.status.message) == 1024
+    assert made.status.message.endswith("see status.student)")
+
+
+def test_a_parity_reader_that_vanished_is_not_started_again():
+    made = checked(Child("Missing"), status=dump(checked(Child("Missing")).status))
+    assert made.create == ()
+    assert conditions(made.status)["ParityVerified"] == ("False", "ChildMissing")

@@ -24,6 +24,7 @@ from tests.unit.operator.builders import (
     deployment,
     distill_spec,
     judged,
+    parity,
     resource,
     rollout_spec,
 )
@@ -31,20 +32,34 @@ from tests.unit.operator.fake_cluster import Crash, FakeCluster
 
 DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
+CONDITIONS = {
+    ("DistillJob", "train"): "Trained",
+    ("DistillJob", "parity"): "ParityVerified",
+    ("StudentRollout", "parity"): "Validated",
+    ("StudentRollout", "rollouts"): "Evaluated",
+    ("StudentRollout", "judge"): "GatesPassed",
+}
 ENDS = {"Pass": {"Completed", "RolledBack", "Superseded"}, "Fail": {"Rejected"}, "Inconclusive": {"Inconclusive"}}
 RUNNER = asyncio.Runner()
 crashes = st.none() | st.integers(0, 7)
 
 
 class Chain(RuleBasedStateMachine):
-    @initialize(verdict=st.sampled_from(sorted(ENDS)), with_target=st.booleans(), healthy=st.booleans())
-    def begin(self, verdict, with_target, healthy):
+    @initialize(
+        verdict=st.sampled_from(sorted(ENDS)),
+        with_target=st.booleans(),
+        healthy=st.booleans(),
+        after=st.booleans(),
+        export=st.sampled_from(["same", "same", "other", "other without the child noticing"]),
+    )
+    def begin(self, verdict, with_target, healthy, after, export):
+        self.after, self.export = after, export
         self.cluster, self.now = FakeCluster(), NOW
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
         extra = {"target": TARGET_SPEC} if with_target else {}
-        self.cluster.put(resource("DistillJob", distill_spec(), name="dj", uid="u-dj"))
+        self.cluster.put(resource("DistillJob", distill_spec(validation={"after": after}), name="dj", uid="u-dj"))
         self.cluster.put(
             resource("StudentRollout", rollout_spec(student={"distillJob": "dj"}, **extra), name="sr", uid="u-sr")
         )
@@ -76,11 +91,17 @@ class Chain(RuleBasedStateMachine):
         return [job for job in self.cluster.jobs() if not is_finished(job)]
 
     def end(self, job, message=True):
-        role = job["metadata"]["labels"]["flowstill.dev/role"]
+        labels = job["metadata"]["labels"]
+        role = labels["flowstill.dev/role"]
         if "-read-" in job["metadata"]["name"]:
             self.cluster.end_reader(job)
             return
         result = judged(self.verdict) if role == "judge" else RESULTS[role]()
+        if (labels["flowstill.dev/owner-kind"], role) == ("DistillJob", "parity") and self.export != "same":
+            noticed = self.export == "other"
+            result = parity(difference=0.5, **({"outcome": "UserError", "reason": "ParityFailed"} if noticed else {}))
+            self.cluster.end_job(job, complete=not noticed, result=result, message=message)
+            return
         self.cluster.end_job(job, complete=True, result=result, message=message)
 
     @precondition(lambda self: self.unfinished())
@@ -110,11 +131,11 @@ class Chain(RuleBasedStateMachine):
             self.cluster.delete_job(jobs[index % len(jobs)])
 
     def seen(self, job):
-        kind = {"train": "Trained", "parity": "Validated", "rollouts": "Evaluated", "judge": "GatesPassed"}
         labels = job["metadata"]["labels"]
         owner = self.cluster.objects[labels["flowstill.dev/owner-kind"], "robots", labels["flowstill.dev/owner-name"]]
         reasons = {c["type"]: c["reason"] for c in owner.get("status", {}).get("conditions", [])}
-        return reasons.get(kind[labels["flowstill.dev/role"]]) not in (None, "Pending", "WaitingForDistillJob")
+        kind = CONDITIONS[labels["flowstill.dev/owner-kind"], labels["flowstill.dev/role"]]
+        return reasons.get(kind) not in (None, "Pending", "WaitingForDistillJob")
 
     @rule()
     def the_deployment_becomes_available(self):
@@ -146,6 +167,19 @@ class Chain(RuleBasedStateMachine):
                 self.frozen[key] = copy.deepcopy(status)
 
     @invariant()
+    def no_success_without_the_parity_that_was_asked_for(self):
+        status = self.cluster.objects[tuple(DISTILL)].get("status", {})
+        found = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        if status.get("phase") == "Succeeded":
+            assert found.get("ParityVerified") == ("True" if self.after else None)
+            assert not self.after or self.export == "same"
+        if found.get("Published") == "True":
+            assert status["student"]["uri"] == STUDENT.uri
+        roles = [job["metadata"]["labels"] for job in self.cluster.jobs()]
+        asked = any((r["flowstill.dev/owner-name"], r["flowstill.dev/role"]) == ("dj", "parity") for r in roles)
+        assert self.after or not asked
+
+    @invariant()
     def the_target_changes_only_after_a_written_pass(self):
         if not self.cluster.applied:
             return
@@ -171,9 +205,15 @@ class Chain(RuleBasedStateMachine):
         self.one_job_per_role()
         self.a_terminal_status_is_final()
         self.the_target_changes_only_after_a_written_pass()
+        self.no_success_without_the_parity_that_was_asked_for()
+        distilled = self.cluster.objects[tuple(DISTILL)]["status"]["phase"]
+        assert self.user_failed or distilled == ("Failed" if self.after and self.export != "same" else "Succeeded")
         end = self.cluster.objects[tuple(ROLLOUT)]["status"]["phase"]
         if self.user_failed:
             assert end in TERMINAL
+        elif distilled == "Failed":
+            assert end == "Failed"
+            assert self.cluster.objects[tuple(ROLLOUT)].get("status", {}).get("student") is None
         elif not self.with_target:
             assert end == {"Pass": "Completed"}.get(self.verdict) or end in ENDS[self.verdict] - {"Completed"}
         elif not self.meddled:

@@ -1,0 +1,68 @@
+"""Observations from a LeRobotDataset: what the robot saw, without a simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowstill.api.distilljob import Dataset
+from flowstill.errors import DatasetRejected
+from flowstill.policies.interface import RunnerInfo
+from flowstill_evaluator.lockstep import stacked
+from flowstill_evaluator.observations import Batch
+from flowstill_evaluator.suites.registry import Observation
+
+STATE = "observation.state"
+
+
+def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: int) -> Batch:
+    """At most ``count`` frames, evenly spread over the chosen episodes, by the policy's names.
+
+    Args:
+        folder: of the LeRobotDataset v3.
+        spec: its episodes and how its features are renamed.
+        info: of the policy that will see them.
+        count: frames.
+
+    Raises:
+        DatasetRejected: it cannot be read, has no frames, or lacks what the policy looks at.
+    """
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    try:
+        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
+        length = len(dataset)
+    except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
+        raise DatasetRejected(
+            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})", field="spec.dataset"
+        ) from error
+    if length == 0:
+        raise DatasetRejected("no frames are left; name episodes that exist", field="spec.dataset.episodes")
+    rows = np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int))
+    seen = [_observation(dataset[int(row)], spec.rename_map, info) for row in rows]
+    return Batch(stacked([features for features, _ in seen]), tuple(sentence for _, sentence in seen))
+
+
+def _observation(frame: dict[str, Any], rename_map: dict[str, str], info: RunnerInfo) -> tuple[Observation, str]:
+    """One frame as a runner takes it; LeRobot gives images as floats in [0, 1], channels first."""
+    named = {rename_map.get(name, name): value for name, value in frame.items()}
+    missing = [name for name in (STATE, *info.cameras) if name not in named]
+    if missing:
+        offered = ", ".join(sorted(name for name in frame if name.startswith("observation.")))
+        raise DatasetRejected(
+            f"the student needs {', '.join(missing)}; the dataset offers {offered}: map its names",
+            field="spec.dataset.renameMap",
+        )
+    state = np.asarray(named[STATE], dtype=np.float32)
+    if state.shape != (info.state_dim,):
+        raise DatasetRejected(
+            f"{STATE} has shape {state.shape}, the student's has ({info.state_dim},); use the data of its distillation",
+            field="spec.dataset",
+        )
+    pixels = {
+        camera: np.rint(np.moveaxis(np.asarray(named[camera], dtype=np.float32), 0, 2) * 255.0).astype(np.uint8)
+        for camera in info.cameras
+    }
+    return {STATE: state, **pixels}, str(frame["task"])
