@@ -39,6 +39,7 @@ class TargetChange:
     env: str
     value: str | None
     annotations: tuple[tuple[str, str], ...]
+    uid: str
     resource_version: str
 
 
