@@ -1,10 +1,11 @@
 # A fresh Debian machine with Python 3.12 needs nothing but these targets.
 export HF_HUB_OFFLINE := 1
+export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONWARNINGS ?= ignore::DeprecationWarning
 BIN := .venv/bin
 QUICKSTART := examples/quickstart
 
-.PHONY: help setup demo test test-more lint unit local cluster lock clean
+.PHONY: help setup demo test test-more lint unit local cluster images lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed 's/:.*##/\t/'
@@ -37,6 +38,9 @@ local: setup     ## the chain with processes
 
 cluster: setup   ## a real control plane, and real containers
 	$(BIN)/pytest tests/cluster -m "not long"
+
+images:          ## the three container images (REGISTRY=, TAG=, BASE_IMAGE=, BUILDER=podman|buildah|docker)
+	@scripts/images.sh
 
 lock: setup      ## renew requirements.lock
 	scripts/lock.sh

@@ -18,10 +18,14 @@ CRDS = Path(__file__).parents[2] / "crds"
 def installed_crds(plane: ControlPlane) -> Iterator[ControlPlane]:
     """The CRDs, and at the end none of them, nor any resource of theirs."""
     plane.kubectl("apply", "-f", str(CRDS))
-    # `kubectl wait` fails on a resource without any condition, as each is at first.
-    until(lambda: _established(plane), "the API server serves the CRDs", lambda: plane.get("crd"))
+    await_crds(plane)
     yield plane
     plane.kubectl("delete", "crd", "--all")
+
+
+def await_crds(plane: ControlPlane) -> None:
+    """Until the API server serves every CRD; `kubectl wait` fails on one without any condition, as each is at first."""
+    until(lambda: _established(plane), "the API server serves the CRDs", lambda: plane.get("crd"))
 
 
 def _established(plane: ControlPlane) -> bool:
