@@ -11,7 +11,7 @@ from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Runner
 from flowstill.policies.noise import episode_noise
-from flowstill_evaluator.arms import Arm, References, check_fit, pick_provider, resolve
+from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, compare, pick_provider, resolve
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.records import Floats
@@ -115,6 +115,7 @@ def run(task: ParityTask, context: ChildContext) -> Result:
         UserError: the student, its teacher or the baseline cannot be read, or does not fit the environments.
     """
     references = resolve(task)
+    compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
     rename_map = dict(evaluation.rename_map)
     sentences = instructions(evaluation.suite, evaluation.tasks)
@@ -130,7 +131,7 @@ def run(task: ParityTask, context: ChildContext) -> Result:
     provider = pick_provider()
     student = references.student
     torch, onnx = (
-        Arm("student", student.uri, student.digest, None, properties.draws, runtime).open(provider, policy_threads())
+        Arm(ONE_DRAW, student.uri, student.digest, None, properties.draws, runtime).open(provider, policy_threads())
         for runtime in ("torch", "onnx")
     )
     check_fit(

@@ -53,17 +53,17 @@ def check_folder(folder: Path, accepted: set[str], field: str) -> str:
             field=field,
         )
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    kind = None if "config.json" in missing else read_json(folder / "config.json", field).get("type")
+    if "config.json" not in missing and kind not in accepted:
+        raise TeacherRejected(
+            f"the checkpoint is of type {kind!r}; Flowstill distills flow-matching policies of type "
+            f"{', '.join(sorted(accepted))}",
+            field=field,
+        )
     if missing:
         raise TeacherRejected(
             f"{folder} lacks {', '.join(missing)}; give the folder that LeRobot's save_pretrained wrote "
             "(…/checkpoints/last/pretrained_model)",
-            field=field,
-        )
-    kind = read_json(folder / "config.json", field).get("type")
-    if kind not in accepted:
-        raise TeacherRejected(
-            f"the checkpoint is of type {kind!r}; Flowstill distills flow-matching policies of type "
-            f"{', '.join(sorted(accepted))}",
             field=field,
         )
     for name in NEEDED[2:]:

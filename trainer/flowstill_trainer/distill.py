@@ -1,6 +1,7 @@
 """One DistillJob from its inputs to its published student."""
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.child.context import ChildContext
+from flowstill.errors import TeacherRejected
 from flowstill.policies.smolvla import SmolVLAFlow, load_smolvla, make_student
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
@@ -45,6 +47,12 @@ def distill(task: Any, context: ChildContext) -> Result:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_smolvla(teacher_folder, device=device)
+    if policy.is_student:
+        raise TeacherRejected(
+            "the checkpoint is a one-step student already; give the teacher that it was distilled from "
+            "(its manifest.json names it)",
+            field="spec.teacher",
+        )
     frames = load_frames(dataset_folder, spec.dataset, policy)
     student = make_student(
         policy,
@@ -58,9 +66,12 @@ def distill(task: Any, context: ChildContext) -> Result:
     fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
     folder = context.work / "student"
-    graph = build_folder(folder, student, frames)
-    logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-    ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    try:
+        graph = build_folder(folder, student, frames)
+        logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
+        ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(key, ref)
     message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})

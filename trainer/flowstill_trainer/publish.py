@@ -9,6 +9,7 @@ import torch
 
 from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import StatusRef
+from flowstill.artifacts.atomic import storage_full
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.policies.smolvla import STUDENT_TYPE, SmolVLAFlow
@@ -49,12 +50,17 @@ def versions() -> dict[str, str]:
 
 
 def build_folder(folder: Path, student: SmolVLAFlow, frames: Frames) -> Graph:
-    """``policy/`` and ``onnx/`` of the artifact; the graph is checked."""
-    fresh_folder(folder)
-    student.save(folder / "policy")
+    """``policy/`` and ``onnx/`` of the artifact; the graph is checked.
+
+    Raises:
+        StorageFull: it did not fit.
+    """
     index_B = frames.held_out_V[torch.arange(CHECKED) % len(frames.held_out_V)]
     batch = student.preprocess(frames.observations(index_B))
-    return export(student, batch, folder / GRAPH)
+    with storage_full("the student", folder):
+        fresh_folder(folder)
+        student.save(folder / "policy")
+        return export(student, batch, folder / GRAPH)
 
 
 def publish_student(

@@ -20,6 +20,8 @@ from flowstill_trainer.data import Frames
 from flowstill_trainer.methods.snapflow import Samples, SnapFlow, split
 from flowstill_trainer.randomness import Order, generator
 
+FRAMES_NAMED = 16
+"""How many frames of a batch an error names."""
 Progress = Callable[[int, int, float, float], None]
 """Step, total, loss, samples per second."""
 
@@ -42,11 +44,13 @@ class Batch:
     """What one step sees.
 
     Attributes:
+        frame_B: the frame of every row.
         observations: preprocessed observations of the first rows; None when every prefix is known.
         prefix: of the remaining rows, where it is known already.
         samples: noise, times and targets of all rows.
     """
 
+    frame_B: Tensor
     observations: dict[str, Any] | None
     prefix: Prefix | None
     samples: Samples
@@ -96,10 +100,11 @@ class Batches:
             noise_BHD[flow:], jitter_BS[flow:] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
             rollout_CHD = bank.chunk_NHD[jump_C].to(to)
             if bank.prefix is not None and len(jump_C):
-                prefix, frame_B, jitter_BS = bank.prefix[jump_C.to(to)], frame_F, jitter_BS[:flow]
-        observations, action_FHD, valid_FH = self._observe(frame_B, jitter_BS, flow)
+                prefix = bank.prefix[jump_C.to(to)]
+        seen = size if prefix is None else flow
+        observations, action_FHD, valid_FH = self._observe(frame_B[:seen], jitter_BS[:seen], flow)
         samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
-        return Batch(observations, prefix, samples)
+        return Batch(frame_B, observations, prefix, samples)
 
     def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
         """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
@@ -175,9 +180,11 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
+            frames = _few(self.batches.frames.index_N[batch.frame_B])
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}; lower learningRate or use "
-                f"precision fp32. The checkpoints before it are kept in {self.checkpoints.root}",
+                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}, on the dataset's frames {frames}; "
+                "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
+                f"in {self.checkpoints.root}",
                 field="spec.training",
             )
         self.optimizer.step()
@@ -216,3 +223,10 @@ class Trainer:
         with torch.no_grad():
             for name, value in self.average.items():
                 self.parameters[name].copy_(value)
+
+
+def _few(index_B: Tensor) -> str:
+    """The different numbers of a batch, the first of them when they are many."""
+    frames = index_B.unique().tolist()
+    more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""
+    return ", ".join(map(str, frames[:FRAMES_NAMED])) + more
