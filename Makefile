@@ -19,7 +19,8 @@ demo: setup      ## distil, prove and roll out the quickstart on this machine, n
 	$(BIN)/flowstill run $(QUICKSTART)/distilljob.yaml $(QUICKSTART)/studentrollout.yaml
 
 test: lint       ## all the tests, the way CI runs them
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest tests/unit tests/local -n 2 --dist loadfile -m "not long and not gpu"
+	$(BIN)/pytest tests/cluster -m "not long and not gpu"
 
 test-more: setup ## the long ones too
 	$(BIN)/pytest -m "not gpu"
