@@ -38,16 +38,16 @@ def student(environment):
     """A student that has learnt nothing, exported and published, and its teacher."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FLOWSTILL_STORE", environment["FLOWSTILL_STORE"])
-    from flowstill.policies.smolvla import load_smolvla, make_student
+    from flowstill.policies.registry import load_flow_policy
     from flowstill.policies.torch_runner import tensors
     from flowstill_trainer.export import export
 
     root = Path(environment["ROOT"])
     folder = tiny_smolvla.write_teacher(root / "teacher")
     ref = push(folder, "store://teachers/tiny")
-    flow = make_student(load_smolvla(folder), draws=8, neighbours=3, action_steps=None, multi_step=True)
+    flow = load_flow_policy(folder).make_student(draws=8, neighbours=3, action_steps=None, multi_step=True)
     flow.save(root / "student" / "policy")
-    batch = flow.preprocess(tensors(tiny_smolvla.observations(2)))
+    batch = flow.preprocess(tensors(tiny_smolvla.observations(8)))
     export(flow, batch, root / "student" / "onnx" / "student.onnx")
     properties = StudentProperties(
         policy_type="flowstill_smolvla",

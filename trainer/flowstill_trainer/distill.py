@@ -13,7 +13,8 @@ from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.child.context import ChildContext
-from flowstill.policies.smolvla import SmolVLAFlow, load_smolvla, make_student
+from flowstill.policies.flow import FlowPolicy
+from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
@@ -44,10 +45,9 @@ def distill(task: Any, context: ChildContext) -> Result:
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_smolvla(teacher_folder, device=device)
+    policy = load_flow_policy(teacher_folder, device=device)
     frames = load_frames(dataset_folder, spec.dataset, policy)
-    student = make_student(
-        policy,
+    student = policy.make_student(
         draws=spec.student.draws,
         neighbours=spec.student.draw_neighbours,
         action_steps=spec.student.action_steps,
@@ -69,8 +69,8 @@ def distill(task: Any, context: ChildContext) -> Result:
 def train(
     spec: DistillJobSpec,
     key: str,
-    teacher: SmolVLAFlow,
-    student: SmolVLAFlow,
+    teacher: FlowPolicy,
+    student: FlowPolicy,
     frames: Frames,
     context: ChildContext,
 ) -> Trainer:
@@ -87,7 +87,7 @@ def train(
     return trainer
 
 
-def _bank(spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, context: ChildContext) -> Bank:
+def _bank(spec: DistillJobSpec, key: str, teacher: FlowPolicy, frames: Frames, context: ChildContext) -> Bank:
     plan = BankPlan(
         size=spec.method.bank_size,
         steps=spec.method.target_steps,

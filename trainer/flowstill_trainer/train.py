@@ -12,8 +12,7 @@ from torch import Tensor
 
 from flowstill.api.distilljob import Method, Training
 from flowstill.errors import Interrupted, NonFiniteLoss
-from flowstill.policies.flow import time_law
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy, time_law
 from flowstill_trainer.bank import Bank, jitter_noise
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
@@ -51,7 +50,7 @@ class Batch:
     prefix: Prefix | None
     samples: Samples
 
-    def encode(self, policy: SmolVLAFlow) -> Prefix:
+    def encode(self, policy: FlowPolicy) -> Prefix:
         """The prefix of all rows, by at most one pass of the VLM."""
         parts = [] if self.observations is None else [policy.encode_prefix(self.observations)]
         parts += [] if self.prefix is None else [self.prefix]
@@ -64,7 +63,7 @@ class Batches:
 
     frames: Frames
     bank: Bank | None
-    policy: SmolVLAFlow
+    policy: FlowPolicy
     method: Method
     training: Training
 
@@ -108,8 +107,7 @@ class Batches:
             nothing = torch.zeros((0, policy.chunk_size, policy.padded_action_dim), device=policy.device)
             return None, nothing, torch.zeros(nothing.shape[:2], dtype=torch.bool)
         action_BHA, valid_BH = self.frames.chunks(frame_B)
-        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA})
-        batch["observation.state"] = batch["observation.state"] + jitter_BS.to(policy.device)
+        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA}, jitter_BS)
         return batch, policy.prepare_action(batch)[:flow], valid_BH[:flow]
 
 
@@ -122,7 +120,7 @@ class Trainer:
     """
 
     def __init__(
-        self, student: SmolVLAFlow, teacher: SmolVLAFlow, batches: Batches, checkpoints: CheckpointFolder
+        self, student: FlowPolicy, teacher: FlowPolicy, batches: Batches, checkpoints: CheckpointFolder
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
         self.training, method = batches.training, batches.method
