@@ -19,6 +19,7 @@ KNOWN_STEPS = {
     "smolvla_new_line_processor",
     "pi0_new_line_processor",
     "pi05_prepare_state_tokenizer_processor_step",
+    "flowstill_stateless_prompt",
     "tokenizer_processor",
     "flowstill_tokenizer",
     "device_processor",

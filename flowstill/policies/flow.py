@@ -34,6 +34,7 @@ class FlowPolicy(Protocol):
         draws: K as it is used.
         neighbours: neighbours that count for the density of a draw.
         multi_step: whether more than one step is meaningful.
+        state_out: whether its prompt lacks the state that its teacher's has, so that their prefixes differ.
         token_length: tokens of the longest prompt.
         fixed_length: whether every prompt has that many, padding included.
     """
@@ -52,6 +53,7 @@ class FlowPolicy(Protocol):
     draws: int
     neighbours: int
     multi_step: bool
+    state_out: bool
     token_length: int
     fixed_length: bool
 
@@ -91,7 +93,9 @@ class FlowPolicy(Protocol):
         """Names and parameters that distillation changes; everything else is frozen by this call."""
         ...
 
-    def make_student(self, *, draws: int, neighbours: int, action_steps: int | None, multi_step: bool) -> "FlowPolicy":
+    def make_student(
+        self, *, draws: int, neighbours: int, action_steps: int | None, multi_step: bool, state_out: bool = False
+    ) -> "FlowPolicy":
         """A student that starts as this teacher."""
         ...
 

@@ -27,6 +27,7 @@ class LeRobotFlow(ABC):
         student_type: the plugin's type.
         steps_option: the configuration's name for the number of denoising steps.
         trained_parts: beginnings of the names that distillation changes.
+        offers_state_out: whether a student can take its state out of the prompt.
         preprocessor: from raw observations and actions to the network's.
         postprocessor: from normalised actions to the robot's units.
     """
@@ -35,6 +36,7 @@ class LeRobotFlow(ABC):
     student_type: ClassVar[str]
     steps_option: ClassVar[str]
     trained_parts: ClassVar[tuple[str, ...]]
+    offers_state_out: ClassVar[bool] = False
 
     def __init__(self, policy: Any, preprocessor: Any, postprocessor: Any) -> None:
         self.policy, self.preprocessor, self.postprocessor = policy.eval(), preprocessor, postprocessor
@@ -52,6 +54,7 @@ class LeRobotFlow(ABC):
         self.draws: int = config.draws if self.is_student else 1
         self.neighbours: int = config.draw_neighbours if self.is_student else 3
         self.multi_step: bool = config.multi_step if self.is_student else True
+        self.state_out: bool = self.is_student and self.offers_state_out and config.state_out
         tokenizer = tokenizer_step(preprocessor)
         self.token_length: int = config.tokenizer_max_length
         self.fixed_length: bool = tokenizer.padding == "max_length"
@@ -75,6 +78,10 @@ class LeRobotFlow(ABC):
     def rename(cls, policy: Any, stored: dict[str, Stored]) -> dict[str, Stored]:
         """LeRobot's own remapping of a file's names."""
         return stored
+
+    def without_state(self, pipeline: Any) -> Any:
+        """The preprocessor of a state-out student, whose prompt does not hold the state."""
+        raise NotImplementedError
 
     @abstractmethod
     def prepared(self, batch: Mapping[str, Any]) -> Prepared:
@@ -164,12 +171,20 @@ class LeRobotFlow(ABC):
         self.preprocessor.save_pretrained(folder)
         self.postprocessor.save_pretrained(folder)
 
-    def make_student(self, *, draws: int, neighbours: int, action_steps: int | None, multi_step: bool) -> Self:
+    def make_student(
+        self, *, draws: int, neighbours: int, action_steps: int | None, multi_step: bool, state_out: bool = False
+    ) -> Self:
         """A student that starts as this teacher. What stays frozen is one module, shared by both.
 
         Raises:
-            UserError: ``action_steps`` is longer than the chunk.
+            UserError: ``action_steps`` is longer than the chunk, or the state is not in this policy's prompt.
         """
+        if state_out and not self.offers_state_out:
+            raise UserError(
+                f"the state of {self.teacher_type} is not in its prompt, so it cannot be taken out of it; "
+                "leave stateOut false",
+                field="spec.student.stateOut",
+            )
         steps = action_steps or self.action_steps
         if steps > self.chunk_size:
             raise UserError(
@@ -179,7 +194,7 @@ class LeRobotFlow(ABC):
         config = self.policy.config
         values = {f.name: copy.deepcopy(getattr(config, f.name)) for f in fields(config) if f.init}
         values |= {"draws": draws, "draw_neighbours": neighbours, "multi_step": multi_step, self.steps_option: 1}
-        values["n_action_steps"] = steps
+        values |= {"n_action_steps": steps} | ({"state_out": True} if state_out else {})
         kind = self.policy_class(self.student_type)
         with torch.device("meta"):  # its tensors are the teacher's: no second model in memory
             policy = kind(kind.config_class(**values))
@@ -188,7 +203,10 @@ class LeRobotFlow(ABC):
             torch.manual_seed(0)  # what is new depends on nothing that was drawn before
             policy.model.add_parts()
         policy.to(self.device)
-        return type(self)(policy, embed_tokenizer(self.preprocessor), copy.deepcopy(self.postprocessor))
+        preprocessor = embed_tokenizer(self.preprocessor)
+        if state_out:
+            preprocessor = self.without_state(preprocessor)
+        return type(self)(policy, preprocessor, copy.deepcopy(self.postprocessor))
 
 
 def _adopt(student: nn.Module, teacher: nn.Module, path: str, trained: tuple[str, ...]) -> None:

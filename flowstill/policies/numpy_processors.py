@@ -40,9 +40,17 @@ def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, 
 def state_prompts(tasks: Sequence[str], state_BS: Floats) -> list[str]:
     """π0.5's prompts: each instruction with its normalised state in 256 bins of [−1, 1]."""
     bins_BS = np.digitize(state_BS, bins=np.linspace(-1, 1, 257)[:-1]) - 1
-    cleaned = [task.strip().replace("_", " ").replace("\n", " ") for task in tasks]
     states = [" ".join(map(str, bins)) for bins in bins_BS.tolist()]
-    return [f"Task: {task}, State: {state};\nAction: " for task, state in zip(cleaned, states, strict=True)]
+    return [f"Task: {_clean(task)}, State: {state};\nAction: " for task, state in zip(tasks, states, strict=True)]
+
+
+def stateless_prompts(tasks: Sequence[str]) -> list[str]:
+    """The prompts of a state-out student."""
+    return [f"Task: {_clean(task)};\nAction: " for task in tasks]
+
+
+def _clean(task: str) -> str:
+    return task.strip().replace("_", " ").replace("\n", " ")
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,8 @@ class NumpyProcessors:
             return data | {"task": [t if t.endswith("\n") else f"{t}\n" for t in data["task"]]}
         if step.name == "pi05_prepare_state_tokenizer_processor_step":
             return data | {"task": state_prompts(data["task"], data["observation.state"])}
+        if step.name == "flowstill_stateless_prompt":
+            return data | {"task": stateless_prompts(data["task"])}
         if step.name == "flowstill_tokenizer":
             return data | _tokenize(self._tokenizers[step.name], data["task"])
         if step.name == "normalizer_processor":

@@ -39,11 +39,12 @@ def store(request, tmp_path_factory):
     return Store(root, request.param)
 
 
-def write_spec(folder, **training):
+def write_spec(folder, student=None, **training):
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": "store://datasets/tiny"},
+        "student": student or {},
         "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5},
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
         | training,
@@ -148,3 +149,14 @@ def test_a_wrong_teacher_is_the_users_error(store, tmp_path):
     code, result = finish(folder, store)
     assert (code, result["outcome"], result["reason"]) == (65, "UserError", "TeacherRejected")
     assert "spec.teacher" in result["message"]
+
+
+@pytest.mark.long
+def test_state_out_is_for_policies_with_the_state_in_their_prompt(store, tmp_path):
+    code, result = finish(write_spec(tmp_path / "out", student={"stateOut": True}), store)
+    if store.kind != "pi05":
+        assert (code, result["outcome"]) == (65, "UserError")
+        assert "spec.student.stateOut" in result["message"]
+        return
+    assert (code, result["outcome"]) == (0, "Succeeded"), result
+    assert json.loads((artifact(store, result) / "policy" / "config.json").read_text())["state_out"] is True

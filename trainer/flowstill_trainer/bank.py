@@ -35,7 +35,7 @@ class Bank:
         noise_NHD: where each rollout started.
         chunk_NHD: where it ended.
         jitter_NS: what was added to the normalised state that the teacher saw; the student sees the same.
-        prefix: of every observation, where they fit in memory: they never change.
+        prefix: the student's of every observation, where they fit in memory: they never change.
     """
 
     frame_N: Tensor
@@ -63,10 +63,10 @@ def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator)
 
 
 def make_bank(
-    folder: Path, plan: BankPlan, teacher: FlowPolicy, frames: Frames,
+    folder: Path, plan: BankPlan, teacher: FlowPolicy, student: FlowPolicy, frames: Frames,
     progress: Callable[[int, int], None], stopped: Callable[[], bool],
 ) -> Bank:  # fmt: skip
-    """Compute what is missing of the bank, part by part.
+    """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
@@ -89,19 +89,19 @@ def make_bank(
         parts.append(part)
         progress(min(start + PART, plan.size), plan.size)
     bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
-    return replace(bank, prefix=_prefixes(bank, plan, teacher, frames))
+    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
 
 
-def _prefixes(bank: Bank, plan: BankPlan, teacher: FlowPolicy, frames: Frames) -> Prefix | None:
+def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -> Prefix | None:
     """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
-    if len(frames.tasks) > 1 and not teacher.fixed_length:
+    if len(frames.tasks) > 1 and not student.fixed_length:
         return None
     found: list[Prefix] = []
     for first in range(0, plan.size, BATCH):
         rows = slice(first, first + BATCH)
-        batch = teacher.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
+        batch = student.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
         with plan.autocast():
-            found.append(teacher.encode_prefix(batch))
+            found.append(student.encode_prefix(batch))
         if found[0].size_in_bytes() * plan.size / len(bank.frame_N[:BATCH]) > PREFIX_LIMIT:
             return None
     return concatenate(found)

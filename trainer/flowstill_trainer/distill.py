@@ -52,6 +52,7 @@ def distill(task: Any, context: ChildContext) -> Result:
         neighbours=spec.student.draw_neighbours,
         action_steps=spec.student.action_steps,
         multi_step=spec.method.mix_ratio < 1,
+        state_out=spec.student.state_out,
     )
     trainer = train(spec, key, policy, student, frames, context)
     context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
@@ -75,8 +76,8 @@ def train(
     context: ChildContext,
 ) -> Trainer:
     """The bank, if there is one, and the training loop."""
-    bank = _bank(spec, key, teacher, frames, context) if spec.method.bank_size else None
-    batches = Batches(frames, bank, student, spec.method, spec.training)
+    bank = _bank(spec, key, teacher, student, frames, context) if spec.method.bank_size else None
+    batches = Batches(frames, bank, student, teacher, spec.method, spec.training)
     checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
     trainer = Trainer(student, teacher, batches, checkpoints)
 
@@ -87,7 +88,9 @@ def train(
     return trainer
 
 
-def _bank(spec: DistillJobSpec, key: str, teacher: FlowPolicy, frames: Frames, context: ChildContext) -> Bank:
+def _bank(
+    spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext
+) -> Bank:
     plan = BankPlan(
         size=spec.method.bank_size,
         steps=spec.method.target_steps,
@@ -101,7 +104,7 @@ def _bank(spec: DistillJobSpec, key: str, teacher: FlowPolicy, frames: Frames, c
     def report(done: int, total: int) -> None:
         context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
 
-    return make_bank(context.work / "bank", plan, teacher, frames, report, context.stop.is_set)
+    return make_bank(context.work / "bank", plan, teacher, student, frames, report, context.stop.is_set)
 
 
 def _read(source: Source, field: str) -> tuple[Path, StatusRef]:

@@ -44,11 +44,12 @@ def spread(x_BNF: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)`` from ``draws`` noises."""
+    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)`` from ``draws`` noises and ``policy``'s prefix."""
 
     name: str
     draws: int
     sample: Sampler
+    policy: FlowPolicy
 
 
 def arms(teacher: FlowPolicy, student: FlowPolicy, teacher_steps: int) -> list[Arm]:
@@ -66,11 +67,11 @@ def arms(teacher: FlowPolicy, student: FlowPolicy, teacher_steps: int) -> list[A
         )[0]
         return chunk_BHD
 
-    found = [Arm("teacher@10", 1, teacher_at(teacher_steps))]
-    found += [Arm(f"teacher@{steps}", 1, teacher_at(steps)) for steps in (4, 2, 1)]
-    found.append(Arm("student", 1, student_chunk))
+    found = [Arm("teacher@10", 1, teacher_at(teacher_steps), teacher)]
+    found += [Arm(f"teacher@{steps}", 1, teacher_at(steps), teacher) for steps in (4, 2, 1)]
+    found.append(Arm("student", 1, student_chunk, student))
     if student.draws > 1:
-        found.append(Arm("student-draws", student.draws, student_chunk))
+        found.append(Arm("student-draws", student.draws, student_chunk, student))
     return found
 
 
@@ -81,12 +82,14 @@ def measure(
     count = min(OBSERVATIONS, len(frames.held_out_V))
     index_B = frames.held_out_V[Order(seed, "fidelity", len(frames.held_out_V)).take(0, count)]
     with torch.no_grad():
-        prefix = teacher.encode_prefix(teacher.preprocess(frames.observations(index_B)))
+        observations = frames.observations(index_B)
+        theirs = teacher.encode_prefix(teacher.preprocess(observations))
+        ours = student.encode_prefix(student.preprocess(observations)) if student.state_out else theirs
         every = arms(teacher, student, teacher_steps)
-        reference = _samples(every[0], prefix, student, seed, "reference")
+        reference = _samples(every[0], theirs, student, seed, "reference")
         results = []
         for arm in every:
-            samples = _samples(arm, prefix, student, seed, arm.name)
+            samples = _samples(arm, ours if arm.policy is student else theirs, student, seed, arm.name)
             relative = spread(samples) / max(spread(reference), 1e-9)
             results.append(Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative))
     return results

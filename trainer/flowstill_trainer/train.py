@@ -44,11 +44,14 @@ class Batch:
         observations: preprocessed observations of the first rows; None when every prefix is known.
         prefix: of the remaining rows, where it is known already.
         samples: noise, times and targets of all rows.
+        teacher_observations: the jumps' rows as the teacher sees them; None where its prefix is the student's, or
+            is not needed.
     """
 
     observations: dict[str, Any] | None
     prefix: Prefix | None
     samples: Samples
+    teacher_observations: dict[str, Any] | None = None
 
     def encode(self, policy: FlowPolicy) -> Prefix:
         """The prefix of all rows, by at most one pass of the VLM."""
@@ -64,6 +67,7 @@ class Batches:
     frames: Frames
     bank: Bank | None
     policy: FlowPolicy
+    teacher: FlowPolicy
     method: Method
     training: Training
 
@@ -98,7 +102,13 @@ class Batches:
                 prefix, frame_B, jitter_BS = bank.prefix[jump_C.to(to)], frame_F, jitter_BS[:flow]
         observations, action_FHD, valid_FH = self._observe(frame_B, jitter_BS, flow)
         samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
-        return Batch(observations, prefix, samples)
+        return Batch(observations, prefix, samples, self._as_teacher(frame_B[flow:], jitter_BS[flow:]))
+
+    def _as_teacher(self, frame_C: Tensor, jitter_CS: Tensor) -> dict[str, Any] | None:
+        """The same observations with the same jitter through the teacher's processor, where that gives others."""
+        if self.bank is not None or not self.policy.state_out or len(frame_C) == 0:
+            return None
+        return self.teacher.preprocess(self.frames.observations(frame_C), jitter_CS)
 
     def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
         """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
@@ -124,7 +134,9 @@ class Trainer:
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
         self.training, method = batches.training, batches.method
-        self.method = SnapFlow(method.target_steps, method.mix_ratio, method.consistency_weight)
+        self.method = SnapFlow(
+            method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
+        )
         self.parameters: dict[str, Tensor] = dict(student.trained())
         config = student.policy.config
         self.optimizer = torch.optim.AdamW(
@@ -167,7 +179,9 @@ class Trainer:
         teacher = self.teacher if self.method.needs_teacher else None
         with autocast(self.training, self.student.device):
             prefix = batch.encode(self.student)
-            loss = self.method.loss(self.student, teacher, prefix, batch.samples).total
+            seen = batch.teacher_observations
+            other = None if seen is None else self.teacher.encode_prefix(seen)
+            loss = self.method.loss(self.student, teacher, prefix, batch.samples, other).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)

@@ -15,9 +15,11 @@ class FlowstillPI05Config(OneStepOptions, PI05Config):  # type: ignore[misc]
 
     Attributes:
         num_inference_steps: 1: a student needs one function evaluation. More is refused unless ``multi_step``.
+        state_out: the state is a token at the head of the expert's suffix, and not in the prompt.
     """
 
     num_inference_steps: int = 1
+    state_out: bool = False
 
     def __post_init__(self) -> None:
         """Refuse combinations that were never trained."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lerobot.policies.common.vla_utils import resize_with_pad, resize_with_pad_torch
+from lerobot_policy_flowstill.stateless_prompt import stateless_prompt
 
 from flowstill.errors import UserError
 from flowstill.policies import numpy_images, numpy_processors
@@ -161,6 +162,7 @@ def test_state_prompts_are_lerobots():
     }
     theirs = Pi05PrepareStateTokenizerProcessorStep()(transition)[TransitionKey.COMPLEMENTARY_DATA]["task"]
     assert numpy_processors.state_prompts(tasks, state) == theirs
+    assert numpy_processors.stateless_prompts(tasks) == [stateless_prompt(task) for task in tasks]
 
 
 @pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES", "QUANTILE10", "IDENTITY"])

@@ -26,8 +26,8 @@ def trainer(tiny, folder, *, method=METHOD, training=TRAINING, inputs="a"):
     bank = None
     if method.bank_size:
         plan = BankPlan(method.bank_size, 3, 0.05, 0, "a", lambda: autocast(training, teacher.device))
-        bank = make_bank(folder / "bank", plan, teacher, frames, lambda *_: None, lambda: False)
-    batches = Batches(frames, bank, student, method, training)
+        bank = make_bank(folder / "bank", plan, teacher, student, frames, lambda *_: None, lambda: False)
+    batches = Batches(frames, bank, student, teacher, method, training)
     return Trainer(student, teacher, batches, CheckpointFolder(folder / "checkpoints", inputs, 2))
 
 
@@ -153,7 +153,9 @@ def test_an_interrupted_bank_continues_and_is_the_same(tiny, tmp_path, monkeypat
 
     def make(folder, stopped=lambda: False):
         done = []
-        return make_bank(folder, plan, teacher, frames, lambda now, _: done.append(now), stopped), done
+        return make_bank(
+            folder, plan, teacher, tiny.student(teacher), frames, lambda now, _: done.append(now), stopped
+        ), done
 
     whole, all_done = make(tmp_path / "whole")
     calls = iter(range(100))
