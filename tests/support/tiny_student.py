@@ -10,15 +10,15 @@ from tests.support import tiny_smolvla
 
 def publish_student(root: Path, *, draws: int = 8) -> StatusRef:
     """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``."""
-    from flowstill.policies.smolvla import load_smolvla, make_student
+    from flowstill.policies.registry import load_flow_policy
     from flowstill.policies.torch_runner import tensors
     from flowstill_trainer.export import export
 
     teacher = tiny_smolvla.write_teacher(root / "teacher")
     ref = push(teacher, "store://teachers/tiny")
-    flow = make_student(load_smolvla(teacher), draws=draws, neighbours=3, action_steps=None, multi_step=True)
+    flow = load_flow_policy(teacher).make_student(draws=draws, neighbours=3, action_steps=None, multi_step=True)
     flow.save(root / "student" / "policy")
-    batch = flow.preprocess(tensors(tiny_smolvla.observations(2)))
+    batch = flow.preprocess(tensors(tiny_smolvla.observations(8)))
     export(flow, batch, root / "student" / "onnx" / "student.onnx")
     properties = StudentProperties(
         policy_type="flowstill_smolvla",

@@ -19,7 +19,7 @@ from torch import Tensor
 from flowstill.api.distilljob import Dataset
 from flowstill.artifacts.atomic import is_full
 from flowstill.errors import DatasetRejected
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -98,7 +98,7 @@ class Frames:
         return self.action_NA[torch.minimum(wanted_BH, last_B1)], wanted_BH <= last_B1
 
 
-def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
+def load_frames(folder: Path, spec: Dataset, policy: FlowPolicy) -> Frames:
     """Open the dataset and check that it fits the policy.
 
     Raises:
@@ -173,7 +173,7 @@ def check_info(folder: Path, spec: Dataset) -> None:
         )
 
 
-def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow) -> dict[str, str]:
+def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: FlowPolicy) -> dict[str, str]:
     """The dataset's feature names → the policy's, for those that the policy uses.
 
     Raises:
