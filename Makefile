@@ -1,10 +1,11 @@
 # A fresh Debian machine with Python 3.12 needs nothing but these targets.
 export HF_HUB_OFFLINE := 1
+export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONWARNINGS ?= ignore::DeprecationWarning
 BIN := .venv/bin
 QUICKSTART := examples/quickstart
 
-.PHONY: help setup demo test test-more lint unit local cluster lock clean
+.PHONY: help setup demo test test-more lint unit local cluster images lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed 's/:.*##/\t/'
@@ -18,7 +19,8 @@ demo: setup      ## distil, prove and roll out the quickstart on this machine, n
 	$(BIN)/flowstill run $(QUICKSTART)/distilljob.yaml $(QUICKSTART)/studentrollout.yaml
 
 test: lint       ## all the tests, the way CI runs them
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest tests/unit tests/local -n 2 --dist loadfile -m "not long and not gpu"
+	$(BIN)/pytest tests/cluster -m "not long and not gpu"
 
 test-more: setup ## the long ones too
 	$(BIN)/pytest -m "not gpu"
@@ -37,6 +39,9 @@ local: setup     ## the chain with processes
 
 cluster: setup   ## a real control plane, and real containers
 	$(BIN)/pytest tests/cluster -m "not long"
+
+images:          ## the three container images (REGISTRY=, TAG=, BASE_IMAGE=, BUILDER=podman|buildah|docker)
+	@scripts/images.sh
 
 lock: setup      ## renew requirements.lock
 	scripts/lock.sh

@@ -31,9 +31,9 @@ def work(repeats: int) -> None:
 
     import torch
 
-    from flowstill.policies.smolvla import load_smolvla
+    from flowstill.policies.registry import load_flow_policy
 
-    teacher = load_smolvla(TEACHER)
+    teacher = load_flow_policy(TEACHER)
     batch = teacher.preprocess(
         {
             "observation.state": torch.zeros(ROLLOUTS, teacher.state_dim),

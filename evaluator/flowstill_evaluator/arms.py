@@ -50,17 +50,31 @@ class Arm:
         return f"{self.uri}@{self.digest}"
 
     def open(self, provider: Provider, threads: int | None = None, draws: int | None = None) -> Runner:
-        """Load the policy; ``draws`` replaces the arm's own."""
+        """Load the policy; ``draws`` replaces the arm's own.
+
+        Raises:
+            UserError: it cannot be loaded; the message names the field and the arm.
+        """
         from flowstill.policies.loading import load_policy
 
-        return load_policy(
-            self.reference,
-            runtime=self.runtime,
-            steps=self.steps,
-            draws=draws or self.draws,
-            threads=threads,
-            provider=provider,
-        )
+        try:
+            return load_policy(
+                self.reference,
+                runtime=self.runtime,
+                steps=self.steps,
+                draws=draws or self.draws,
+                threads=threads,
+                provider=provider,
+            )
+        except UserError as error:
+            raise UserError(f"{self.uri} (arm {self.name}): {error}", field=self.field, reason=error.reason) from error
+
+    @property
+    def field(self) -> str:
+        """The field of the spec that names the policy."""
+        if self.name == OTHER_BASELINE:
+            return "spec.baseline"
+        return "spec.student" if self.name in (ONE_DRAW, ALL_DRAWS) else "spec.teacher"
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,10 @@ def read_student(task: StudentTask) -> StudentProperties:
         ArtifactError: it cannot be read, differs from its digest, or is no student.
     """
     folder = fetch(task.student, "spec.student")
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError as error:
+        raise ArtifactError(f"{task.student.uri}: {error}", field="spec.student.uri") from error
     properties = manifest.properties
     if not isinstance(properties, StudentProperties):
         raise ArtifactError(

@@ -17,7 +17,7 @@ from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Runner
 from flowstill.policies.noise import episode_noise
-from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, pick_provider, read_student, resolve
+from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, compare, pick_provider, read_student, resolve
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
@@ -127,6 +127,7 @@ def run(task: ParityTask | DatasetParityTask, context: ChildContext) -> Result:
 
 def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
+    compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
     rename_map = dict(evaluation.rename_map)
     sentences = instructions(evaluation.suite, evaluation.tasks)

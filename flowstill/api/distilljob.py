@@ -42,6 +42,9 @@ class Student(Model):
     action_steps: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Steps of a chunk that are executed; default: the teacher's n_action_steps."
     )
+    state_out: Annotated[
+        bool, Field(description="π0.5 only: the state is an input of its own and not part of the prompt.")
+    ] = False
 
     @model_validator(mode="after")
     def _draws_are_usable(self) -> "Student":

@@ -15,11 +15,22 @@ from flowstill.errors import StorageFull
 PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_QUOTED = tuple(os.strerror(number) for number in _FULL)
 
 
-def is_full(error: OSError) -> bool:
-    """Whether the error means that the disk or the quota is full."""
-    return error.errno in _FULL
+def is_full(error: BaseException) -> bool:
+    """Whether the error, or what it came from, means that the disk or the quota is full.
+
+    Safetensors and Arrow raise classes of their own that only quote the operating system.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in _FULL:
+            return True
+        if any(quoted in str(found) for quoted in _QUOTED):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 @contextmanager
@@ -27,10 +38,14 @@ def storage_full(what: str, where: Path) -> Iterator[None]:
     """Turn a full disk into :class:`StorageFull` that says what did not fit where."""
     try:
         yield
-    except OSError as error:
+    except StorageFull:
+        raise
+    except Exception as error:
         if not is_full(error):
             raise
-        raise StorageFull(f"no space left for {what} in {where}: free some, or enlarge the volume") from error
+        raise StorageFull(
+            f"no space left for {what} in {where}: free some, or enlarge the volume; what was done before is kept"
+        ) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -49,12 +49,21 @@ class TensorDescription(Model):
         return dict(zip(("name", "dtype", "shape"), value, strict=True)) if isinstance(value, tuple) else value
 
 
+class GraphParity(Model):
+    """The largest difference of normalised actions between graph and PyTorch at one size of batch."""
+
+    batch: Count
+    draws: Count
+    difference: Annotated[float, Field(ge=0.0)]
+
+
 class OnnxDescription(Model):
-    """The exported graph; ``file`` is a path within the artifact."""
+    """The exported graph; ``file`` is a path within the artifact. ``parity`` was measured at export, on the CPU."""
 
     file: str
     inputs: list[TensorDescription]
     outputs: list[TensorDescription]
+    parity: list[GraphParity] = Field(default_factory=list)
 
 
 class StudentProperties(Model):

@@ -91,14 +91,17 @@ def _guarded(kind: Kind, attempt: Callable[[], Result]) -> Result:
         return _failure(kind, "Interrupted", error.reason, str(error))
     except KeyboardInterrupt:
         return _failure(kind, "Interrupted", Interrupted.reason, "stopped from the keyboard")
-    except OSError as error:
+    except Exception as error:
         if is_full(error):
-            where = f" ({error.filename})" if error.filename else ""
-            message = f"no space left{where}: free some, or enlarge the volume; what was done before is kept"
+            logger.exception("no space left")
+            message = f"no space left{_where(error)}: free some, or enlarge the volume; what was done before is kept"
             return _failure(kind, "UserError", StorageFull.reason, message)
         return _unexpected(kind, error)
-    except Exception as error:
-        return _unexpected(kind, error)
+
+
+def _where(error: Exception) -> str:
+    """The file that did not fit, or what the library said about it."""
+    return f" ({error.filename})" if isinstance(error, OSError) and error.filename else f" ({clip(str(error), 300)})"
 
 
 def _unexpected(kind: Kind, error: Exception) -> Result:

@@ -1,32 +1,34 @@
-"""Reading a LeRobot checkpoint and trusting it only when every tensor is there."""
+"""Reading a LeRobot checkpoint: its files, its configuration and its processors."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
-from safetensors.torch import load_file
 
-import lerobot_policy_flowstill  # noqa: F401  registers the student's type
+import lerobot_policy_flowstill  # noqa: F401  registers the students' types
 from flowstill.errors import TeacherRejected
 
-logger = logging.getLogger(__name__)
-
 WEIGHTS = "model.safetensors"
+TOKENIZER_FOLDER = "tokenizer"
 NEEDED = ("config.json", WEIGHTS, "policy_preprocessor.json", "policy_postprocessor.json")
 KNOWN_STEPS = {
     "rename_observations_processor",
     "to_batch_processor",
     "smolvla_new_line_processor",
+    "pi0_new_line_processor",
+    "pi05_prepare_state_tokenizer_processor_step",
+    "flowstill_stateless_prompt",
     "tokenizer_processor",
     "flowstill_tokenizer",
     "device_processor",
     "normalizer_processor",
     "unnormalizer_processor",
+    "relative_actions_processor",
+    "absolute_actions_processor",
 }
+RELATIVE_STEPS = {"relative_actions_processor", "absolute_actions_processor"}
 
 
 def read_json(path: Path, field: str) -> dict[str, Any]:
@@ -53,118 +55,87 @@ def check_folder(folder: Path, accepted: set[str], field: str) -> str:
             field=field,
         )
     missing = [name for name in NEEDED if not (folder / name).is_file()]
+    kind = None if "config.json" in missing else read_json(folder / "config.json", field).get("type")
+    if "config.json" not in missing and kind not in accepted:
+        raise TeacherRejected(
+            f"the checkpoint is of type {kind!r}; Flowstill distills flow-matching policies of type "
+            f"{', '.join(sorted(accepted))}",
+            field=field,
+        )
     if missing:
         raise TeacherRejected(
             f"{folder} lacks {', '.join(missing)}; give the folder that LeRobot's save_pretrained wrote "
             "(…/checkpoints/last/pretrained_model)",
             field=field,
         )
-    kind = read_json(folder / "config.json", field).get("type")
-    if kind not in accepted:
-        raise TeacherRejected(
-            f"the checkpoint is of type {kind!r}; Flowstill distills flow-matching policies of type "
-            f"{', '.join(sorted(accepted))}",
-            field=field,
-        )
     for name in NEEDED[2:]:
-        for step in read_json(folder / name, field).get("steps", []):
-            if step.get("registry_name") not in KNOWN_STEPS:
-                raise TeacherRejected(
-                    f"{name} has the step {step.get('registry_name') or step.get('class')!r}, which cannot be "
-                    f"reproduced outside LeRobot; known: {', '.join(sorted(KNOWN_STEPS))}",
-                    field=field,
-                )
+        check_steps(name, read_json(folder / name, field).get("steps", []), field)
     return str(kind)
 
 
+def check_steps(name: str, steps: list[dict[str, Any]], field: str) -> None:
+    """That every step of a processor can be reproduced outside LeRobot.
+
+    Raises:
+        TeacherRejected: a step cannot, with its name.
+    """
+    for step in steps:
+        kind = step.get("registry_name")
+        if kind not in KNOWN_STEPS:
+            raise TeacherRejected(
+                f"{name} has the step {kind or step.get('class')!r}, which cannot be reproduced outside LeRobot; "
+                f"known: {', '.join(sorted(KNOWN_STEPS))}",
+                field=field,
+            )
+        if kind in RELATIVE_STEPS and step.get("config", {}).get("enabled", False):
+            raise TeacherRejected(
+                f"{name} has {kind} enabled: LeRobot turns a chunk back with the last state that it saw, which is "
+                "wrong when observations come in batches; train the teacher with use_relative_actions=false",
+                field=field,
+            )
+
+
 def read_config(folder: Path, device: str, field: str) -> Any:
-    """The policy's configuration, its VLM resolved relative to the folder."""
+    """The policy's configuration for ``device``, without what changes how LeRobot computes it."""
     try:
         config = PreTrainedConfig.from_pretrained(folder)
     except Exception as error:  # draccus raises many kinds
         raise TeacherRejected(
             f"{folder}/config.json does not parse ({error}); save it with LeRobot 0.6", field=field
         ) from error
-    if config.adapt_to_pi_aloha:
-        raise TeacherRejected(
-            "adapt_to_pi_aloha rewrites states and actions outside the processors; not supported", field=field
-        )
-    config.vlm_model_name = resolve_vlm(folder, config.vlm_model_name)
-    config.load_vlm_weights = False  # all weights come from the checkpoint
     config.compile_model = False
     config.rtc_config = None
-    config.use_cache = True
     config.device = device
     return config
 
 
-def resolve_vlm(folder: Path, name: str) -> str:
-    """The VLM's folder beside the checkpoint when there is one, else the name as it is (a path or a Hub id)."""
-    for candidate in (folder / name, folder / "vlm"):
-        if candidate.is_dir():
-            return str(candidate.resolve())
-    return name
+def load_processors(folder: Path, config: Any, tokenizer: str | None, field: str) -> tuple[Any, Any]:
+    """The checkpoint's own pre- and postprocessor, on the policy's device.
 
-
-def build(policy_class: Any, config: Any, field: str) -> Any:
-    """The policy with random weights; a VLM that is not there is the user's to bring."""
-    try:
-        return policy_class(config)
-    except OSError as error:
-        raise TeacherRejected(
-            f"the VLM {config.vlm_model_name!r} is neither beside the checkpoint nor cached here ({error}); put its "
-            "config.json, tokenizer and processor_config.json into a folder 'vlm' beside config.json",
-            field=field,
-        ) from error
-
-
-def load_tensors(policy: torch.nn.Module, file: Path, field: str) -> None:
-    """Load every tensor, or refuse: LeRobot itself goes on with random weights where one is missing.
-
-    Raises:
-        TeacherRejected: a tensor is missing, unexpected, misshaped, or not finite.
+    ``tokenizer`` is where the tokenizer is; None: where the processor says, or in a folder beside it.
     """
-    try:
-        stored = load_file(file)
-    except Exception as error:  # safetensors raises its own class for a truncated file
-        raise TeacherRejected(f"{file} is not a readable safetensors file ({error})", field=field) from error
-    expected = policy.state_dict()
-    shared: dict[int, list[str]] = {}
-    for name, tensor in expected.items():
-        shared.setdefault(tensor.data_ptr(), []).append(name)
-    present = {n for names in shared.values() if any(x in stored for x in names) for n in names}
-    misshaped = [n for n, t in stored.items() if n in expected and expected[n].shape != t.shape]
-    problems = {
-        "missing": sorted(expected.keys() - present),
-        "unexpected": sorted(stored.keys() - expected.keys()),
-        "of another shape": sorted(misshaped),
-        "not finite": sorted(n for n, t in stored.items() if t.is_floating_point() and not t.isfinite().all()),
-    }
-    found = [f"{what}: {', '.join(names[:3])} ({len(names)} in all)" for what, names in problems.items() if names]
-    if found:
-        raise TeacherRejected(
-            f"the tensors of {file} are not those of this policy; {'; '.join(found)}. Save the policy with LeRobot 0.6 "
-            "(older ones: lerobot/processor/migrate_policy_normalization.py)",
-            field=field,
-        )
-    cast = [n for n, t in stored.items() if t.dtype != expected[n].dtype]
-    if cast:
-        logger.info("%d tensors are cast to the dtype that the policy computes in, as LeRobot does", len(cast))
-    policy.load_state_dict(stored, strict=False)
-
-
-def load_processors(folder: Path, config: Any, field: str) -> tuple[Any, Any]:
-    """The checkpoint's own pre- and postprocessor, on the policy's device."""
-    present = {step.get("registry_name") for step in read_json(folder / NEEDED[2], field).get("steps", [])}
+    steps = {step.get("registry_name"): step for step in read_json(folder / NEEDED[2], field).get("steps", [])}
     overrides: dict[str, dict[str, Any]] = {}
-    if "tokenizer_processor" in present:
-        overrides["tokenizer_processor"] = {"tokenizer_name": config.vlm_model_name}
-    if "device_processor" in present:
+    if "tokenizer_processor" in steps:
+        named = str(steps["tokenizer_processor"].get("config", {}).get("tokenizer_name"))
+        place = tokenizer or beside(folder, named, TOKENIZER_FOLDER)
+        overrides["tokenizer_processor"] = {"tokenizer_name": place}
+    if "device_processor" in steps:
         overrides["device_processor"] = {"device": str(config.device)}
     try:
         before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
     except Exception as error:  # LeRobot raises many kinds
         raise TeacherRejected(
-            f"the processors of {folder} do not load ({error}); save them with LeRobot 0.6", field=field
+            f"the processors of {folder} do not load ({error}); save them with LeRobot 0.6. A tokenizer that is not "
+            f"cached here belongs into a folder '{TOKENIZER_FOLDER}' beside config.json",
+            field=field,
         ) from error
     return before, after
+
+
+def beside(folder: Path, *names: str) -> str:
+    """The first of these folders that lies in the checkpoint's, else the first name as it is (a path or a Hub id)."""
+    for name in names:
+        if (folder / name).is_dir():
+            return str((folder / name).resolve())
+    return names[0]

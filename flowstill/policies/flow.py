@@ -5,10 +5,11 @@ velocity from t down to s, so ``x_s = x_t − (t − s)·F(x_t, s, t)``; with s 
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lerobot_policy_flowstill.prefix import Prefix
+from lerobot_policy_flowstill.prefix import Prefix, Prepared
 from torch import Tensor
 
 TIME_POWER = 1.5
@@ -16,15 +17,56 @@ TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
 
 class FlowPolicy(Protocol):
-    """A teacher or a student. B observations, H steps, D padded action dimensions."""
+    """A teacher or a student. B observations, K draws, H steps, D padded and A real action dimensions.
 
-    action_dim: int
-    padded_action_dim: int
+    Attributes:
+        policy: LeRobot's policy.
+        policy_type: LeRobot's type of it.
+        is_student: whether it knows a target time.
+        device: where it computes.
+        chunk_size: H.
+        action_steps: steps of a chunk that are executed.
+        action_dim: A.
+        padded_action_dim: D.
+        state_dim: real dimensions of the state.
+        cameras: names of its image features, empty cameras left out.
+        steps: denoising steps as it is used.
+        draws: K as it is used.
+        neighbours: neighbours that count for the density of a draw.
+        multi_step: whether more than one step is meaningful.
+        state_out: whether its prompt lacks the state that its teacher's has, so that their prefixes differ.
+        token_length: tokens of the longest prompt.
+        fixed_length: whether every prompt has that many, padding included.
+    """
+
+    policy: Any
+    policy_type: str
+    is_student: bool
+    device: torch.device
     chunk_size: int
     action_steps: int
+    action_dim: int
+    padded_action_dim: int
+    state_dim: int
+    cameras: tuple[str, ...]
+    steps: int
+    draws: int
+    neighbours: int
+    multi_step: bool
+    state_out: bool
+    token_length: int
+    fixed_length: bool
 
-    def preprocess(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Raw observations and actions through the checkpoint's own processor."""
+    def preprocess(self, batch: Mapping[str, Any], state_noise_BS: Tensor | None = None) -> dict[str, Any]:
+        """Raw observations and actions through the checkpoint's own processor; noise is added to normalised states."""
+        ...
+
+    def prepared(self, batch: Mapping[str, Any]) -> Prepared:
+        """A preprocessed batch as the network takes it."""
+        ...
+
+    def prepare_action(self, batch: Mapping[str, Any]) -> Tensor:
+        """Normalised actions padded to D."""
         ...
 
     def encode_prefix(self, batch: Mapping[str, Any]) -> Prefix:
@@ -33,6 +75,10 @@ class FlowPolicy(Protocol):
 
     def velocity(self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None) -> Tensor:
         """F(x, s, t), fp32; s None means s = t."""
+        ...
+
+    def jump(self, prefix: Prefix, noise_BKHD: Tensor) -> Tensor:
+        """A student's normalised chunks (B, K, H, D), by one call of the expert."""
         ...
 
     def chunk(self, prefix: Prefix, noise_BHD: Tensor, steps: int) -> Tensor:
@@ -44,7 +90,17 @@ class FlowPolicy(Protocol):
         ...
 
     def trained(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and parameters that distillation changes."""
+        """Names and parameters that distillation changes; everything else is frozen by this call."""
+        ...
+
+    def make_student(
+        self, *, draws: int, neighbours: int, action_steps: int | None, multi_step: bool, state_out: bool = False
+    ) -> "FlowPolicy":
+        """A student that starts as this teacher."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a student's checkpoint that LeRobot loads from anywhere, offline."""
         ...
 
 

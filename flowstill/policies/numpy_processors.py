@@ -16,31 +16,9 @@ from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from flowstill.errors import ArtifactError
 from flowstill.policies.interface import Floats, Observations
+from flowstill.policies.numpy_images import ImageRule
 
 Statistics = dict[str, npt.NDArray[Any]]
-
-
-def resize_with_pad(image_BCHW: Floats, height: int, width: int) -> Floats:
-    """Bilinear (half-pixel centres, no antialiasing) to fit, zeros on the left and the top: SmolVLA's convention."""
-    old_height, old_width = image_BCHW.shape[2:]
-    if (old_height, old_width) == (height, width):
-        return image_BCHW
-    ratio = max(old_width / width, old_height / height)
-    inner_height, inner_width = int(old_height / ratio), int(old_width / ratio)
-    resized = _linear(_linear(image_BCHW, 2, inner_height), 3, inner_width)
-    pad = ((0, 0), (0, 0), (max(0, height - inner_height), 0), (max(0, width - inner_width), 0))
-    return np.pad(resized, pad)
-
-
-def _linear(x: Floats, axis: int, size: int) -> Floats:
-    old = x.shape[axis]
-    position = np.maximum((np.arange(size, dtype=np.float32) + 0.5) * np.float32(old / size) - 0.5, 0)
-    low = np.minimum(position.astype(np.int64), old - 1)
-    weight = (position - low).astype(np.float32)
-    weight = weight.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-    below, above = np.take(x, low, axis), np.take(x, np.minimum(low + 1, old - 1), axis)
-    mixed: Floats = below * (1 - weight) + above * weight
-    return mixed
 
 
 def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, inverse: bool) -> npt.NDArray[Any]:
@@ -59,11 +37,31 @@ def transform(x: npt.NDArray[Any], stats: Statistics, mode: str, eps: float, *, 
     return result
 
 
+def state_prompts(tasks: Sequence[str], state_BS: Floats) -> list[str]:
+    """π0.5's prompts: each instruction with its normalised state in 256 bins of [−1, 1]."""
+    bins_BS = np.digitize(state_BS, bins=np.linspace(-1, 1, 257)[:-1]) - 1
+    states = [" ".join(map(str, bins)) for bins in bins_BS.tolist()]
+    return [f"Task: {_clean(task)}, State: {state};\nAction: " for task, state in zip(tasks, states, strict=True)]
+
+
+def stateless_prompts(tasks: Sequence[str]) -> list[str]:
+    """The prompts of a state-out student."""
+    return [f"Task: {_clean(task)};\nAction: " for task in tasks]
+
+
+def _clean(task: str) -> str:
+    return task.strip().replace("_", " ").replace("\n", " ")
+
+
 @dataclass(frozen=True)
 class _Step:
     name: str
     config: dict[str, Any]
     state: Statistics = field(default_factory=dict)
+
+    def is_off(self, name: str) -> bool:
+        """Whether it is this step, and does nothing."""
+        return self.name == name and not self.config.get("enabled", False)
 
     def normalised(self, key: str, x: npt.NDArray[Any], *, inverse: bool) -> npt.NDArray[Any]:
         feature = self.config["features"].get(key)
@@ -96,6 +94,7 @@ class NumpyProcessors:
         length = int(self.config["tokenizer_max_length"])
         self._tokenizers = {s.name: _tokenizer(s, length) for s in self._before if s.name == "flowstill_tokenizer"}
         features = self.config["input_features"]
+        self._images = ImageRule.of(self.config)
         self.image_keys = [k for k, f in features.items() if f["type"] == "VISUAL"]
         self.state_dim = int(features["observation.state"]["shape"][0])
         self.action_dim = int(self.config["output_features"]["action"]["shape"][0])
@@ -116,7 +115,7 @@ class NumpyProcessors:
         pad = self.config["max_state_dim"] - state_BS.shape[1]
         state_BS = np.pad(state_BS, ((0, 0), (0, pad)))
         inputs = {"tokens": data["tokens"], "token_mask": data["token_mask"], "state": state_BS}
-        return inputs | self._images(data, len(state_BS))
+        return inputs | self._images.apply(data, self.image_keys)
 
     def after(self, actions_BHD: Floats) -> Floats:
         """Real dimensions in the robot's units."""
@@ -124,15 +123,19 @@ class NumpyProcessors:
         for step in self._after:
             if step.name == "unnormalizer_processor":
                 actions = step.normalised("action", actions, inverse=True)
-            elif step.name != "device_processor":
+            elif step.name != "device_processor" and not step.is_off("absolute_actions_processor"):
                 raise ArtifactError(f"postprocessor step {step.name!r} is not known here; use runtime='torch'")
         return actions.astype(np.float32)
 
     def _apply(self, step: _Step, data: dict[str, Any]) -> dict[str, Any]:
         if step.name == "rename_observations_processor":
             return {step.config["rename_map"].get(k, k): v for k, v in data.items()}
-        if step.name == "smolvla_new_line_processor":
+        if step.name in {"smolvla_new_line_processor", "pi0_new_line_processor"}:
             return data | {"task": [t if t.endswith("\n") else f"{t}\n" for t in data["task"]]}
+        if step.name == "pi05_prepare_state_tokenizer_processor_step":
+            return data | {"task": state_prompts(data["task"], data["observation.state"])}
+        if step.name == "flowstill_stateless_prompt":
+            return data | {"task": stateless_prompts(data["task"])}
         if step.name == "flowstill_tokenizer":
             return data | _tokenize(self._tokenizers[step.name], data["task"])
         if step.name == "normalizer_processor":
@@ -140,26 +143,9 @@ class NumpyProcessors:
                 k: step.normalised(k, v, inverse=False).astype(np.float32) if k.startswith("observation.") else v
                 for k, v in data.items()
             }
-        if step.name in {"to_batch_processor", "device_processor"}:
+        if step.name in {"to_batch_processor", "device_processor"} or step.is_off("relative_actions_processor"):
             return data
         raise ArtifactError(f"preprocessor step {step.name!r} is not known here; use runtime='torch'")
-
-    def _images(self, data: dict[str, Any], batch: int) -> dict[str, npt.NDArray[Any]]:
-        present = [k for k in self.image_keys if k in data]
-        if not present:
-            raise ArtifactError(f"no camera of the policy is observed ({self.image_keys}); check the rename map")
-        missing = [k for k in self.image_keys if k not in data]
-        target = self.config.get("resize_imgs_with_padding")
-        inputs: dict[str, npt.NDArray[Any]] = {}
-        for number, key in enumerate([*present, *missing[: self.config["empty_cameras"]]]):
-            if key in data:
-                image = data[key] if target is None else resize_with_pad(data[key], target[1], target[0])
-                image = image * np.float32(2.0) - np.float32(1.0)
-            else:
-                image = np.full_like(inputs["image_0"], -1.0)
-            inputs[f"image_{number}"] = np.ascontiguousarray(image)
-            inputs[f"image_mask_{number}"] = np.full(batch, key in data)
-        return inputs
 
 
 def _tokenizer(step: _Step, length: int) -> Tokenizer:

@@ -8,8 +8,9 @@ import torch
 from lerobot_policy_flowstill.draws import densest_chunk
 
 from flowstill.errors import UserError
+from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo
-from flowstill.policies.smolvla import STUDENT_TYPE, TEACHER_TYPE, SmolVLAFlow, load_smolvla
+from flowstill.policies.registry import load_flow_policy
 
 
 class TorchRunner:
@@ -20,15 +21,15 @@ class TorchRunner:
         flow: the policy.
     """
 
-    def __init__(self, flow: SmolVLAFlow, *, steps: int, draws: int, neighbours: int, digest: str) -> None:
-        if flow.is_student and steps > 1 and not flow.policy.config.multi_step:
+    def __init__(self, flow: FlowPolicy, *, steps: int, draws: int, neighbours: int, digest: str) -> None:
+        if steps > 1 and not flow.multi_step:
             raise UserError(
                 "this student was distilled for one step only (mixRatio 1); run it with steps=1",
                 field="steps",
             )
         self.flow, self.neighbours = flow, neighbours
         self.info = RunnerInfo(
-            policy_type=STUDENT_TYPE if flow.is_student else TEACHER_TYPE,
+            policy_type=flow.policy_type,
             runtime="torch",
             providers=(str(flow.device),),
             steps=steps,
@@ -56,14 +57,9 @@ class TorchRunner:
         """From a checkpoint's folder; a teacher takes its own number of steps, a student one."""
         if threads is not None:
             torch.set_num_threads(threads)
-        flow = load_smolvla(folder, device=device, field="policy")
-        config = flow.policy.config
+        flow = load_flow_policy(folder, device=device, field="policy")
         return cls(
-            flow,
-            steps=steps or config.num_steps,
-            draws=draws or (config.draws if flow.is_student else 1),
-            neighbours=config.draw_neighbours if flow.is_student else 3,
-            digest=digest,
+            flow, steps=steps or flow.steps, draws=draws or flow.draws, neighbours=flow.neighbours, digest=digest
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
@@ -73,7 +69,7 @@ class TorchRunner:
         with torch.no_grad():
             prefix = flow.encode_prefix(flow.preprocess(tensors(observations)))
             if flow.is_student and self.info.steps == 1:
-                all_BKHD = flow.policy.model.jump(prefix, noise)
+                all_BKHD = flow.jump(prefix, noise)
             else:
                 many = prefix.repeat(noise.shape[1])
                 all_BKHD = flow.chunk(many, noise.flatten(0, 1), self.info.steps).unflatten(0, noise.shape[:2])

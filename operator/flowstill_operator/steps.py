@@ -38,6 +38,7 @@ class TargetChange:
     env: str
     value: str | None
     annotations: tuple[tuple[str, str], ...]
+    uid: str
     resource_version: str
 
 

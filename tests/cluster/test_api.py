@@ -3,26 +3,22 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.operator_process import installed_crds
 from tests.cluster.resources import DIGEST, distill_job, student_rollout
-
-CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="module")
 def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The control plane with the CRDs applied, and one valid resource of each kind."""
-    control_plane.kubectl("apply", "-f", str(CRDS))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    apply(control_plane, distill_job())
-    apply(control_plane, student_rollout())
-    yield control_plane
-    control_plane.kubectl("delete", "crd", "--all")
+    with installed_crds(control_plane):
+        apply(control_plane, distill_job())
+        apply(control_plane, student_rollout())
+        yield control_plane
 
 
 def apply(plane: ControlPlane, resource: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from flowstill_operator.rollout.promote import TARGET_LABEL
 from tests.cluster.chart import CHART, CRDS, Documents, Release, remove_crds, wait_for_job
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.processes import CommandError, wait_until
+from tests.cluster.operator_process import await_crds
 from tests.cluster.resources import distill_job
 from tests.cluster.test_chart_values import all_changed
 
@@ -65,7 +66,7 @@ def release(control_plane: ControlPlane, notes: list[str]) -> Iterator[Release]:
     remove_crds(control_plane)
     found = Release(control_plane, control_plane.create_namespace("chart"))
     notes.append(found.install())
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", *CRDS, "--timeout=60s")
+    await_crds(control_plane)
     yield found
     found.uninstall()
     remove_crds(control_plane)

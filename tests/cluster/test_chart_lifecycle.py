@@ -19,6 +19,7 @@ from tests.cluster.chart import (
 )
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.processes import CommandError, wait_until
+from tests.cluster.operator_process import await_crds
 from tests.cluster.resources import distill_job
 
 
@@ -48,14 +49,10 @@ def exists(plane: ControlPlane, *what: str) -> bool:
     return found.endswith(",")
 
 
-def established(plane: ControlPlane) -> None:
-    plane.kubectl("wait", "--for=condition=Established", "crd", *CRDS, "--timeout=60s")
-
-
 def test_an_upgrade_changes_the_crds_and_keeps_the_resources(release: Release, tmp_path: Path) -> None:
     plane = release.plane
     release.install()
-    established(plane)
+    await_crds(plane)
     plane.apply(distill_job(namespace=release.namespace))
     newer = tmp_path / "flowstill"
     shutil.copytree(CHART, newer)
@@ -74,7 +71,7 @@ def test_an_upgrade_changes_the_crds_and_keeps_the_resources(release: Release, t
 def test_crds_and_resources_outlive_the_release_unless_told_otherwise(release: Release) -> None:
     plane = release.plane
     release.install()
-    established(plane)
+    await_crds(plane)
     plane.apply(distill_job(namespace=release.namespace))
     release.uninstall()
     for name in CRDS:
@@ -127,7 +124,7 @@ def test_a_namespaced_release_works_there_and_nowhere_else(
     plane, (here, elsewhere) = release.plane, others
     said = release.install(nested({"operator.watchNamespaces": [here]}))
     assert f"works in namespaces {here}." in said
-    established(plane)
+    await_crds(plane)
     assert not exists(plane, "clusterrole", f"{release.fullname}-operator")
     account = f"system:serviceaccount:{release.namespace}:{release.fullname}"
     for namespace, able in ((here, "yes"), (elsewhere, "no"), (release.namespace, "no")):
@@ -154,7 +151,7 @@ def test_a_namespace_that_is_gone_does_not_stop_the_others(
     plane, (gone, here) = release.plane, others
     values = nested({"operator.watchNamespaces": [gone, here]})
     release.install(values)
-    established(plane)
+    await_crds(plane)
     plane.kubectl("delete", "namespace", gone)
     plane.apply(distill_job(namespace=here))
     with release.operator(tmp_path) as operator:
@@ -183,6 +180,6 @@ def test_an_operator_waits_for_crds_that_come_later(release: Release, tmp_path: 
     with release.operator(tmp_path) as operator:
         wait_until("an operator that waits", waits, 60.0, (operator,))
         plane.kubectl("apply", "-f", str(REPOSITORY / "crds"))
-        established(plane)
+        await_crds(plane)
         plane.apply(distill_job(namespace=release.namespace))
         wait_for_job(plane, release.namespace, operator)

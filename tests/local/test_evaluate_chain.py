@@ -13,9 +13,9 @@ import pytest
 
 from flowstill.api.children import Result
 from flowstill.api.fields import StatusRef
-from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
-from flowstill.artifacts.stores import fetch, publish, push
+from flowstill.artifacts.stores import fetch
 from tests.support import tiny_smolvla
+from tests.support.tiny_student import publish_student
 
 EPISODES = 3
 ARMS = ["teacher@10", "student", "student-draws"]
@@ -38,40 +38,7 @@ def student(environment):
     """A student that has learnt nothing, exported and published, and its teacher."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FLOWSTILL_STORE", environment["FLOWSTILL_STORE"])
-    from flowstill.policies.smolvla import load_smolvla, make_student
-    from flowstill.policies.torch_runner import tensors
-    from flowstill_trainer.export import export
-
-    root = Path(environment["ROOT"])
-    folder = tiny_smolvla.write_teacher(root / "teacher")
-    ref = push(folder, "store://teachers/tiny")
-    flow = make_student(load_smolvla(folder), draws=8, neighbours=3, action_steps=None, multi_step=True)
-    flow.save(root / "student" / "policy")
-    batch = flow.preprocess(tensors(tiny_smolvla.observations(2)))
-    export(flow, batch, root / "student" / "onnx" / "student.onnx")
-    properties = StudentProperties(
-        policy_type="flowstill_smolvla",
-        method={"name": "snapflow"},
-        multi_step=True,
-        draws=8,
-        draw_neighbours=3,
-        action_steps=flow.action_steps,
-        chunk_size=flow.chunk_size,
-        action_dim=flow.action_dim,
-        padded_action_dim=flow.padded_action_dim,
-        teacher=ref,
-        teacher_steps=10,
-        dataset=ref,
-        seed=0,
-        inputs_digest=ref.digest,
-        trainer_version="0",
-        versions={},
-        precision="fp32",
-        onnx=OnnxDescription(file="onnx/student.onnx", inputs=[], outputs=[]),
-        parameters=1,
-        training_seconds=0.0,
-    )
-    yield publish(root / "student", "Student", properties)
+    yield publish_student(Path(environment["ROOT"]))
     patch.undo()
 
 

@@ -6,29 +6,45 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_run import Tiny
+from tests.support.tiny_run import Tiny, small
+
+REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A default store with the tiny teacher and dataset."""
+@dataclass(frozen=True)
+class Store:
+    """A default store with a tiny teacher and a dataset."""
+
+    root: Path
+    kind: str
+
+
+OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
+
+
+@pytest.fixture(scope="module", params=["smolvla", *OTHERS])
+def store(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
-    tiny = Tiny(tmp_path_factory.mktemp("tiny"))
+    with small(request.param):
+        tiny = Tiny(tmp_path_factory.mktemp("tiny"), request.param)
     (root / "teachers").mkdir()
     (root / "datasets").mkdir()
     tiny.teacher_folder.rename(root / "teachers" / "tiny")
     tiny.dataset_folder.rename(root / "datasets" / "tiny")
-    return root
+    return Store(root, request.param)
 
 
-def write_spec(folder, **training):
+def write_spec(folder, student=None, **training):
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": "store://datasets/tiny"},
+        "student": student or {},
         "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5},
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
         | training,
@@ -42,18 +58,19 @@ def start(folder, store):
     command = [
         sys.executable,
         "-m",
-        "flowstill_trainer.cli",
+        "tests.support.train_small",
+        store.kind,
         "--spec",
         folder / "spec.json",
         "--output",
         folder,
     ]
     environment = os.environ | {
-        "FLOWSTILL_STORE": f"file://{store}",
+        "FLOWSTILL_STORE": f"file://{store.root}",
         "FLOWSTILL_TERMINATION_LOG": str(folder / "termination"),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(command, env=environment, stderr=(folder / "stderr").open("a"))
+    return subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=(folder / "stderr").open("a"))
 
 
 def finish(folder, store):
@@ -68,7 +85,7 @@ def until_checkpoint(folder, process):
 
 
 def artifact(store, result):
-    return store / "students" / result["student"]["digest"].replace(":", "-")
+    return store.root / "students" / result["student"]["digest"].replace(":", "-")
 
 
 def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
@@ -78,8 +95,12 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["kind"] == "Student"
     assert {f["path"] for f in manifest["files"]} >= {
-        "policy/config.json", "policy/model.safetensors", "policy/vlm/config.json", "onnx/student.onnx",
+        "policy/config.json", "policy/model.safetensors", "policy/policy_preprocessor.json", "onnx/student.onnx",
     }  # fmt: skip
+    assert manifest["properties"]["policyType"] == f"flowstill_{store.kind}"
+    parity = manifest["properties"]["onnx"]["parity"]
+    assert [p["batch"] for p in parity if p["draws"] == 8] == list(range(1, 9))
+    assert all(0 < p["difference"] < 1e-4 for p in parity)
     assert manifest["properties"]["inputsDigest"] == result["inputsDigest"]
     assert [f["name"] for f in result["fidelity"]][-1] == "student-draws"
 
@@ -112,7 +133,7 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     code, result = finish(killed, store)
     assert (code, result["reused"]) == (0, False)
     weights = (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
-    (store / "by-inputs").rename(tmp_path / "forgotten")
+    (store.root / "by-inputs").rename(tmp_path / "forgotten")
     code, whole = finish(write_spec(tmp_path / "whole", **options), store)
     assert (code, whole["reused"]) == (0, False)
     assert (artifact(store, whole) / "policy" / "model.safetensors").read_bytes() == weights
@@ -121,10 +142,21 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
 @pytest.mark.long
 def test_a_wrong_teacher_is_the_users_error(store, tmp_path):
     folder = write_spec(tmp_path / "wrong")
-    (store / "teachers" / "other").mkdir()
-    (store / "teachers" / "other" / "config.json").write_text('{"type": "act"}')
+    (store.root / "teachers" / "other").mkdir()
+    (store.root / "teachers" / "other" / "config.json").write_text('{"type": "act"}')
     text = (folder / "spec.json").read_text().replace("teachers/tiny", "teachers/other")
     (folder / "spec.json").write_text(text)
     code, result = finish(folder, store)
     assert (code, result["outcome"], result["reason"]) == (65, "UserError", "TeacherRejected")
     assert "spec.teacher" in result["message"]
+
+
+@pytest.mark.long
+def test_state_out_is_for_policies_with_the_state_in_their_prompt(store, tmp_path):
+    code, result = finish(write_spec(tmp_path / "out", student={"stateOut": True}), store)
+    if store.kind != "pi05":
+        assert (code, result["outcome"]) == (65, "UserError")
+        assert "spec.student.stateOut" in result["message"]
+        return
+    assert (code, result["outcome"]) == (0, "Succeeded"), result
+    assert json.loads((artifact(store, result) / "policy" / "config.json").read_text())["state_out"] is True

@@ -1,32 +1,34 @@
-"""Teacher, frames and trainers of the tiny SmolVLA, for tests."""
+"""Teacher, frames and trainers of the tiny policies, for tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tests.support import tiny_smolvla
+from tests.support import tiny_openpi, tiny_smolvla
+
+KINDS = ("smolvla", "pi0", "pi05")
 
 
 class Tiny:
     """One teacher and one dataset, made once a session."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.teacher_folder = tiny_smolvla.write_teacher(root / "teacher")
+    def __init__(self, root: Path, kind: str = "smolvla") -> None:
+        self.root, self.kind = root, kind
+        if kind == "smolvla":
+            self.teacher_folder = tiny_smolvla.write_teacher(root / "teacher")
+        else:
+            self.teacher_folder = tiny_openpi.write_teacher(root / "teacher", kind)
         self.dataset_folder = tiny_smolvla.write_dataset(root / "dataset")
 
     def teacher(self) -> Any:
-        from flowstill.policies.smolvla import load_smolvla
+        from flowstill.policies.registry import load_flow_policy
 
-        return load_smolvla(self.teacher_folder)
+        return load_flow_policy(self.teacher_folder)
 
     def student(self, teacher: Any, **options: Any) -> Any:
-        import torch
-
-        from flowstill.policies.smolvla import make_student
-
-        torch.manual_seed(0)
-        return make_student(
-            teacher, **({"draws": 8, "neighbours": 3, "action_steps": None, "multi_step": True} | options)
+        return teacher.make_student(
+            **({"draws": 8, "neighbours": 3, "action_steps": None, "multi_step": True} | options)
         )
 
     def frames(self, teacher: Any) -> Any:
@@ -45,3 +47,10 @@ class Tiny:
         shape = (size, teacher.chunk_size, teacher.action_dim)
         batch["action"] = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         return batch
+
+
+@contextmanager
+def small(kind: str) -> Iterator[None]:
+    """LeRobot builds small networks of this policy."""
+    with nullcontext() if kind == "smolvla" else tiny_openpi.shrunk(kind):
+        yield

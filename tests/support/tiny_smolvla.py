@@ -85,26 +85,32 @@ def write_teacher(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def write_dataset(folder: Path, *, episodes: int = 3, length: int = 12, camera: str = CAMERA) -> Path:
-    """A LeRobotDataset with black images."""
+def write_dataset(
+    folder: Path, *, episodes: int = 3, length: int = 12, camera: str = CAMERA,
+    state_dim: int = STATE_DIM, action_dim: int = ACTION_DIM, first_action: float | None = None,
+) -> Path:  # fmt: skip
+    """A LeRobotDataset with black images; ``first_action`` stands in the first frame in place of random numbers."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     dataset = LeRobotDataset.create(
         repo_id="test/tiny", root=folder, fps=10, use_videos=False,
         features={
-            "observation.state": {"dtype": "float32", "shape": (STATE_DIM,), "names": None},
+            "observation.state": {"dtype": "float32", "shape": (state_dim,), "names": None},
             camera: {"dtype": "image", "shape": (IMAGE, IMAGE, 3), "names": ["height", "width", "channels"]},
-            "action": {"dtype": "float32", "shape": (ACTION_DIM,), "names": None},
+            "action": {"dtype": "float32", "shape": (action_dim,), "names": None},
         },
     )  # fmt: skip
     generator = np.random.default_rng(0)
-    for _ in range(episodes):
-        for _ in range(length):
+    for episode in range(episodes):
+        for frame in range(length):
+            action = generator.normal(size=action_dim).astype(np.float32)
+            if first_action is not None and episode == frame == 0:
+                action[:] = first_action
             dataset.add_frame(
                 {
-                    "observation.state": generator.normal(size=STATE_DIM).astype(np.float32),
+                    "observation.state": generator.normal(size=state_dim).astype(np.float32),
                     camera: np.zeros((IMAGE, IMAGE, 3), np.uint8),
-                    "action": generator.normal(size=ACTION_DIM).astype(np.float32),
+                    "action": action,
                     "task": INSTRUCTION,
                 }
             )

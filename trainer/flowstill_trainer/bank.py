@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.errors import Interrupted
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import write_json, write_tensors
 from flowstill_trainer.randomness import Order, generator
@@ -35,7 +35,7 @@ class Bank:
         noise_NHD: where each rollout started.
         chunk_NHD: where it ended.
         jitter_NS: what was added to the normalised state that the teacher saw; the student sees the same.
-        prefix: of every observation, where they fit in memory: they never change.
+        prefix: the student's of every observation, where they fit in memory: they never change.
     """
 
     frame_N: Tensor
@@ -63,10 +63,10 @@ def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator)
 
 
 def make_bank(
-    folder: Path, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames,
+    folder: Path, plan: BankPlan, teacher: FlowPolicy, student: FlowPolicy, frames: Frames,
     progress: Callable[[int, int], None], stopped: Callable[[], bool],
 ) -> Bank:  # fmt: skip
-    """Compute what is missing of the bank, part by part.
+    """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
@@ -89,20 +89,19 @@ def make_bank(
         parts.append(part)
         progress(min(start + PART, plan.size), plan.size)
     bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
-    return replace(bank, prefix=_prefixes(bank, plan, teacher, frames))
+    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
 
 
-def _prefixes(bank: Bank, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames) -> Prefix | None:
+def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -> Prefix | None:
     """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
-    if len(frames.tasks) > 1 and teacher.policy.config.pad_language_to != "max_length":
+    if len(frames.tasks) > 1 and not student.fixed_length:
         return None
     found: list[Prefix] = []
     for first in range(0, plan.size, BATCH):
         rows = slice(first, first + BATCH)
-        batch = teacher.preprocess(frames.observations(bank.frame_N[rows]))
-        batch["observation.state"] = batch["observation.state"] + bank.jitter_NS[rows].to(teacher.device)
+        batch = student.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
         with plan.autocast():
-            found.append(teacher.encode_prefix(batch))
+            found.append(student.encode_prefix(batch))
         if found[0].size_in_bytes() * plan.size / len(bank.frame_N[:BATCH]) > PREFIX_LIMIT:
             return None
     return concatenate(found)
@@ -120,7 +119,7 @@ def _read(path: Path, count: int) -> dict[str, Tensor] | None:
 
 
 def _roll_out(
-    start: int, count: int, plan: BankPlan, teacher: SmolVLAFlow, frames: Frames,
+    start: int, count: int, plan: BankPlan, teacher: FlowPolicy, frames: Frames,
     progress: Callable[[int, int], None], stopped: Callable[[], bool],
 ) -> dict[str, Tensor]:  # fmt: skip
     order = Order(plan.seed, "bank", len(frames.training_T))
@@ -133,8 +132,7 @@ def _roll_out(
         index_B = frames.training_T[order.take(first, size)]
         noise_BHD = torch.randn((size, teacher.chunk_size, teacher.padded_action_dim), generator=random)
         jitter_BS = jitter_noise(plan.jitter, size, teacher.state_dim, random)
-        batch = teacher.preprocess(frames.observations(index_B))
-        batch["observation.state"] = batch["observation.state"] + jitter_BS.to(teacher.device)
+        batch = teacher.preprocess(frames.observations(index_B), jitter_BS)
         with torch.no_grad(), plan.autocast():
             chunk_BHD = teacher.chunk(teacher.encode_prefix(batch), noise_BHD.to(teacher.device), plan.steps)
         for name, value in (

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flowstill.artifacts.atomic import storage_full
 from flowstill.errors import UserError
 from flowstill_trainer.files import commit_folder, fresh_folder, write_json, write_tensors
 
@@ -48,9 +49,26 @@ class CheckpointFolder:
         self.root, self._inputs, self._keep = root, inputs, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write atomically, then remove the oldest beyond ``keep``."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        temporary = fresh_folder(self.root / ".writing")
+        """Write atomically, then remove the oldest beyond ``keep``.
+
+        Raises:
+            StorageFull: it did not fit; the checkpoints before it are kept, nothing of this one is.
+        """
+        temporary = self.root / ".writing"
+        try:
+            with storage_full("the checkpoint", self.root):
+                fresh_folder(temporary)
+                self._write(checkpoint, temporary)
+                final = self.root / f"step-{checkpoint.step:09d}"
+                commit_folder(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in self._folders()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def _write(self, checkpoint: Checkpoint, folder: Path) -> None:
         parts = {
             "weights": checkpoint.weights,
             "average": checkpoint.average,
@@ -58,20 +76,15 @@ class CheckpointFolder:
         }
         digests = {}
         for name, tensors in parts.items():
-            write_tensors(temporary / f"{name}.safetensors", tensors)
-            digests[name] = _digest(temporary / f"{name}.safetensors")
+            write_tensors(folder / f"{name}.safetensors", tensors)
+            digests[name] = _digest(folder / f"{name}.safetensors")
         state = {
             "step": checkpoint.step,
             "seconds": checkpoint.seconds,
             "inputs": self._inputs,
             "sha256": digests,
         }
-        write_json(temporary / "state.json", state)
-        final = self.root / f"step-{checkpoint.step:09d}"
-        commit_folder(temporary, final)
-        for old in self._folders()[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        return final
+        write_json(folder / "state.json", state)
 
     def latest(self) -> Checkpoint | None:
         """The newest undamaged checkpoint, or None.

@@ -6,6 +6,7 @@ decoded once. Larger image sets, and videos, are read frame by frame through LeR
 
 import hashlib
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from flowstill.api.distilljob import Dataset
+from flowstill.artifacts.atomic import is_full
 from flowstill.errors import DatasetRejected
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -63,6 +65,7 @@ class Frames:
     """The dataset's frames. N frames, H steps a chunk.
 
     Attributes:
+        index_N: the dataset's own number of each frame; the rows here are those of the chosen episodes.
         state_NS: raw states.
         action_NA: raw actions.
         last_N: index of the last frame of each frame's episode.
@@ -72,6 +75,7 @@ class Frames:
         held_out_V: frames of held-out episodes; the training ones when there is a single episode.
     """
 
+    index_N: Tensor
     state_NS: Tensor
     action_NA: Tensor
     last_N: Tensor
@@ -94,7 +98,7 @@ class Frames:
         return self.action_NA[torch.minimum(wanted_BH, last_B1)], wanted_BH <= last_B1
 
 
-def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
+def load_frames(folder: Path, spec: Dataset, policy: FlowPolicy) -> Frames:
     """Open the dataset and check that it fits the policy.
 
     Raises:
@@ -102,12 +106,16 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
     """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    check_info(folder, spec)
     try:
         dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
         features = dataset.meta.features
     except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
+        if is_full(error):
+            raise  # the cache that LeRobot makes of the table did not fit; the dataset may be good
         raise DatasetRejected(
-            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})",
+            f"{folder} does not open as a LeRobotDataset v3; copy it again with all of its files "
+            f"({type(error).__name__}: {error})",
             field="spec.dataset",
         ) from error
     names = check_features(features, spec.rename_map, policy)
@@ -118,9 +126,11 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
     last_N = np.searchsorted(episode_N, episode_N, side="right") - 1
     tasks = dataset.meta.tasks.sort_values("task_index").index.astype(str)
     training, held_out = hold_out(episode_N)
+    index_N = _column(table, "index")[:, 0]
     return Frames(
-        state_NS=torch.from_numpy(_column(table, _original(names, "observation.state"))),
-        action_NA=torch.from_numpy(_column(table, "action")),
+        index_N=torch.from_numpy(index_N),
+        state_NS=_finite(_column(table, _original(names, "observation.state")), "observation.state", index_N),
+        action_NA=_finite(_column(table, "action"), "action", index_N),
         last_N=torch.from_numpy(last_N),
         task_N=torch.from_numpy(_column(table, "task_index")[:, 0].astype(np.int64)),
         tasks=tuple(tasks),
@@ -131,7 +141,39 @@ def load_frames(folder: Path, spec: Dataset, policy: SmolVLAFlow) -> Frames:
     )
 
 
-def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: SmolVLAFlow) -> dict[str, str]:
+def check_info(folder: Path, spec: Dataset) -> None:
+    """That it is a LeRobotDataset v3 with the episodes that are asked for: LeRobot itself goes on without them.
+
+    Raises:
+        DatasetRejected: it is not.
+    """
+    path = folder / "meta" / "info.json"
+    try:
+        info = json.loads(path.read_text())
+        version, total = str(info["codebase_version"]), int(info["total_episodes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetRejected(
+            f"{folder} is no LeRobotDataset v3: {path} cannot be read ({type(error).__name__}: {error}); give the "
+            "folder that holds meta and data",
+            field="spec.dataset",
+        ) from error
+    if not version.startswith("v3."):
+        raise DatasetRejected(
+            f"the dataset is of LeRobot's format {version}, and v3 is read here; convert it with "
+            "python -m lerobot.scripts.convert_dataset_v21_to_v30 (from v2.1)",
+            field="spec.dataset",
+        )
+    if total < 1:
+        raise DatasetRejected("the dataset has no episodes; record some", field="spec.dataset")
+    strangers = [episode for episode in spec.episodes or [] if episode >= total]
+    if strangers:
+        raise DatasetRejected(
+            f"there is no episode {', '.join(map(str, strangers[:8]))}; the dataset has episodes 0 to {total - 1}",
+            field="spec.dataset.episodes",
+        )
+
+
+def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: FlowPolicy) -> dict[str, str]:
     """The dataset's feature names → the policy's, for those that the policy uses.
 
     Raises:
@@ -231,6 +273,22 @@ def _column(table: Any, key: str) -> Any:
     values = column.to_numpy(zero_copy_only=False)
     kind = np.float32 if np.issubdtype(values.dtype, np.floating) else np.int64
     return values.astype(kind).reshape(count, -1)
+
+
+def _finite(values: Any, feature: str, index_N: Any) -> Tensor:
+    """The column, when every number of it is one.
+
+    Raises:
+        DatasetRejected: naming the first frame that is not.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise DatasetRejected(
+            f"{feature} of frame {index_N[bad[0]]} is not finite ({len(bad)} frames in all); repair the dataset, or "
+            "leave its episode out by spec.dataset.episodes",
+            field="spec.dataset",
+        )
+    return torch.from_numpy(values)
 
 
 def _original(names: dict[str, str], wanted: str) -> str:

@@ -1,6 +1,7 @@
 """One DistillJob from its inputs to its published student."""
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.child.context import ChildContext
-from flowstill.policies.smolvla import SmolVLAFlow, load_smolvla, make_student
+from flowstill.errors import TeacherRejected
+from flowstill.policies.flow import FlowPolicy
+from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
@@ -44,23 +47,32 @@ def distill(task: Any, context: ChildContext) -> Result:
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_smolvla(teacher_folder, device=device)
+    policy = load_flow_policy(teacher_folder, device=device)
+    if policy.is_student:
+        raise TeacherRejected(
+            "the checkpoint is a one-step student already; give the teacher that it was distilled from "
+            "(its manifest.json names it)",
+            field="spec.teacher",
+        )
     frames = load_frames(dataset_folder, spec.dataset, policy)
-    student = make_student(
-        policy,
+    student = policy.make_student(
         draws=spec.student.draws,
         neighbours=spec.student.draw_neighbours,
         action_steps=spec.student.action_steps,
         multi_step=spec.method.mix_ratio < 1,
+        state_out=spec.student.state_out,
     )
     trainer = train(spec, key, policy, student, frames, context)
     context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
     fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
     folder = context.work / "student"
-    graph = build_folder(folder, student, frames)
-    logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-    ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    try:
+        graph = build_folder(folder, student, frames)
+        logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
+        ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(key, ref)
     message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
@@ -69,14 +81,14 @@ def distill(task: Any, context: ChildContext) -> Result:
 def train(
     spec: DistillJobSpec,
     key: str,
-    teacher: SmolVLAFlow,
-    student: SmolVLAFlow,
+    teacher: FlowPolicy,
+    student: FlowPolicy,
     frames: Frames,
     context: ChildContext,
 ) -> Trainer:
     """The bank, if there is one, and the training loop."""
-    bank = _bank(spec, key, teacher, frames, context) if spec.method.bank_size else None
-    batches = Batches(frames, bank, student, spec.method, spec.training)
+    bank = _bank(spec, key, teacher, student, frames, context) if spec.method.bank_size else None
+    batches = Batches(frames, bank, student, teacher, spec.method, spec.training)
     checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
     trainer = Trainer(student, teacher, batches, checkpoints)
 
@@ -87,7 +99,9 @@ def train(
     return trainer
 
 
-def _bank(spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, context: ChildContext) -> Bank:
+def _bank(
+    spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext
+) -> Bank:
     plan = BankPlan(
         size=spec.method.bank_size,
         steps=spec.method.target_steps,
@@ -101,7 +115,7 @@ def _bank(spec: DistillJobSpec, key: str, teacher: SmolVLAFlow, frames: Frames, 
     def report(done: int, total: int) -> None:
         context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
 
-    return make_bank(context.work / "bank", plan, teacher, frames, report, context.stop.is_set)
+    return make_bank(context.work / "bank", plan, teacher, student, frames, report, context.stop.is_set)
 
 
 def _read(source: Source, field: str) -> tuple[Path, StatusRef]:

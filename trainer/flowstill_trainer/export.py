@@ -1,19 +1,30 @@
 """The one-step graph in ONNX: preprocessed tensors and noise in, the chosen chunk and every draw out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lerobot_policy_flowstill.prefix import Prepared
 from torch import Tensor, nn
 
+from flowstill.artifacts.manifest import GraphParity
 from flowstill.errors import FlowstillError
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 
 OPSET = 18
 OUTPUTS = ("actions", "all_actions", "index", "density")
 TOLERANCE = 1e-3
+EXAMPLES = 2
+"""Observations that the graph is traced with; 1 would become a constant."""
+CHECKED = 8
+"""Largest batch on which the graph is held against PyTorch."""
+INLINE = 2**30
+"""Bytes of weights up to which a graph is one file; protobuf ends at 2 GiB."""
+
+Inputs = dict[str, Tensor]
 
 
 class ExportFailed(FlowstillError):
@@ -25,19 +36,14 @@ class ExportFailed(FlowstillError):
 class OneStepGraph(nn.Module):  # type: ignore[misc]
     """The student from preprocessed tensors; t = 1 and s = 0 are constants."""
 
-    def __init__(self, student: SmolVLAFlow) -> None:
+    def __init__(self, student: FlowPolicy) -> None:
         super().__init__()
         self.model = student.policy.model
         self.model.fold()
 
-    def forward(
-        self, images: list[Tensor], image_masks: list[Tensor], tokens: Tensor, token_mask: Tensor, state: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    def forward(self, observation: Inputs, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The chosen chunk, all chunks, the choice and the densities."""
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = self.model.sample_all(
-            images, image_masks, tokens, token_mask, state, noise
-        )
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = self.model.sample_all(Prepared.of(observation), noise)
         return found
 
 
@@ -48,83 +54,85 @@ class Graph:
     file: Path
     inputs: list[tuple[str, str, list[int | str]]]
     outputs: list[tuple[str, str, list[int | str]]]
-    difference: float
+    parity: list[GraphParity]
+
+    @property
+    def difference(self) -> float:
+        """The largest difference to PyTorch that was seen."""
+        return max(parity.difference for parity in self.parity)
 
 
-def export(student: SmolVLAFlow, batch: dict[str, Any], file: Path) -> Graph:
-    """Write the graph and hold it against PyTorch on ``batch`` (at least two preprocessed observations).
+def export(student: FlowPolicy, batch: dict[str, Any], file: Path) -> Graph:
+    """Write the graph and hold it against PyTorch on ``batch``, eight preprocessed observations.
 
     Raises:
-        ExportFailed: the largest difference of normalised actions is above 1e-3, or float64 is left in the graph.
+        ExportFailed: normalised actions differ by more than 1e-3, or float64 is left in the graph.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     graph = OneStepGraph(student).eval()
-    images, masks, tokens, token_mask, state = student.prepared(batch)
     # LeRobot builds the prefix's attention mask from a Python list, so the number of tokens is a constant.
-    pad = (0, student.policy.config.tokenizer_max_length - tokens.shape[1])
-    tokens, token_mask = nn.functional.pad(tokens, pad), nn.functional.pad(token_mask, pad)
-    draws = max(2, student.policy.config.draws)
-    noise = torch.randn(
-        (len(state), draws, student.chunk_size, student.padded_action_dim),
-        generator=torch.Generator().manual_seed(0),
-    ).to(student.device)
-    arguments = (images, masks, tokens, token_mask, state, noise)
+    observation = student.prepared(batch).padded_to(student.token_length).named()
+    shape = (student.chunk_size, student.padded_action_dim)
+    example = {name: value[:EXAMPLES] for name, value in observation.items()}
+    noise = torch.zeros((EXAMPLES, max(2, student.draws), *shape), device=student.device)
     size, many = torch.export.Dim("batch"), torch.export.Dim("draws")
-    names = [f"image_{i}" for i in range(len(images))] + [f"image_mask_{i}" for i in range(len(masks))]
     with torch.no_grad():
         program = torch.onnx.export(
             graph,
-            arguments,
+            (example, noise),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[*names, "tokens", "token_mask", "state", "noise"],
+            input_names=[*example, "noise"],
             output_names=list(OUTPUTS),
-            dynamic_shapes=(
-                [{0: size}] * len(images), [{0: size}] * len(masks), {0: size}, {0: size},
-                {0: size}, {0: size, 1: many},
-            ),
+            dynamic_shapes=({name: {0: size} for name in example}, {0: size, 1: many}),
             verbose=False,
-        )  # fmt: skip
-        program.save(str(file), external_data=False)
-    return _check(graph, arguments, file)
+        )
+        weights = sum(p.numel() * p.element_size() for p in graph.parameters())
+        program.save(str(file), external_data=weights > INLINE)
+    return _check(graph, observation, (student.draws, *shape), file)
 
 
-def _check(graph: OneStepGraph, arguments: Any, file: Path) -> Graph:
+def _check(graph: OneStepGraph, observation: Inputs, shape: tuple[int, int, int], file: Path) -> Graph:
     import onnx
     import onnxruntime
 
-    model = onnx.load(str(file))
-    doubles = [v.name for v in model.graph.initializer if v.data_type == onnx.TensorProto.DOUBLE]
+    model = onnx.load(str(file), load_external_data=False)
+    doubles = sorted(set(float64_values(model)))
     if doubles:
-        raise ExportFailed(f"float64 is left in the graph: {doubles[:3]}")
+        raise ExportFailed(f"float64 is left in the graph: {', '.join(doubles[:3])} ({len(doubles)} in all)")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    difference = 0.0
-    for rows, draws in ((slice(None), None), (slice(0, 1), 1)):
-        images, masks, tokens, token_mask, state, noise = arguments
-        cut = (
-            [x[rows] for x in images],
-            [x[rows] for x in masks],
-            tokens[rows],
-            token_mask[rows],
-            state[rows],
-        )
-        part = (*cut, noise[rows, :draws])
+    used = {i.name for i in session.get_inputs()}
+    parity = []
+    for batch, draws in [(1, 1), *((batch, shape[0]) for batch in range(1, CHECKED + 1))]:
+        part = {name: value[:batch] for name, value in observation.items()}
+        noise = torch.randn((batch, draws, *shape[1:]), generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
-            expected = graph(*part)
-        feeds = dict(zip([i.name for i in model.graph.input], _flat(part), strict=True))
-        known = {i.name for i in session.get_inputs()}
-        found = session.run(list(OUTPUTS), {n: v for n, v in feeds.items() if n in known})
-        difference = max(difference, float(np.abs(found[1] - expected[1].cpu().numpy()).max()))
-    if not difference <= TOLERANCE:
-        raise ExportFailed(f"graph and PyTorch differ by {difference:.2e} (limit {TOLERANCE}), normalised actions")
-    return Graph(file, _describe(model.graph.input), _describe(model.graph.output), difference)
+            expected = graph(part, noise.to(part["tokens"].device))[1].cpu().numpy()
+        feeds = {name: value.cpu().numpy() for name, value in (part | {"noise": noise}).items() if name in used}
+        found = session.run(["all_actions"], feeds)[0]
+        parity.append(GraphParity(batch=batch, draws=draws, difference=float(np.abs(found - expected).max())))
+    checked = Graph(file, _describe(model.graph.input), _describe(model.graph.output), parity)
+    if not checked.difference <= TOLERANCE:
+        raise ExportFailed(
+            f"graph and PyTorch differ by {checked.difference:.2e} (limit {TOLERANCE}), normalised actions"
+        )
+    return checked
 
 
-def _flat(arguments: Any) -> list[Any]:
-    found = []
-    for value in arguments:
-        found += [x.cpu().numpy() for x in value] if isinstance(value, list) else [value.cpu().numpy()]
-    return found
+def float64_values(model: Any) -> Iterator[str]:
+    """Names of the values of a graph that are float64, which TensorRT and others refuse."""
+    import onnx
+
+    double = onnx.TensorProto.DOUBLE
+    graph = model.graph
+    yield from (value.name for value in graph.initializer if value.data_type == double)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.elem_type == double:
+            yield value.name
+    for node in graph.node:
+        casts = node.op_type == "Cast" and any(a.name == "to" and a.i == double for a in node.attribute)
+        if casts or any(a.type == onnx.AttributeProto.TENSOR and a.t.data_type == double for a in node.attribute):
+            yield node.output[0]
 
 
 def _describe(values: Any) -> list[tuple[str, str, list[int | str]]]:

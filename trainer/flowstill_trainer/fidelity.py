@@ -13,7 +13,7 @@ from lerobot_policy_flowstill.prefix import Prefix
 from torch import Tensor
 
 from flowstill.api.distilljob import Fidelity
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.randomness import Order, generator
 
@@ -44,14 +44,15 @@ def spread(x_BNF: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)`` from ``draws`` noises."""
+    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)``, ``draws`` noises, ``policy``'s prefix."""
 
     name: str
     draws: int
     sample: Sampler
+    policy: FlowPolicy
 
 
-def arms(teacher: SmolVLAFlow, student: SmolVLAFlow, teacher_steps: int) -> list[Arm]:
+def arms(teacher: FlowPolicy, student: FlowPolicy, teacher_steps: int) -> list[Arm]:
     """Teacher at its own steps, 4, 2 and 1; the student with one draw, and with all when it has more."""
 
     def teacher_at(steps: int) -> Sampler:
@@ -59,40 +60,42 @@ def arms(teacher: SmolVLAFlow, student: SmolVLAFlow, teacher_steps: int) -> list
 
     def student_chunk(prefix: Prefix, noise_BKHD: Tensor) -> Tensor:
         chunk_BHD: Tensor = densest_chunk(
-            student.policy.model.jump(prefix, noise_BKHD),
+            student.jump(prefix, noise_BKHD),
             action_steps=student.action_steps,
             action_dim=student.action_dim,
-            neighbours=student.policy.config.draw_neighbours,
+            neighbours=student.neighbours,
         )[0]
         return chunk_BHD
 
-    found = [Arm("teacher@10", 1, teacher_at(teacher_steps))]
-    found += [Arm(f"teacher@{steps}", 1, teacher_at(steps)) for steps in (4, 2, 1)]
-    found.append(Arm("student", 1, student_chunk))
-    if student.policy.config.draws > 1:
-        found.append(Arm("student-draws", student.policy.config.draws, student_chunk))
+    found = [Arm("teacher@10", 1, teacher_at(teacher_steps), teacher)]
+    found += [Arm(f"teacher@{steps}", 1, teacher_at(steps), teacher) for steps in (4, 2, 1)]
+    found.append(Arm("student", 1, student_chunk, student))
+    if student.draws > 1:
+        found.append(Arm("student-draws", student.draws, student_chunk, student))
     return found
 
 
 def measure(
-    teacher: SmolVLAFlow, student: SmolVLAFlow, frames: Frames, *, teacher_steps: int, seed: int
+    teacher: FlowPolicy, student: FlowPolicy, frames: Frames, *, teacher_steps: int, seed: int
 ) -> list[Fidelity]:
     """Every arm against fresh chunks of the teacher at its own steps."""
     count = min(OBSERVATIONS, len(frames.held_out_V))
     index_B = frames.held_out_V[Order(seed, "fidelity", len(frames.held_out_V)).take(0, count)]
     with torch.no_grad():
-        prefix = teacher.encode_prefix(teacher.preprocess(frames.observations(index_B)))
+        observations = frames.observations(index_B)
+        theirs = teacher.encode_prefix(teacher.preprocess(observations))
+        ours = student.encode_prefix(student.preprocess(observations)) if student.state_out else theirs
         every = arms(teacher, student, teacher_steps)
-        reference = _samples(every[0], prefix, student, seed, "reference")
+        reference = _samples(every[0], theirs, student, seed, "reference")
         results = []
         for arm in every:
-            samples = _samples(arm, prefix, student, seed, arm.name)
+            samples = _samples(arm, ours if arm.policy is student else theirs, student, seed, arm.name)
             relative = spread(samples) / max(spread(reference), 1e-9)
             results.append(Fidelity(name=arm.name, distance=energy_distance(samples, reference), spread=relative))
     return results
 
 
-def _samples(arm: Arm, prefix: Prefix, student: SmolVLAFlow, seed: int, purpose: str) -> Tensor:
+def _samples(arm: Arm, prefix: Prefix, student: FlowPolicy, seed: int, purpose: str) -> Tensor:
     """(B, N, F): N independent chunks an observation, the executed steps' real dimensions in a row."""
     random = generator(seed, f"fidelity-{purpose}", 0)
     count = prefix.pad_mask_BP.shape[0]

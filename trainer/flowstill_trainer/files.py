@@ -1,6 +1,5 @@
 """Writing so that a kill at any moment leaves either the old or the new."""
 
-import errno
 import json
 import os
 import shutil
@@ -10,31 +9,27 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from flowstill.errors import StorageFull
+from flowstill.artifacts.atomic import storage_full, write_atomic
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file and flush it to the disk."""
+    """Write a safetensors file and flush it to the disk.
+
+    Raises:
+        StorageFull: it did not fit; what was written is removed, because the child still has to say so.
+    """
     try:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-        sync(path)
-    except OSError as error:
-        _full(error, path)
-        raise
-    except Exception as error:  # safetensors wraps ENOSPC into its own class
-        if "os error 28" in str(error) or "No space left" in str(error):
-            raise StorageFull(f"no space left for {path}; make room, the next attempt continues") from error
+        with storage_full(path.name, path.parent):
+            save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+            sync(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
         raise
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file and flush it to the disk."""
-    try:
-        path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-        sync(path)
-    except OSError as error:
-        _full(error, path)
-        raise
+    write_atomic(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def sync(path: Path) -> None:
@@ -59,8 +54,3 @@ def commit_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     sync(final.parent)
-
-
-def _full(error: OSError, path: Path) -> None:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise StorageFull(f"no space left for {path}; make room, the next attempt continues") from error

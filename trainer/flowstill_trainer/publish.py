@@ -9,11 +9,12 @@ import torch
 
 from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import StatusRef
+from flowstill.artifacts.atomic import storage_full
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
-from flowstill.policies.smolvla import STUDENT_TYPE, SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
-from flowstill_trainer.export import Graph, export
+from flowstill_trainer.export import CHECKED, Graph, export
 from flowstill_trainer.files import fresh_folder
 from flowstill_trainer.inputs import TRAINER_VERSION
 
@@ -29,8 +30,6 @@ LIBRARIES = (
     "safetensors",
 )
 GRAPH = "onnx/student.onnx"
-CHECKED = 4
-"""Observations on which the graph is held against PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +47,33 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def build_folder(folder: Path, student: SmolVLAFlow, frames: Frames) -> Graph:
-    """``policy/`` and ``onnx/`` of the artifact; the graph is checked."""
-    fresh_folder(folder)
-    student.save(folder / "policy")
+def build_folder(folder: Path, student: FlowPolicy, frames: Frames) -> Graph:
+    """``policy/`` and ``onnx/`` of the artifact; the graph is checked.
+
+    Raises:
+        StorageFull: it did not fit.
+    """
     index_B = frames.held_out_V[torch.arange(CHECKED) % len(frames.held_out_V)]
     batch = student.preprocess(frames.observations(index_B))
-    return export(student, batch, folder / GRAPH)
+    with storage_full("the student", folder):
+        fresh_folder(folder)
+        student.save(folder / "policy")
+        return export(student, batch, folder / GRAPH)
 
 
 def publish_student(
-    folder: Path, graph: Graph, student: SmolVLAFlow, spec: DistillJobSpec, origin: Origin,
+    folder: Path, graph: Graph, student: FlowPolicy, spec: DistillJobSpec, origin: Origin,
     fidelity: list[Fidelity], seconds: float,
 ) -> StatusRef:  # fmt: skip
     """Describe the folder in its manifest and put it into the default store."""
-    config = student.policy.config
     properties = StudentProperties(
-        policy_type=STUDENT_TYPE,
+        policy_type=student.policy_type,
         method=spec.method.model_dump(mode="json", by_alias=True)
         | {"training": spec.training.model_dump(mode="json", by_alias=True)},
         steps=1,
-        multi_step=config.multi_step,
-        draws=config.draws,
-        draw_neighbours=config.draw_neighbours,
+        multi_step=student.multi_step,
+        draws=student.draws,
+        draw_neighbours=student.neighbours,
         action_steps=student.action_steps,
         chunk_size=student.chunk_size,
         action_dim=student.action_dim,
@@ -83,7 +86,7 @@ def publish_student(
         trainer_version=TRAINER_VERSION,
         versions=versions(),
         precision="fp32",
-        onnx=OnnxDescription(file=GRAPH, inputs=graph.inputs, outputs=graph.outputs),
+        onnx=OnnxDescription(file=GRAPH, inputs=graph.inputs, outputs=graph.outputs, parity=graph.parity),
         fidelity=fidelity,
         parameters=sum(p.numel() for p in student.policy.parameters()),
         training_seconds=round(seconds, 3),

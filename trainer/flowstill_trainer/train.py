@@ -12,14 +12,15 @@ from torch import Tensor
 
 from flowstill.api.distilljob import Method, Training
 from flowstill.errors import Interrupted, NonFiniteLoss
-from flowstill.policies.flow import time_law
-from flowstill.policies.smolvla import SmolVLAFlow
+from flowstill.policies.flow import FlowPolicy, time_law
 from flowstill_trainer.bank import Bank, jitter_noise
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
 from flowstill_trainer.methods.snapflow import Samples, SnapFlow, split
 from flowstill_trainer.randomness import Order, generator
 
+FRAMES_NAMED = 16
+"""How many frames of a batch an error names."""
 Progress = Callable[[int, int, float, float], None]
 """Step, total, loss, samples per second."""
 
@@ -42,16 +43,21 @@ class Batch:
     """What one step sees.
 
     Attributes:
+        frame_B: the frame of every row.
         observations: preprocessed observations of the first rows; None when every prefix is known.
         prefix: of the remaining rows, where it is known already.
         samples: noise, times and targets of all rows.
+        teacher_observations: the jumps' rows as the teacher sees them; None where its prefix is the student's, or
+            is not needed.
     """
 
+    frame_B: Tensor
     observations: dict[str, Any] | None
     prefix: Prefix | None
     samples: Samples
+    teacher_observations: dict[str, Any] | None = None
 
-    def encode(self, policy: SmolVLAFlow) -> Prefix:
+    def encode(self, policy: FlowPolicy) -> Prefix:
         """The prefix of all rows, by at most one pass of the VLM."""
         parts = [] if self.observations is None else [policy.encode_prefix(self.observations)]
         parts += [] if self.prefix is None else [self.prefix]
@@ -64,7 +70,8 @@ class Batches:
 
     frames: Frames
     bank: Bank | None
-    policy: SmolVLAFlow
+    policy: FlowPolicy
+    teacher: FlowPolicy
     method: Method
     training: Training
 
@@ -96,10 +103,17 @@ class Batches:
             noise_BHD[flow:], jitter_BS[flow:] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
             rollout_CHD = bank.chunk_NHD[jump_C].to(to)
             if bank.prefix is not None and len(jump_C):
-                prefix, frame_B, jitter_BS = bank.prefix[jump_C.to(to)], frame_F, jitter_BS[:flow]
-        observations, action_FHD, valid_FH = self._observe(frame_B, jitter_BS, flow)
+                prefix = bank.prefix[jump_C.to(to)]
+        seen = size if prefix is None else flow
+        observations, action_FHD, valid_FH = self._observe(frame_B[:seen], jitter_BS[:seen], flow)
         samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
-        return Batch(observations, prefix, samples)
+        return Batch(frame_B, observations, prefix, samples, self._as_teacher(frame_B[flow:], jitter_BS[flow:]))
+
+    def _as_teacher(self, frame_C: Tensor, jitter_CS: Tensor) -> dict[str, Any] | None:
+        """The same observations with the same jitter through the teacher's processor, where that gives others."""
+        if self.bank is not None or not self.policy.state_out or len(frame_C) == 0:
+            return None
+        return self.teacher.preprocess(self.frames.observations(frame_C), jitter_CS)
 
     def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
         """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
@@ -108,8 +122,7 @@ class Batches:
             nothing = torch.zeros((0, policy.chunk_size, policy.padded_action_dim), device=policy.device)
             return None, nothing, torch.zeros(nothing.shape[:2], dtype=torch.bool)
         action_BHA, valid_BH = self.frames.chunks(frame_B)
-        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA})
-        batch["observation.state"] = batch["observation.state"] + jitter_BS.to(policy.device)
+        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA}, jitter_BS)
         return batch, policy.prepare_action(batch)[:flow], valid_BH[:flow]
 
 
@@ -122,11 +135,13 @@ class Trainer:
     """
 
     def __init__(
-        self, student: SmolVLAFlow, teacher: SmolVLAFlow, batches: Batches, checkpoints: CheckpointFolder
+        self, student: FlowPolicy, teacher: FlowPolicy, batches: Batches, checkpoints: CheckpointFolder
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
         self.training, method = batches.training, batches.method
-        self.method = SnapFlow(method.target_steps, method.mix_ratio, method.consistency_weight)
+        self.method = SnapFlow(
+            method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
+        )
         self.parameters: dict[str, Tensor] = dict(student.trained())
         config = student.policy.config
         self.optimizer = torch.optim.AdamW(
@@ -169,15 +184,19 @@ class Trainer:
         teacher = self.teacher if self.method.needs_teacher else None
         with autocast(self.training, self.student.device):
             prefix = batch.encode(self.student)
-            loss = self.method.loss(self.student, teacher, prefix, batch.samples).total
+            seen = batch.teacher_observations
+            other = None if seen is None else self.teacher.encode_prefix(seen)
+            loss = self.method.loss(self.student, teacher, prefix, batch.samples, other).total
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
+            frames = _few(self.batches.frames.index_N[batch.frame_B])
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}; lower learningRate or use "
-                f"precision fp32. The checkpoints before it are kept in {self.checkpoints.root}",
+                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}, on the dataset's frames {frames}; "
+                "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
+                f"in {self.checkpoints.root}",
                 field="spec.training",
             )
         self.optimizer.step()
@@ -216,3 +235,10 @@ class Trainer:
         with torch.no_grad():
             for name, value in self.average.items():
                 self.parameters[name].copy_(value)
+
+
+def _few(index_B: Tensor) -> str:
+    """The different numbers of a batch, the first of them when they are many."""
+    frames = index_B.unique().tolist()
+    more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""
+    return ", ".join(map(str, frames[:FRAMES_NAMED])) + more

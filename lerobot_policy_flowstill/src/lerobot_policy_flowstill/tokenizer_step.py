@@ -1,7 +1,7 @@
 """A tokenizer step that carries its tokenizer, so that saved processors load anywhere, offline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,8 +66,16 @@ class EmbeddedTokenizerStep(TokenizerProcessorStep):  # type: ignore[misc]
         )
 
 
-def tokenizer_from(folder: Path | str) -> Any:
-    """The fast tokenizer in a folder or of a Hub id."""
-    from transformers import AutoTokenizer
+def embed_tokenizer(pipeline: Any) -> Any:
+    """The same pipeline with a tokenizer step that needs no path."""
+    steps = [
+        EmbeddedTokenizerStep.like(step) if type(step) is TokenizerProcessorStep else step for step in pipeline.steps
+    ]
+    return with_steps(pipeline, steps)
 
-    return AutoTokenizer.from_pretrained(str(folder))
+
+def with_steps(pipeline: Any, steps: Sequence[Any]) -> Any:
+    """LeRobot's pipeline with other steps."""
+    return type(pipeline)(
+        steps=list(steps), name=pipeline.name, to_transition=pipeline.to_transition, to_output=pipeline.to_output
+    )

@@ -54,7 +54,7 @@ class Cluster(Protocol):
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply as field manager ``flowstill``, never forced.
 
-        Raises Conflict, FieldOwned, Refused, Gone.
+        Raises Conflict (also when it was deleted), FieldOwned, Refused, Gone.
         """
 
     async def write_status(self, resource: Document, status: Document) -> None:

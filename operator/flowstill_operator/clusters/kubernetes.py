@@ -129,7 +129,7 @@ class KubernetesCluster:
         _check(status, body)
 
     async def apply_deployment(self, manifest: Document) -> None:
-        """Server-side apply, conditional on the resourceVersion in the manifest, never forced."""
+        """Server-side apply, conditional on the UID and resourceVersion in the manifest, never forced."""
         metadata = manifest["metadata"]
         status, body = await self._request(
             "PATCH",

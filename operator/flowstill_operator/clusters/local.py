@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
-from flowstill.artifacts.atomic import write_atomic
-from flowstill.errors import UserError
-from flowstill_operator.children import CONTAINER, Document, is_finished
+from flowstill.artifacts.atomic import storage_full, write_atomic
+from flowstill.errors import StorageFull, UserError
+from flowstill_operator.children import CONTAINER, Document, is_finished, owned_by, read_child
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.processes import (
     ChildProcess,
@@ -41,26 +41,46 @@ PROGRESS_TIMEOUT_SECONDS = 1.0
 
 
 class LocalCluster:
-    """A Cluster in a folder. ``changed(key)`` is called when a child of that resource changed."""
+    """A Cluster in a folder.
+
+    Attributes:
+        state: the folder.
+        changed: called when a child of that resource changed.
+        heard: called with every event.
+        broken: called when this run cannot go on: what happened could not be written down, or is a defect.
+    """
 
     def __init__(
         self,
         state: Path,
         changed: Callable[[Key], None] = lambda key: None,
         heard: Callable[[Document, Note], None] = lambda resource, note: None,
+        broken: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self.state = state
         self.changed = changed
         self.heard = heard
+        self.broken = broken
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, ChildProcess] = {}
         self._stopping = False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the state folder. Raises UserError when one is there."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        with (self.state / "lock").open("w", encoding="ascii") as file:
+        """Keep other runs out of the state folder.
+
+        Raises:
+            UserError: another run is there, or there is no such folder to be had.
+        """
+        try:
+            with storage_full("the state", self.state):
+                self.state.mkdir(parents=True, exist_ok=True)
+                lock = (self.state / "lock").open("w", encoding="ascii")
+        except OSError as error:
+            raise UserError(
+                f"{self.state} cannot be written: {error.strerror}; give another", field="--state"
+            ) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -70,6 +90,9 @@ class LocalCluster:
 
     def declare(self, kind: Kind, name: str, spec: Document, *, fresh: bool) -> Document:
         """The resource of that name: the one from an earlier run, or a new one.
+
+        One that failed is tried again, from what its children left in their work folders: who gives the same
+        command again has changed something else. Verdicts and successes stay.
 
         Raises:
             UserError: the same name has another spec, and ``fresh`` is False.
@@ -83,7 +106,7 @@ class LocalCluster:
                     "give it a new metadata.name, or start it anew with --fresh",
                     field="spec",
                 )
-            return stored
+            return self._reopened(path, stored) if _failed(stored) else stored
         resource: Document = {
             "apiVersion": API_VERSION,
             "kind": kind,
@@ -99,6 +122,20 @@ class LocalCluster:
         }
         _write(path, resource)
         return resource
+
+    def _reopened(self, path: Path, stored: Document) -> Document:
+        """The resource as before its first look; of its Jobs only those with a good result, but every log."""
+        uid = stored["metadata"]["uid"]
+        for job_path in self.state.glob("jobs/*/job.json"):
+            found = _read(job_path)
+            if found is None or not owned_by(found["job"], uid) or not is_finished(found["job"]):
+                continue
+            result = read_child(found["job"], found["pods"], uid).result
+            if result is None or result.outcome != "Succeeded":
+                job_path.unlink()
+        reopened = {key: value for key, value in stored.items() if key != "status"}
+        _write(path, reopened)
+        return reopened
 
     def resources(self) -> list[Document]:
         """Every resource in the state folder."""
@@ -141,7 +178,7 @@ class LocalCluster:
         if path.exists():
             raise AlreadyExists(f"Job {name} exists")
         metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
-        _write(path, {"job": {**manifest, "metadata": metadata, "status": {}}, "pods": []})
+        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {}}, "pods": []})
         self._start(name)
 
     async def apply_deployment(self, manifest: Document) -> None:
@@ -159,7 +196,7 @@ class LocalCluster:
         if version != metadata["resourceVersion"]:
             raise Conflict(f"{resource['kind']} {metadata['name']} was written meanwhile")
         newer = {**stored["metadata"], "resourceVersion": str(int(version) + 1)}
-        _write(path, {**stored, "metadata": newer, "status": status})
+        self._keep(path, {**stored, "metadata": newer, "status": status})
 
     async def record_event(self, resource: Document, note: Note) -> None:
         """Hand the event to whoever shows it."""
@@ -198,8 +235,24 @@ class LocalCluster:
         logs = list((self.state / "jobs" / job).glob("attempt-*/log.txt"))
         return max(logs, key=lambda path: int(path.parent.name.removeprefix("attempt-")), default=None)
 
+    def _keep(self, path: Path, document: Document) -> None:
+        """Write it down, or end this run: what is not on disk has not happened."""
+        try:
+            _write(path, document)
+        except StorageFull as error:
+            self.broken(error)
+            raise
+
     def _start(self, name: str) -> None:
-        self._tasks[name] = asyncio.get_running_loop().create_task(self._run(name), name=f"job-{name}")
+        task = asyncio.get_running_loop().create_task(self._run(name), name=f"job-{name}")
+        task.add_done_callback(self._ended)
+        self._tasks[name] = task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A Job whose own loop broke would never be finished."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.broken(error)
 
     async def _run(self, name: str) -> None:
         """All attempts of one Job, until it is finished or this run stops."""
@@ -208,7 +261,7 @@ class LocalCluster:
             return
         job = stored["job"]
         spec_file = self._job_path(name).parent / "spec.json"
-        spec_file.write_text(job["spec"]["template"]["metadata"]["annotations"][SPEC_ANNOTATION], encoding="utf-8")
+        write_atomic(spec_file, job["spec"]["template"]["metadata"]["annotations"][SPEC_ANNOTATION].encode())
         failed = int(job["status"].get("failed", 0))
         while not self._stopping:
             outcome = await self._attempt(name, spec_file)
@@ -234,12 +287,12 @@ class LocalCluster:
         stored = _read(self._job_path(name))
         if stored is None:
             return None
-        job, number = stored["job"], len(stored["pods"])
+        job, number = stored["job"], len(list(self._job_path(name).parent.glob("attempt-*")))
         attempt = new_attempt(self._job_path(name).parent / f"attempt-{number}")
         hint = f"; see {attempt.log}"
         try:
             process = await ChildProcess.start(job, spec_file, attempt)
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             command = job["spec"]["template"]["spec"]["containers"][0]["command"][0]
             text = f"{command} cannot be started: {error.strerror}; install the extra that it belongs to"
             self._finish(name, "Failed", "CommandNotFound", text, failed=1)
@@ -278,7 +331,7 @@ class LocalCluster:
         if pod is not None:
             pods = [p for p in pods if p["metadata"]["name"] != pod["metadata"]["name"]] + [pod]
         job = {**job, "status": {**job["status"], **(status or {})}}
-        _write(self._job_path(name), {"job": job, "pods": pods})
+        self._keep(self._job_path(name), {"job": job, "pods": pods})
         owner = job["metadata"]["ownerReferences"][0]
         self.changed(Key(owner["kind"], NAMESPACE, owner["name"]))
 
@@ -318,6 +371,10 @@ def _fetch_progress(url: str) -> ProgressReport | None:
             return ProgressReport.model_validate_json(response.read(65_536))
     except (OSError, ValidationError, urllib.error.URLError):
         return None
+
+
+def _failed(resource: Document) -> bool:
+    return (resource.get("status") or {}).get("phase") == "Failed"
 
 
 def _read(path: Path) -> Document | None:

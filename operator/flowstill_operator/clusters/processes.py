@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill_operator.children import Document
 from flowstill_operator.jobs import SPEC_FILE
 
@@ -43,8 +44,14 @@ class Attempt:
 
 
 def new_attempt(folder: Path) -> Attempt:
-    """A folder and a free port for the next attempt."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A folder and a free port for the next attempt.
+
+    Raises:
+        StorageFull: there is no room for a log.
+    """
+    with storage_full("an attempt", folder.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "termination.log").touch()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -84,9 +91,13 @@ class ChildProcess:
 
     @classmethod
     async def start(cls, job: Document, spec_file: Path, attempt: Attempt) -> "ChildProcess":
-        """Start it. Raises FileNotFoundError when the command is not installed."""
-        attempt.termination_log.touch()
-        with attempt.log.open("ab") as log:
+        """Start it.
+
+        Raises:
+            FileNotFoundError: the command is not installed.
+            StorageFull: it cannot be written down which process it is; it does not run.
+        """
+        with storage_full("the log", attempt.folder), attempt.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *command_of(job, spec_file),
                 env=environment_of(job, attempt),
@@ -95,8 +106,14 @@ class ChildProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        attempt.process_file.write_text(f"{process.pid} {_start_ticks(process.pid)}", encoding="ascii")
-        return cls(process, attempt)
+        child = cls(process, attempt)
+        try:
+            write_atomic(attempt.process_file, f"{process.pid} {_start_ticks(process.pid)}".encode("ascii"))
+        except BaseException:
+            child.kill()
+            await process.wait()
+            raise
+        return child
 
     async def wait(self, deadline: float | None) -> int | None:
         """Its exit code (128 + n for signal n); None when it was still running after ``deadline`` seconds."""

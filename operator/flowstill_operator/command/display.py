@@ -38,7 +38,9 @@ class Display:
         """One line per event; warnings stand out."""
         style = "yellow" if note.type == "Warning" else None
         name = f"{resource['kind']} {resource['metadata']['name']}"
-        self.console.print(f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False)
+        self.console.print(
+            f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False, soft_wrap=True
+        )
 
     async def follow(self, cluster: LocalCluster) -> None:
         """Show running children for ever."""
@@ -116,7 +118,7 @@ def summarise(console: Console, resources: Sequence[Document], locations: Locati
         console.print()
         console.print(f"[bold]{name}[/bold]: [{COLOURS.get(phase, 'default')}]{phase}[/]", highlight=False)
         if status.get("message"):
-            console.print(f"  {status['message']}", markup=False, highlight=False)
+            console.print(f"  {status['message']}", markup=False, highlight=False, soft_wrap=True)
         for field in ("student", "evidence"):
             if status.get(field):
                 console.print(f"  {field}: {status[field]['uri']}", markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Reading manifests: every error names the file, the field and the fix."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.observe import read_resource as read_rollout
 
+MERGE_TAG = "tag:yaml.org,2002:merge"
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
 KINDS: tuple[ResourceKind, ...] = ("DistillJob", "StudentRollout")
 
@@ -56,9 +57,28 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
     return sorted(found, key=lambda manifest: KINDS.index(manifest.kind))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as the API server takes it: no key twice (the last would win in silence), keys are strings."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping with different keys."""
+        found = set()
+        for key_node, _ in node.value:
+            if key_node.tag == MERGE_TAG:
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no string", key_node.start_mark)
+            if key in found:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            found.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def _documents(path: Path) -> list[Any]:
     try:
-        return [d for d in yaml.safe_load_all(path.read_text(encoding="utf-8")) if d is not None]
+        text = path.read_text(encoding="utf-8")
+        return [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give the path of a manifest") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

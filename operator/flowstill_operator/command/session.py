@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
@@ -50,23 +51,38 @@ def check_references(manifests: Sequence[Manifest], cluster: LocalCluster) -> No
 async def run(
     manifests: Sequence[Manifest], state: Path, platform: Platform, display: Display, *, fresh: bool
 ) -> Ended:
-    """Bring every resource to its end, or stop its children when somebody interrupts."""
+    """Bring every resource to its end, or stop its children when somebody interrupts.
+
+    Raises:
+        UserError: the state folder is used by another run, or cannot hold what happens; the next run continues.
+    """
     queue: KeyQueue[Key] = KeyQueue()
-    cluster = LocalCluster(state, changed=queue.add, heard=display.event)
+    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(error: BaseException) -> None:
+        if not broken.done():
+            broken.set_exception(error)
+
+    cluster = LocalCluster(state, changed=queue.add, heard=display.event, broken=end)
     with cluster.locked():
         check_references(manifests, cluster)
         resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
         keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]
         cluster.resume(resource["metadata"]["uid"] for resource in resources)
-        interrupted = await _until_all_ended(keys, queue, cluster, platform, display)
+        interrupted = await _until_all_ended(keys, queue, cluster, platform, display, broken)
         found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
     return Ended([resource for resource in found if resource is not None], interrupted)
 
 
 async def _until_all_ended(
-    keys: Sequence[Key], queue: KeyQueue[Key], cluster: LocalCluster, platform: Platform, display: Display
+    keys: Sequence[Key],
+    queue: KeyQueue[Key],
+    cluster: LocalCluster,
+    platform: Platform,
+    display: Display,
+    broken: asyncio.Future[None],
 ) -> bool:
-    """Whether it was interrupted before."""
+    """Whether it was interrupted before. Raises what ``broken`` holds, after the children have stopped."""
     all_ended, stopped = asyncio.Event(), asyncio.Event()
 
     def changed(key: Key) -> None:
@@ -86,11 +102,15 @@ async def _until_all_ended(
     ]
     waits = [asyncio.create_task(event.wait()) for event in (all_ended, stopped)]
     try:
-        await asyncio.wait([*parts, *waits], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [*parts, *waits, broken]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         failed = [part.exception() for part in parts if part.done()]
     finally:
         await _end([*parts, *waits])
         await cluster.stop()
+    if broken.done():
+        broken.result()
+    broken.cancel()
     if failed:
         raise RuntimeError("the run's own loop failed") from failed[0]
     return stopped.is_set() and not all_ended.is_set()

@@ -6,10 +6,13 @@ from flowstill_operator.steps import STOP, Draft, Move, condition_reason, timest
 StatusDraft = Draft[StudentRolloutStatus]
 
 
-def complete(draft: StatusDraft) -> Move:
-    """All gates passed, and the student is served where it should be."""
+def complete(draft: StatusDraft, note: str = "") -> Move:
+    """All gates passed, and the target, if any, became available with the student; ``note``: what is not as usual."""
     promoted = draft.is_true("Promoted")
-    text = "all gates passed" + (", and the target serves the student" if promoted else "; there was no target")
+    text = "all gates passed" + (
+        ", and the target became available with the student" if promoted else "; there was no target"
+    )
+    text = f"{text}; {note}"[:1024] if note else text
     draft.condition("Completed", "True", "Completed", text)
     draft.set(phase="Completed", completion_time=timestamp(draft.now), message=text)
     return STOP

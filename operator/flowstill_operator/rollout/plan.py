@@ -10,10 +10,11 @@ from datetime import datetime
 
 from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, supersede
-from flowstill_operator.rollout.promote import Target, parse_reference, put, put_back, reference
+from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
 from flowstill_operator.steps import (
     STOP,
     Draft,
@@ -27,6 +28,10 @@ from flowstill_operator.steps import (
 )
 
 AT_ONCE = 0.0
+OWNED_FIX = (
+    "No field is taken by force: take FLOWSTILL_POLICY out of what that manager applies, give the initial policy "
+    "by envFrom, and create a rollout with a new name."
+)
 DEPLOYMENT_LOOK_SECONDS = 10.0
 
 
@@ -97,8 +102,9 @@ def _baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
     given = spec.baseline
     if observed.target is not None:
         if observed.target.problem is not None:
-            draft.condition("Validated", "Unknown", "WaitingForTarget", observed.target.problem)
-            draft.set(phase="Pending", message=observed.target.problem)
+            text = f"{observed.target.problem}; this rollout waits for it, without a deadline"
+            draft.condition("Validated", "Unknown", "WaitingForTarget", text)
+            draft.set(phase="Pending", message=text)
             return Move()
         served = parse_reference(observed.target.served)
         if observed.target.served and served is None:
@@ -131,13 +137,17 @@ def _promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
     status, target = observed.status, observed.target
     judged = any(c.type == "GatesPassed" and c.status == "True" for c in status.conditions)
     draft.set(phase="Promoting")
+    if draft.is_true("Promoted"):
+        return _finish(observed, spec, draft, target)
     if not judged or draft.find("Promoted") is None:
         draft.condition("Promoted", "Unknown", "Promoting", "all gates passed")
         return Move(requeue_after=AT_ONCE)
     if observed.target_refused is not None:
-        refusal = observed.target_refused
-        draft.condition("Promoted", "False", refusal.reason, refusal.message)
-        return fail(draft, refusal.reason, refusal.message)
+        reason, text = observed.target_refused.reason, observed.target_refused.message
+        if reason == FieldOwned.reason:
+            text = f"{text[:700]}. {OWNED_FIX}"
+        draft.condition("Promoted", "False", reason, text)
+        return fail(draft, reason, text)
     if target.problem is not None:
         draft.condition("Promoted", "False", "TargetUnusable", target.problem)
         return fail(draft, "TargetUnusable", target.problem)
@@ -180,7 +190,7 @@ def _watch(spec: StudentRolloutSpec, draft: StatusDraft, target: Target) -> Move
         return supersede(draft, "TargetChanged", text)
     if target.available:
         draft.condition("Promoted", "True", "Available", target.availability)
-        return None
+        return Move(requeue_after=AT_ONCE)
     since = draft.now - parse_timestamp(draft.status.promotion_time or timestamp(draft.now))
     left = spec.target.progress_deadline_seconds - since.total_seconds()
     if left > 0:
@@ -193,14 +203,35 @@ def _watch(spec: StudentRolloutSpec, draft: StatusDraft, target: Target) -> Move
     return Move(requeue_after=AT_ONCE)
 
 
+def _finish(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, target: Target) -> Move:
+    """The pass is written: record on the Deployment, while it serves the student, that this policy completed."""
+    student = draft.status.student
+    if spec.target is None or student is None:
+        raise ValueError("a promotion has a target and a student")
+    if observed.target_refused is not None:
+        return complete(draft, f"the Deployment does not record it: {observed.target_refused.message}")
+    if target.problem is not None or target.rollout != observed.owner.uid or target.served != reference(student):
+        return complete(draft, "the Deployment was changed since it became available")
+    if target.last_completed == reference(student):
+        return complete(draft)
+    previous = draft.status.previous or ""
+    change = mark_completed(target, spec.target.deployment, student, previous, observed.owner.uid)
+    return replace(complete(draft), target=change)
+
+
 def _roll_back(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, target: Target) -> Move:
-    if spec.target is None:
-        raise ValueError("only a rollout with a target is rolled back")
-    if target.rollout == observed.owner.uid:
+    """Put the previous policy back, unless the target is somebody else's by now; without our mark it was done."""
+    student, found = draft.status.student, draft.find("Promoted")
+    if spec.target is None or student is None or found is None:
+        raise ValueError("only a promotion is rolled back")
+    why = found.message
+    if target.rollout == observed.owner.uid and target.served == reference(student):
         change = put_back(target, spec.target.deployment, draft.status.previous or "")
         return Move(target=change, requeue_after=AT_ONCE)
-    found = draft.find("Promoted")
-    why = found.message if found is not None else ""
+    if target.rollout:
+        text = f"{why}; nothing was put back: the target serves {target.served or 'no policy of ours'} by now"
+        draft.condition("Promoted", "False", "TargetChanged", text)
+        return supersede(draft, "TargetChanged", text)
     draft.condition("Promoted", "False", "RolledBack", why)
     draft.condition("Completed", "False", "RolledBack", why)
     draft.set(

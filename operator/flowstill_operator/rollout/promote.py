@@ -1,8 +1,18 @@
 """Promotion: what a Deployment serves, and the one conditional write that changes it.
 
 The entry of ``FLOWSTILL_POLICY`` and the annotations that record it travel in one server-side apply by field
-manager ``flowstill``, conditional on the resourceVersion that was decided on. It is never forced: what somebody
-else owns stays theirs.
+manager ``flowstill``, conditional on the UID and resourceVersion that were decided on (without the UID, an apply to
+a deleted Deployment is an attempt to create one). It is never forced: what somebody else owns stays theirs. An apply
+takes away what an earlier one had and it has not, so each carries the whole record:
+
+==================  ====================  =======================  =====================
+annotation          the student is put    it became available      it is taken back
+==================  ====================  =======================  =====================
+``policy``          the student           the student              the previous, or none
+``previous``        what was served       what was served          none
+``last-completed``  as it was             the student              as it was
+``rollout``         the rollout's UID     the rollout's UID        none
+==================  ====================  =======================  =====================
 """
 
 import re
@@ -17,6 +27,7 @@ from flowstill_operator.steps import TargetChange
 TARGET_LABEL = f"{GROUP}/target"
 POLICY = f"{GROUP}/policy"
 PREVIOUS = f"{GROUP}/previous"
+LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
 REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
@@ -28,8 +39,9 @@ class Target:
     problem: str | None = None
     container: str = ""
     served: str = ""
-    recorded: str = ""
+    last_completed: str = ""
     rollout: str = ""
+    uid: str = ""
     resource_version: str = ""
     available: bool = False
     availability: str = ""
@@ -37,28 +49,32 @@ class Target:
 
 def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target:
     """What the Deployment serves, and whether it is available in its newest version."""
+    field = "spec.target.deployment"
     if deployment is None:
-        return Target(problem=f"there is no Deployment {wanted.name} in this namespace")
+        where = f"{field}.name: there is no Deployment {wanted.name} in this namespace"
+        return Target(problem=f'{where}; create it with the label {TARGET_LABEL}: "true"')
     metadata = deployment["metadata"]
     if (metadata.get("labels") or {}).get(TARGET_LABEL) != "true":
-        return Target(problem=f'Deployment {wanted.name} is not labelled {TARGET_LABEL}: "true"')
+        fix = f"allow it by: kubectl label deployment {wanted.name} {TARGET_LABEL}=true"
+        return Target(problem=f'{field}.name: Deployment {wanted.name} is not labelled {TARGET_LABEL}: "true"; {fix}')
     containers = deployment["spec"]["template"]["spec"]["containers"]
     names = [container["name"] for container in containers]
+    listed = f"Deployment {wanted.name} has containers {', '.join(names)}"
     if wanted.container is None and len(names) > 1:
-        listed = ", ".join(names)
-        return Target(problem=f"Deployment {wanted.name} has containers {listed}: set spec.target.deployment.container")
+        return Target(problem=f"{field}.container: {listed}; create a rollout with a new name that says which")
     name = wanted.container or names[0]
     container = next((c for c in containers if c["name"] == name), None)
     if container is None:
-        return Target(problem=f"Deployment {wanted.name} has no container {name}: see spec.target.deployment.container")
+        return Target(problem=f"{field}.container: {listed}, and no container {name}; create a rollout with a new name")
     annotations = metadata.get("annotations") or {}
     available, availability = _availability(deployment)
     return Target(
         container=name,
         served=_served(container, wanted.env),
-        recorded=annotations.get(POLICY, ""),
+        last_completed=annotations.get(LAST_COMPLETED, ""),
         rollout=annotations.get(ROLLOUT, ""),
-        resource_version=metadata.get("resourceVersion", ""),
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
         available=available,
         availability=availability,
     )
@@ -77,16 +93,42 @@ def parse_reference(text: str) -> StatusRef | None:
 
 def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str) -> TargetChange:
     """Serve the student, and record what was served before and who did it."""
+    return _change(target, wanted, reference(student), previous=target.served, completed=target.last_completed, uid=uid)
+
+
+def mark_completed(
+    target: Target, wanted: DeploymentTarget, student: StatusRef, previous: str, uid: str
+) -> TargetChange:
+    """Record that the student, which is served, became available."""
     policy = reference(student)
-    annotations = ((POLICY, policy), (PREVIOUS, target.served), (ROLLOUT, uid))
-    return TargetChange(wanted.name, target.container, wanted.env, policy, annotations, target.resource_version)
+    return _change(target, wanted, policy, previous=previous, completed=policy, uid=uid)
 
 
 def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetChange:
     """Serve again what was served before: the previous entry, or none where there was none."""
-    annotations = ((POLICY, previous),) if previous else ()
+    return _change(target, wanted, previous, completed=target.last_completed)
+
+
+def _change(
+    target: Target,
+    wanted: DeploymentTarget,
+    policy: str,
+    *,
+    previous: str | None = None,
+    completed: str = "",
+    uid: str = "",
+) -> TargetChange:
+    """The write that leaves exactly these as ours; an empty ``previous`` says that there was no entry."""
+    record = {POLICY: policy or None, PREVIOUS: previous, LAST_COMPLETED: completed or None, ROLLOUT: uid or None}
+    annotations = tuple((key, value) for key, value in record.items() if value is not None)
     return TargetChange(
-        wanted.name, target.container, wanted.env, previous or None, annotations, target.resource_version
+        deployment=wanted.name,
+        container=target.container,
+        env=wanted.env,
+        value=policy or None,
+        annotations=annotations,
+        uid=target.uid,
+        resource_version=target.resource_version,
     )
 
 
@@ -99,6 +141,7 @@ def deployment_patch(change: TargetChange, namespace: str) -> Document:
         "metadata": {
             "name": change.deployment,
             "namespace": namespace,
+            "uid": change.uid,
             "resourceVersion": change.resource_version,
             "annotations": dict(change.annotations),
         },

@@ -5,9 +5,13 @@ import pytest
 from pydantic import ValidationError
 
 from flowstill.api.fields import StatusRef
+from flowstill.api.studentrollout import GateResult
 from flowstill.artifacts.manifest import (
+    EvidenceProperties,
     FileEntry,
+    Kind,
     Manifest,
+    Properties,
     RolloutsProperties,
     StudentProperties,
     describe_files,
@@ -31,6 +35,23 @@ def test_bytes_round_trip_and_are_canonical(tmp_path: Path) -> None:
     text = (tmp_path / "manifest.json").read_text()
     assert list(json.loads(text)) == sorted(json.loads(text))
     assert json.loads(text)["properties"]["onnx"]["inputs"][0]["shape"] == ["B", 8, 16, 32]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["Student", "Rollouts", "Evidence"])
+def test_every_kind_is_written_without_a_warning_and_read_as_it_was(kind: Kind) -> None:
+    ref = StatusRef(uri="store://x", digest=DIGEST)
+    common = {"suite": "metaworld", "tasks": ["t"], "arms": ["student"], "seeds": [0], "versions": {}}
+    references = {"student": ref, "teacher": ref, "baseline": ref}
+    gate = GateResult.model_validate({"name": "S1", "class": "safety", "verdict": "Pass", "measured": 0.0})
+    properties: dict[Kind, Properties] = {
+        "Student": student_properties(method={"name": "snapflow", "training": {"steps": 8, "ema": 0.5}}),
+        "Rollouts": RolloutsProperties.model_validate(common | references),
+        "Evidence": EvidenceProperties.model_validate(common | references | {"verdict": "Pass", "gates": [gate]}),
+    }
+    files = [FileEntry(path="a", size=1, sha256=DIGEST)]
+    manifest = Manifest(kind=kind, files=files, properties=properties[kind])
+    assert Manifest.model_validate_json(manifest.to_bytes()) == manifest
 
 
 def test_properties_are_those_of_the_kind() -> None:

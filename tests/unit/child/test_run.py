@@ -67,6 +67,9 @@ def test_success(child: Child, tmp_path: Path) -> None:
          "spec.teacher.uri: is a diffusion policy"),
         (OSError(errno.ENOSPC, "No space left", "/w/checkpoint"), 65, "UserError", "StorageFull",
          "no space left (/w/checkpoint): free some, or enlarge the volume; what was done before is kept"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), 65, "UserError",
+         "StorageFull", "no space left (Error while serializing: I/O error: No space left on device (os error 28)): "
+         "free some, or enlarge the volume; what was done before is kept"),
         (OSError(errno.EIO, "I/O error"), 1, "Error", "OSError", "OSError: [Errno 5] I/O error"),
         (RuntimeError("CUDA out of memory"), 1, "Error", "RuntimeError", "RuntimeError: CUDA out of memory"),
         (Interrupted("saved at step 3"), 143, "Interrupted", "Interrupted", "saved at step 3"),

@@ -113,17 +113,19 @@ def judged(verdict="Pass", **changes):
 RESULTS = {"train": trained, "parity": parity, "rollouts": records, "judge": judged}
 
 
-def deployment(served=None, *, labelled=True, available=True, rollout=None, version="7", **entry):
+def deployment(served=None, *, labelled=True, available=True, rollout=None, completed=None, version="7", **entry):
     env = (
         []
         if served is None and not entry
         else [{"name": "FLOWSTILL_POLICY", **({"value": served} if served else entry)}]
     )
-    annotations = {"flowstill.dev/rollout": rollout} if rollout else {}
+    record = {"flowstill.dev/rollout": rollout, "flowstill.dev/last-completed": completed}
+    annotations = {key: value for key, value in record.items() if value}
     return {
         "metadata": {
             "name": "robot",
             "namespace": "robots",
+            "uid": "uid-robot",
             "resourceVersion": version,
             "generation": 3,
             "labels": {"flowstill.dev/target": "true"} if labelled else {},

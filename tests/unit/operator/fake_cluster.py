@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 
-from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Gone
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned
 
 
 class Crash(BaseException):
@@ -73,19 +73,20 @@ class FakeCluster:
     async def apply_deployment(self, manifest):
         metadata = manifest["metadata"]
         found = self.objects.get(("Deployment", metadata["namespace"], metadata["name"]))
-        if found is None:
-            raise Gone(metadata["name"])
-        if found["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+        if found is None or any(found["metadata"][key] != metadata[key] for key in ("uid", "resourceVersion")):
             raise Conflict(metadata["name"])
         if self.field_owner:
             raise FieldOwned(f"conflict with {self.field_owner}")
 
         def act():
             containers = manifest.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
-            found["spec"]["template"]["spec"]["containers"][0]["env"] = containers[0]["env"] if containers else []
+            env = containers[0]["env"] if containers else []
+            if found["spec"]["template"]["spec"]["containers"][0]["env"] != env:
+                # Only another pod template is rolled out.
+                found["spec"]["template"]["spec"]["containers"][0]["env"] = env
+                found["status"]["availableReplicas"] = 0
             kept = {k: v for k, v in found["metadata"]["annotations"].items() if not k.startswith("flowstill.dev/")}
             found["metadata"]["annotations"] = {**kept, **metadata["annotations"]}
-            found["status"]["availableReplicas"] = 0
             self.put(found)
             self.applied.append(copy.deepcopy(manifest))
 

@@ -79,7 +79,7 @@ def test_all_errors_at_once(tmp_path):
     assert "given twice" in lines[2]
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "\x00"])
+@pytest.mark.parametrize("text", ["", "a: [", "\x00", "1: a", "kind: A\nkind: A"])
 def test_files_that_hold_nothing(tmp_path, text):
     path = tmp_path / "file.yaml"
     path.write_text(text)

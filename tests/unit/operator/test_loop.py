@@ -106,9 +106,14 @@ async def test_the_whole_chain_to_the_deployment():
     for _ in range(4):
         await loop.reconcile(ROLLOUT)
     assert len(cluster.applied) == 1
-    cluster.objects["Deployment", "robots", "robot"]["status"]["availableReplicas"] = 2
-    await loop.reconcile(ROLLOUT)
+    target = cluster.objects["Deployment", "robots", "robot"]
+    target["status"]["availableReplicas"] = 2
+    for _ in range(2):
+        assert "flowstill.dev/last-completed" not in target["metadata"]["annotations"]
+        await loop.reconcile(ROLLOUT)
     assert status(cluster, ROLLOUT)["phase"] == "Completed"
+    assert target["metadata"]["annotations"]["flowstill.dev/last-completed"].startswith("store://students/a@")
+    assert len(cluster.applied) == 2
     assert len(cluster.created) == 3
 
 

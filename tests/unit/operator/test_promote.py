@@ -3,7 +3,14 @@
 import pytest
 
 from flowstill.api.studentrollout import DeploymentTarget
-from flowstill_operator.rollout.promote import deployment_patch, parse_reference, put, put_back, read_target
+from flowstill_operator.rollout.promote import (
+    deployment_patch,
+    mark_completed,
+    parse_reference,
+    put,
+    put_back,
+    read_target,
+)
 from tests.unit.operator.builders import STUDENT, deployment, digest
 
 WANTED = DeploymentTarget(name="robot")
@@ -18,6 +25,7 @@ def test_the_patch_holds_only_what_is_ours():
         "metadata": {
             "name": "robot",
             "namespace": "robots",
+            "uid": "uid-robot",
             "resourceVersion": "7",
             "annotations": {
                 "flowstill.dev/policy": f"{STUDENT.uri}@{STUDENT.digest}",
@@ -40,6 +48,30 @@ def test_the_patch_holds_only_what_is_ours():
     }
 
 
+STUDENT_TEXT = f"{STUDENT.uri}@{STUDENT.digest}"
+OLDER = f"store://students/older@{digest('8')}"
+POLICY, PREVIOUS, COMPLETED, ROLLOUT = (
+    f"flowstill.dev/{key}" for key in ("policy", "previous", "last-completed", "rollout")
+)
+
+
+@pytest.mark.parametrize("completed", [None, OLDER])
+@pytest.mark.parametrize("served", [None, OLD])
+def test_every_write_carries_the_whole_record(served, completed):
+    known = {COMPLETED: completed} if completed else {}
+    before = read_target(deployment(served, completed=completed), WANTED)
+    made = put(before, WANTED, STUDENT, "uid-1")
+    record = {POLICY: STUDENT_TEXT, PREVIOUS: served or "", ROLLOUT: "uid-1"}
+    assert dict(made.annotations) == {**record, **known}
+    serving = read_target(deployment(STUDENT_TEXT, completed=completed, rollout="uid-1"), WANTED)
+    done = mark_completed(serving, WANTED, STUDENT, served or "", "uid-1")
+    assert dict(done.annotations) == {**record, COMPLETED: STUDENT_TEXT}
+    assert done.value == STUDENT_TEXT
+    back = put_back(serving, WANTED, served or "")
+    assert dict(back.annotations) == {**({POLICY: served} if served else {}), **known}
+    assert back.value == served
+
+
 def test_absence_is_put_back_by_applying_nothing():
     patch = deployment_patch(put_back(read_target(deployment(), WANTED), WANTED, ""), "robots")
     assert "spec" not in patch
@@ -52,6 +84,7 @@ def test_absence_is_put_back_by_applying_nothing():
     ("change", "words"),
     [
         (lambda d: d["metadata"]["labels"].clear(), "is not labelled"),
+        (lambda d: d["metadata"]["labels"].clear(), "kubectl label deployment robot flowstill.dev/target=true"),
         (lambda d: d["spec"]["template"]["spec"]["containers"].append({"name": "sidecar"}), "policy, sidecar"),
     ],
 )
@@ -62,7 +95,7 @@ def test_problems_are_said(change, words):
 
 
 def test_missing_deployment_and_container():
-    assert "no Deployment robot" in read_target(None, WANTED).problem
+    assert "spec.target.deployment.name: there is no Deployment robot" in read_target(None, WANTED).problem
     assert "no container x" in read_target(deployment(), DeploymentTarget(name="robot", container="x")).problem
 
 

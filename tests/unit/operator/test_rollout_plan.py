@@ -238,10 +238,52 @@ def ours(**changes):
     return deployment(STUDENT_TEXT, rollout="uid-1", **changes)
 
 
-def test_an_available_target_completes():
+def test_an_available_target_completes_once_that_is_written():
     made = step(promoted(), ours())
-    assert made.status.phase == "Completed"
+    assert (made.target, made.status.phase, made.requeue_after) == (None, "Promoting", 0.0)
     assert conditions(made.status)["Promoted"] == ("True", "Available")
+    done = step(dump(made.status), ours(available=False))
+    assert done.status.phase == "Completed"
+    assert dict(done.target.annotations)["flowstill.dev/last-completed"] == STUDENT_TEXT
+    again = step(dump(made.status), ours(completed=STUDENT_TEXT))
+    assert (again.target, again.status.phase) == (None, "Completed")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [deployment(OLD, rollout="uid-1"), deployment(STUDENT_TEXT, rollout="uid-2"), deployment()],
+)
+def test_a_target_that_changed_after_it_was_available_is_left_alone(target):
+    made = step(dump(step(promoted(), ours()).status), target)
+    assert (made.target, made.status.phase) == (None, "Completed")
+    assert "changed since" in made.status.message
+
+
+def test_a_record_that_is_refused_changes_no_decision():
+    available = observed(dump(step(promoted(), ours()).status), SERVED, target=ours())
+    made = plan(target_refused(available, "FieldOwned", "kubectl owns it"), NOW)
+    assert (made.target, made.status.phase) == (None, "Completed")
+    assert "kubectl owns it" in made.status.message
+
+
+@pytest.mark.parametrize(
+    "target",
+    [deployment(OLD, rollout="uid-1"), deployment(OLD, rollout="uid-2"), deployment(STUDENT_TEXT, rollout="2")],
+)
+def test_what_somebody_else_serves_by_now_is_not_put_back(target):
+    late = step(promoted(), ours(available=False), later(60))
+    made = step(dump(late.status), target, later(61))
+    assert (made.target, made.status.phase) == (None, "Superseded")
+    assert conditions(made.status)["Promoted"] == ("False", "TargetChanged")
+    assert "not available after 60 s" in made.status.message
+
+
+def test_a_missing_target_says_what_to_do():
+    found = observed(spec=SERVED)
+    made = plan(replace(found, target=read_target(None, found.spec.target.deployment)), NOW)
+    assert made.status.phase == "Pending"
+    for words in ("spec.target.deployment.name", "create it with the label flowstill.dev/target", "without a deadline"):
+        assert words in made.status.message
 
 
 def test_a_promotion_whose_status_was_lost_is_not_repeated():
@@ -291,6 +333,8 @@ def test_a_field_that_somebody_else_owns_fails_the_promotion():
     made = plan(refused, NOW)
     assert (made.target, made.status.phase) == (None, "Failed")
     assert conditions(made.status)["Promoted"] == ("False", "FieldOwned")
+    assert made.status.message.startswith("kubectl owns it")
+    assert "by envFrom" in made.status.message
 
 
 def test_a_refused_job_fails():

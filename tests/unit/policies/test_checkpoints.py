@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flowstill.errors import TeacherRejected
-from flowstill.policies.smolvla import load_smolvla
+from flowstill.policies.registry import TEACHERS, load_flow_policy
+from flowstill.policies.tensors import Stored, mismatches
+from tests.support import tiny_openpi
 
 NAME = "model.action_in_proj.weight"
 
@@ -30,13 +32,14 @@ def edit_tensors(folder, change):
         (lambda t: t.pop(NAME), f"missing: {NAME}"),
         (lambda t: t.update({"model.stranger": torch.ones(1)}), "unexpected: model.stranger"),
         (lambda t: t.update({NAME: t[NAME][:, :-1].contiguous()}), f"another shape: {NAME}"),
+        (lambda t: t.update({NAME: t[NAME].to(torch.int32)}), f"another kind: {NAME}"),
         (lambda t: t[NAME].fill_(float("nan")), f"not finite: {NAME}"),
     ],
 )
 def test_mismatching_tensors_are_refused(copy, change, said):
     edit_tensors(copy, change)
     with pytest.raises(TeacherRejected, match=said) as caught:
-        load_smolvla(copy)
+        load_flow_policy(copy)
     assert caught.value.field == "spec.teacher"
 
 
@@ -44,32 +47,100 @@ def test_another_policy_type_is_refused(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"type": "act"}))
     with pytest.raises(TeacherRejected, match=r"spec\.teacher.*'act'.*smolvla"):
-        load_smolvla(copy)
+        load_flow_policy(copy)
 
 
 def test_missing_files_are_named(copy):
     (copy / "policy_postprocessor.json").unlink()
     with pytest.raises(TeacherRejected, match=r"lacks policy_postprocessor\.json"):
-        load_smolvla(copy)
+        load_flow_policy(copy)
 
 
 def test_an_adapter_is_refused_with_the_way_to_merge_it(copy):
     (copy / "adapter_config.json").write_text("{}")
     with pytest.raises(TeacherRejected, match="merge_and_unload"):
-        load_smolvla(copy)
+        load_flow_policy(copy)
 
 
-def test_an_unknown_processor_step_is_refused(copy):
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"registry_name": "crop_processor", "config": {}}, "crop_processor.*cannot be reproduced"),
+        ({"registry_name": "relative_actions_processor", "config": {"enabled": True}}, "use_relative_actions=false"),
+    ],
+)
+def test_a_processor_step_that_cannot_be_reproduced_is_refused(copy, step, said):
     file = copy / "policy_preprocessor.json"
     value = json.loads(file.read_text())
-    value["steps"].append({"registry_name": "relative_actions_processor", "config": {}})
+    value["steps"].append(step)
     file.write_text(json.dumps(value))
-    with pytest.raises(TeacherRejected, match="relative_actions_processor"):
-        load_smolvla(copy)
+    with pytest.raises(TeacherRejected, match=said):
+        load_flow_policy(copy)
 
 
 def test_truncated_weights_are_refused(copy):
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(TeacherRejected, match="not a readable safetensors"):
-        load_smolvla(copy)
+        load_flow_policy(copy)
+
+
+def test_half_precision_weights_are_cast_and_said(copy, caplog):
+    before = load_flow_policy(copy).policy.state_dict()[NAME]
+    edit_tensors(copy, lambda t: t.update({NAME: t[NAME].to(torch.bfloat16)}))
+    with caplog.at_level("INFO", "flowstill"):
+        after = load_flow_policy(copy).policy.state_dict()[NAME]
+    assert after.dtype == torch.float32
+    assert torch.equal(after, before.to(torch.bfloat16).float())
+    assert "1 tensors" in caplog.text
+
+
+def test_a_tokenizer_that_is_nowhere_is_said(copy, monkeypatch):
+    shutil.rmtree(copy / "vlm", ignore_errors=True)
+    shutil.rmtree(copy / "tokenizer", ignore_errors=True)
+    with pytest.raises(TeacherRejected, match=r"folder '(vlm|tokenizer)' beside config\.json"):
+        load_flow_policy(copy)
+
+
+HEAD = "model.paligemma_with_expert.paligemma.lm_head.weight"
+EMBEDDING = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+
+
+def as_published(names):
+    """lerobot/pi0_base and pi05_base: openpi's names, no prefix, and the tied embedding stored as the head only."""
+    return {name.removeprefix("model."): value for name, value in names.items() if name != EMBEDDING}
+
+
+@pytest.mark.parametrize("tiny", ["pi0", "pi05"], indirect=True)
+def test_openpi_weights_load_as_they_are_published(copy, tiny):
+    tensors = load_file(copy / "model.safetensors")
+    save_file(as_published(tensors), copy / "model.safetensors")
+    loaded = load_flow_policy(copy).policy.state_dict()
+    assert torch.equal(loaded[EMBEDDING], tensors[HEAD])
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items() if name != EMBEDDING)
+
+
+def full_size(kind):
+    """As LeRobot builds it, without memory."""
+    from lerobot.policies.factory import get_policy_class, make_policy_config
+
+    config = make_policy_config(kind, device="cpu")
+    config.device = "meta"
+    with tiny_openpi.full_size(), torch.device("meta"):
+        return get_policy_class(kind)(config)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("pi0", 777), ("pi05", 812)])
+def test_full_size_openpi_checkpoints_are_covered(kind, count):
+    """777 is what LeRobot's loader says of lerobot/pi0_base (its issue 3109)."""
+    policy, student = full_size(kind), full_size(f"flowstill_{kind}")
+    assert sum(p.numel() for p in policy.parameters()) > 4e9
+    assert all(n.startswith("model.target_time.") for n in student.state_dict().keys() ^ policy.state_dict().keys())
+    whole = {name: Stored(name, tuple(value.shape), "F32") for name, value in policy.state_dict().items()}
+    published = as_published(whole)
+    assert len(published) == count
+    rename = TEACHERS[kind]().rename
+    assert not any(mismatches(policy, rename(policy, dict(published))).values())
+    assert not any(mismatches(policy, rename(policy, whole)).values())
+    published.pop("action_in_proj.bias")
+    assert mismatches(policy, rename(policy, published))["missing"] == ["model.action_in_proj.bias"]

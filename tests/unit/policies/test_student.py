@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowstill.errors import UserError
-from flowstill.policies.smolvla import load_smolvla
+from flowstill.policies.registry import load_flow_policy
 from flowstill.policies.torch_runner import TorchRunner, tensors
 from tests.support import tiny_smolvla
 
@@ -46,11 +46,12 @@ def test_only_expert_projections_and_time_are_trained(tiny):
     student = tiny.student(tiny.teacher())
     names = [name for name, _ in student.trained()]
     assert any(n.startswith("model.target_time.") for n in names)
-    assert any(n.startswith("model.vlm_with_expert.lm_expert.") for n in names)
-    assert not any(".vlm." in n or "state_proj" in n for n in names)
-    frozen = [n for n, p in student.policy.named_parameters() if not p.requires_grad]
-    assert any(".vlm." in n for n in frozen)
-    assert any("state_proj" in n for n in frozen)
+    assert any(".lm_expert." in n or ".gemma_expert." in n for n in names)
+    assert not any(".vlm." in n or ".paligemma." in n or "lm_head" in n for n in names)
+    frozen = {n for n, p in student.policy.named_parameters() if not p.requires_grad}
+    assert any(".vlm." in n or ".paligemma." in n for n in frozen)
+    where = {"smolvla": frozen, "pi0": names, "pi05": []}[tiny.kind]  # the state's projection
+    assert all((name in where) == bool(where) for name in ("model.state_proj.weight", "model.state_proj.bias"))
 
 
 def test_lerobot_loads_a_moved_student_offline(tiny, tmp_path, monkeypatch):
@@ -73,14 +74,14 @@ def test_lerobot_loads_a_moved_student_offline(tiny, tmp_path, monkeypatch):
     theirs = after(policy.predict_action_chunk(before(tensors(seen)), noise=torch.from_numpy(noise)))
     runner = TorchRunner.load(folder, steps=None, draws=None, device="cpu", threads=None, digest="")
     assert np.allclose(runner.act(seen, noise).actions_BHA, theirs.numpy(), atol=1e-6)
-    assert config.type == "flowstill_smolvla"
+    assert config.type == f"flowstill_{tiny.kind}"
     assert str(tmp_path) not in (folder / "config.json").read_text() + (folder / "policy_preprocessor.json").read_text()
 
 
 def test_saved_tokenizer_is_the_teachers(tiny, tmp_path):
     teacher = tiny.teacher()
     tiny.student(teacher).save(tmp_path / "student")
-    loaded = load_smolvla(tmp_path / "student")
+    loaded = load_flow_policy(tmp_path / "student")
     seen = tensors(tiny_smolvla.observations(2))
     theirs, ours = teacher.preprocess(dict(seen)), loaded.preprocess(dict(seen))
     for key in ("observation.language.tokens", "observation.language.attention_mask", "observation.state"):
@@ -96,3 +97,88 @@ def test_one_step_student_refuses_more_steps(tiny, tmp_path):
 def test_more_action_steps_than_the_chunk_are_refused(tiny):
     with pytest.raises(UserError, match=r"spec\.student\.actionSteps"):
         tiny.student(tiny.teacher(), action_steps=tiny_smolvla.CHUNK + 1)
+
+
+def test_the_frozen_part_is_one_module_and_the_trained_part_a_copy(tiny):
+    teacher = tiny.teacher()
+    student = tiny.student(teacher)
+    theirs = dict(teacher.policy.named_parameters())
+    trained = {name for name, _ in student.trained()}
+    for name, parameter in student.policy.named_parameters():
+        assert parameter.device.type == "cpu"
+        if name in theirs:
+            assert (parameter is theirs[name]) == (name not in trained), name
+        else:
+            assert name.startswith("model.target_time.")
+
+
+def test_new_weights_depend_on_nothing_that_was_drawn_before(tiny):
+    torch.manual_seed(1)
+    first = tiny.student(tiny.teacher()).policy.model.target_time.hidden.weight
+    torch.manual_seed(2)
+    assert torch.equal(first, tiny.student(tiny.teacher()).policy.model.target_time.hidden.weight)
+
+
+def test_draws_are_one_call_of_the_expert_over_one_prefix(tiny):
+    student = tiny.student(tiny.teacher())
+    torch.manual_seed(3)
+    torch.nn.init.normal_(student.policy.model.target_time.output.weight, std=0.2)
+    batch = tiny.batch(student)
+    noise = torch.randn((4, 8, student.chunk_size, student.padded_action_dim))
+    calls = {"embed_prefix": 0, "denoise_step": 0}
+
+    def count(name):
+        inner = getattr(student.policy.model, name)
+
+        def counted(*arguments, **options):
+            calls[name] += 1
+            return inner(*arguments, **options)
+
+        setattr(student.policy.model, name, counted)
+
+    for name in calls:
+        count(name)
+    with torch.no_grad():
+        together = student.policy.model.sample_all(student.prepared(batch), noise)[1]
+    assert calls == {"embed_prefix": 1, "denoise_step": 1}
+    prefix = student.encode_prefix(batch)
+    for draw in range(8):
+        assert torch.allclose(together[:, draw], student.chunk(prefix, noise[:, draw], 1), atol=1e-5)
+
+
+def test_folding_changes_nothing(tiny):
+    student = tiny.student(tiny.teacher())
+    torch.manual_seed(3)
+    torch.nn.init.normal_(student.policy.model.target_time.output.weight, std=0.2)
+    prefix = student.encode_prefix(tiny.batch(student))
+    noise = torch.randn((4, 2, student.chunk_size, student.padded_action_dim))
+    with torch.no_grad():
+        before = student.jump(prefix, noise)
+        student.policy.model.fold()
+        assert torch.allclose(student.jump(prefix, noise), before, atol=1e-6)
+
+
+def test_noise_on_the_state_reaches_the_network(tiny):
+    """π0.5 sees its state in the prompt only, so noise must be there before the prompt is written."""
+    teacher = tiny.teacher()
+    seen = tensors(tiny_smolvla.observations(2))
+    quiet, none = teacher.preprocess(dict(seen)), teacher.preprocess(dict(seen), torch.zeros(2, teacher.state_dim))
+    loud = teacher.preprocess(dict(seen), torch.full((2, teacher.state_dim), 0.3))
+    assert torch.allclose(loud["observation.state"], quiet["observation.state"] + 0.3)
+    noise = torch.randn((2, teacher.chunk_size, teacher.padded_action_dim))
+    chunks = [teacher.chunk(teacher.encode_prefix(batch), noise, 1) for batch in (quiet, none, loud)]
+    assert torch.equal(chunks[0], chunks[1])
+    assert not torch.allclose(chunks[0], chunks[2], atol=1e-4)
+
+
+def test_a_student_with_a_missing_tensor_is_not_loaded_half(tiny, tmp_path):
+    """LeRobot's own π0 loader would go on with random weights."""
+    from lerobot.policies.factory import get_policy_class
+    from safetensors.torch import load_file, save_file
+
+    tiny.student(tiny.teacher()).save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("model.action_in_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"action_in_proj\.weight"):
+        get_policy_class(f"flowstill_{tiny.kind}").from_pretrained(tmp_path)

@@ -32,6 +32,7 @@ def test_what_does_not_change_the_student(change):
         {"training": {"precision": "fp32"}},
         {"method": {"targetSteps": 2}},
         {"student": {"draws": 16}},
+        {"student": {"stateOut": True}},
         {"teacher": {"uri": "store://teachers/a", "steps": 4}},
         {"dataset": {"uri": "store://datasets/a", "episodes": [0, 1]}},
         {"export": {"precision": "fp32"}},

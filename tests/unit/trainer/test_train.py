@@ -26,8 +26,8 @@ def trainer(tiny, folder, *, method=METHOD, training=TRAINING, inputs="a"):
     bank = None
     if method.bank_size:
         plan = BankPlan(method.bank_size, 3, 0.05, 0, "a", lambda: autocast(training, teacher.device))
-        bank = make_bank(folder / "bank", plan, teacher, frames, lambda *_: None, lambda: False)
-    batches = Batches(frames, bank, student, method, training)
+        bank = make_bank(folder / "bank", plan, teacher, student, frames, lambda *_: None, lambda: False)
+    batches = Batches(frames, bank, student, teacher, method, training)
     return Trainer(student, teacher, batches, CheckpointFolder(folder / "checkpoints", inputs, 2))
 
 
@@ -153,7 +153,9 @@ def test_an_interrupted_bank_continues_and_is_the_same(tiny, tmp_path, monkeypat
 
     def make(folder, stopped=lambda: False):
         done = []
-        return make_bank(folder, plan, teacher, frames, lambda now, _: done.append(now), stopped), done
+        return make_bank(
+            folder, plan, teacher, tiny.student(teacher), frames, lambda now, _: done.append(now), stopped
+        ), done
 
     whole, all_done = make(tmp_path / "whole")
     calls = iter(range(100))
@@ -164,3 +166,21 @@ def test_an_interrupted_bank_continues_and_is_the_same(tiny, tmp_path, monkeypat
     for name in ("frame_N", "noise_NHD", "chunk_NHD", "jitter_NS"):
         assert torch.equal(getattr(whole, name), getattr(again, name))
     assert whole.jitter_NS.abs().max() > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_target_time_is_learned_in_fp32(tiny, tmp_path, precision):
+    one = trainer(tiny, tmp_path, training=TRAINING.model_copy(update={"precision": precision}))
+    start = weights(one)
+    assert all(not p.any() for n, p in start.items() if ".target_time.output." in n)
+    losses = run(one)
+    assert all(0 < loss < 100 for loss in losses)
+    assert all(p.dtype == torch.float32 for p in one.parameters.values())
+    for part in ("hidden", "output"):
+        name = f"model.target_time.{part}.weight"
+        assert not torch.equal(one.parameters[name], start[name])
+    student, noise = one.student, torch.randn((2, one.student.chunk_size, one.student.padded_action_dim))
+    prefix = student.encode_prefix(tiny.batch(student, 2))
+    with torch.no_grad():
+        jump, step = (student.velocity(prefix, noise, torch.ones(2), torch.full((2,), s)) for s in (0.0, 1.0))
+    assert not torch.allclose(jump, step, atol=1e-6)

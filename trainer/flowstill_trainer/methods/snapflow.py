@@ -5,7 +5,7 @@
 * ``L_FM = ‖F(x_t, t, t) − (ε − a)‖²`` on noised dataset samples, t from LeRobot's own time law;
 * ``L_c = ‖F(x_1, 0, 1) − target‖²``, always from t = 1 to s = 0, where ``x_1 − target`` is a rollout from ``x_1``:
   with ``targetSteps`` 2 the student's own two Euler steps without gradient (the paper), with more the frozen
-  teacher's.
+  teacher's. A state-out student's targets are the teacher's always.
 """
 
 from dataclasses import dataclass
@@ -59,22 +59,34 @@ class SnapFlow:
         target_steps: Euler steps of the rollout that makes the target.
         mix_ratio: 1 − α.
         consistency_weight: λ.
+        own_targets: with two target steps they are the student's own.
     """
 
     target_steps: int
     mix_ratio: float
     consistency_weight: float
+    own_targets: bool = True
 
     @property
     def needs_teacher(self) -> bool:
         """Whether targets come from a frozen teacher."""
-        return self.target_steps > 2 and self.mix_ratio > 0
+        return (self.target_steps > 2 or not self.own_targets) and self.mix_ratio > 0
 
-    def loss(self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples) -> Loss:
-        """The loss of one batch, by one call of the student with gradient. All arithmetic here is fp32."""
+    def loss(
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy | None,
+        prefix: Prefix,
+        samples: Samples,
+        teacher_prefix: Prefix | None = None,
+    ) -> Loss:
+        """The loss of one batch, by one call of the student with gradient. All arithmetic here is fp32.
+
+        ``teacher_prefix`` is that of the jumps' rows where the teacher sees another prefix than the student.
+        """
         flow = samples.action_FHD.shape[0]
         noise_BHD = samples.noise_BHD
-        target_CHD = self.target(student, teacher, prefix, samples)
+        target_CHD = self.target(student, teacher, prefix, samples, teacher_prefix)
         jumps = noise_BHD.shape[0] - flow
         x_BHD = torch.cat([interpolate(samples.action_FHD, noise_BHD[:flow], samples.t_F), noise_BHD[flow:]])
         t_B = torch.cat([samples.t_F, samples.t_F.new_ones(jumps)])
@@ -88,7 +100,14 @@ class SnapFlow:
         total = (1 - self.mix_ratio) * flow_loss + self.mix_ratio * self.consistency_weight * jump_loss
         return Loss(total, flow_loss.detach(), jump_loss.detach())
 
-    def target(self, student: FlowPolicy, teacher: FlowPolicy | None, prefix: Prefix, samples: Samples) -> Tensor:
+    def target(
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy | None,
+        prefix: Prefix,
+        samples: Samples,
+        teacher_prefix: Prefix | None = None,
+    ) -> Tensor:
         """The average velocity that the jump regresses to, (C, H, D), without gradient."""
         flow = samples.action_FHD.shape[0]
         noise_CHD = samples.noise_BHD[flow:]
@@ -96,12 +115,13 @@ class SnapFlow:
             return noise_CHD
         if samples.rollout_CHD is not None:
             return average_velocity(noise_CHD, samples.rollout_CHD)
-        source = student if self.target_steps == 2 else teacher
+        source = teacher if self.needs_teacher else student
         if source is None:
             raise ValueError(f"targetSteps {self.target_steps} needs the frozen teacher")
         with torch.no_grad():
             # Not student.chunk(…): its target is the rollout of instantaneous velocities, s = t.
-            return average_velocity(noise_CHD, euler(source, prefix[flow:], noise_CHD, self.target_steps))
+            seen = prefix[flow:] if teacher_prefix is None else teacher_prefix
+            return average_velocity(noise_CHD, euler(source, seen, noise_CHD, self.target_steps))
 
 
 def masked_mean(error_BHA: Tensor, valid_BH: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""A published student of the tiny SmolVLA that has learnt nothing: exported, described, with its teacher beside it."""
+
+from pathlib import Path
+
+from flowstill.api.fields import StatusRef
+from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
+from flowstill.artifacts.stores import publish, push
+from tests.support import tiny_smolvla
+
+
+def publish_student(root: Path, *, draws: int = 8) -> StatusRef:
+    """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``."""
+    from flowstill.policies.registry import load_flow_policy
+    from flowstill.policies.torch_runner import tensors
+    from flowstill_trainer.export import export
+
+    teacher = tiny_smolvla.write_teacher(root / "teacher")
+    ref = push(teacher, "store://teachers/tiny")
+    flow = load_flow_policy(teacher).make_student(draws=draws, neighbours=3, action_steps=None, multi_step=True)
+    flow.save(root / "student" / "policy")
+    batch = flow.preprocess(tensors(tiny_smolvla.observations(8)))
+    export(flow, batch, root / "student" / "onnx" / "student.onnx")
+    properties = StudentProperties(
+        policy_type="flowstill_smolvla",
+        method={"name": "snapflow"},
+        multi_step=True,
+        draws=draws,
+        draw_neighbours=3,
+        action_steps=flow.action_steps,
+        chunk_size=flow.chunk_size,
+        action_dim=flow.action_dim,
+        padded_action_dim=flow.padded_action_dim,
+        teacher=ref,
+        teacher_steps=10,
+        dataset=ref,
+        seed=0,
+        inputs_digest=ref.digest,
+        trainer_version="0",
+        versions={},
+        precision="fp32",
+        onnx=OnnxDescription(file="onnx/student.onnx", inputs=[], outputs=[]),
+        parameters=1,
+        training_seconds=0.0,
+    )
+    return publish(root / "student", "Student", properties)

@@ -1,0 +1,12 @@
+"""``flowstill-train`` where LeRobot builds small networks: ``python -m tests.support.train_small KIND --spec …``."""
+
+import sys
+
+from tests.support.tiny_run import small
+
+if __name__ == "__main__":
+    kind = sys.argv.pop(1)
+    with small(kind):
+        from flowstill_trainer.cli import main
+
+        sys.exit(main())
