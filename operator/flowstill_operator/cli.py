@@ -1,22 +1,27 @@
-"""``flowstill``: run manifests on this machine, look at them, and fill the store."""
+"""``flowstill``: distill a policy, run manifests on this machine, look at them, and fill the store."""
 
 import argparse
 import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from flowstill.api.fields import StatusRef
 from flowstill.artifacts.stores import push
 from flowstill.artifacts.uris import Locations
 from flowstill.errors import UserError
+from flowstill_operator.children import Document
 from flowstill_operator.clusters.local import LocalCluster
+from flowstill_operator.command.delivery import check_output, deliver
 from flowstill_operator.command.display import Display, states, summarise
-from flowstill_operator.command.files import read_manifests
+from flowstill_operator.command.distill import Order, add_arguments, check_name, order, write_manifest
+from flowstill_operator.command.files import Manifest, manifest_of, read_manifests
 from flowstill_operator.command.session import run
-from flowstill_operator.platform import local_platform
+from flowstill_operator.platform import Platform, local_platform
 
 EXIT_COMPLETED, EXIT_REJECTED, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 GOOD = frozenset({"Completed", "Succeeded"})
@@ -42,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("run", parents=[shared, state], help="run DistillJobs and StudentRollouts to their end")
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
     one.add_argument("--fresh", action="store_true", help="forget earlier runs of the same names")
+    distilling = commands.add_parser("distill", parents=[shared, state], help="distill a one-step student of a policy")
+    add_arguments(distilling)
     commands.add_parser("get", parents=[state], help="print the state of every resource")
     store = commands.add_parser("store", help="fill the store").add_subparsers(dest="action", required=True)
     pushing = store.add_parser("push", parents=[shared], help="copy a folder into the store, atomically")
@@ -58,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "run":
             return _run(options, console)
+        if options.command == "distill":
+            return _distill(options, console)
         if options.command == "get":
             states(console, LocalCluster(options.state).resources())
             return EXIT_COMPLETED
@@ -76,15 +85,66 @@ def exit_code(phases: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    store = _store_uri(options.store)
-    platform = local_platform(store)
-    manifests = read_manifests(options.files, platform)
+    platform = local_platform(_store_uri(options.store))
+    code, _ = _to_the_end(read_manifests(options.files, platform), options, platform, console)
+    return code
+
+
+def _to_the_end(
+    manifests: Sequence[Manifest], options: argparse.Namespace, platform: Platform, console: Console
+) -> tuple[int, list[Document]]:
+    """The exit code, and the resources as they ended."""
     ended = asyncio.run(run(manifests, options.state.absolute(), platform, Display(console), fresh=options.fresh))
-    summarise(console, ended.resources, Locations(store, Path("/")))
+    summarise(console, ended.resources, Locations(platform.default_store, Path("/")))
     if ended.interrupted:
         console.print("\nStopped; the same command continues.", highlight=False)
-        return EXIT_INTERRUPTED
-    return exit_code([(r.get("status") or {}).get("phase", "Pending") for r in ended.resources])
+        return EXIT_INTERRUPTED, ended.resources
+    phases = [(resource.get("status") or {}).get("phase", "Pending") for resource in ended.resources]
+    return exit_code(phases), ended.resources
+
+
+def _distill(options: argparse.Namespace, console: Console) -> int:
+    store = _store_uri(options.store)
+    asked = order(options, store)
+    if options.dry_run:
+        console.print(asked.text, end="", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_COMPLETED
+    return (
+        _apply(asked, console) if asked.output is None else _distill_here(asked, asked.output, options, store, console)
+    )
+
+
+def _distill_here(asked: Order, output: Path, options: argparse.Namespace, store: str, console: Console) -> int:
+    platform = local_platform(store)
+    manifest = manifest_of(asked.document, platform)
+    check_output(output, asked.spec)
+    check_name(manifest, options.state, fresh=options.fresh)
+    write_manifest(asked.manifest, asked.text)
+    code, [resource] = _to_the_end([manifest], options, platform, console)
+    if code == EXIT_COMPLETED:
+        os.environ["FLOWSTILL_STORE"] = store
+        deliver(StatusRef.model_validate(resource["status"]["student"]), output)
+        console.print(f"  output: {output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  manifest: {asked.manifest}", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _apply(asked: Order, console: Console) -> int:
+    try:
+        # Only here: a machine that distills by itself needs no Kubernetes client.
+        from flowstill_operator.command.apply import apply, with_namespace
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error}: install flowstill[operator]", field="--runtime kubernetes") from error
+    placed = replace(asked, document=with_namespace(asked.document))
+    write_manifest(placed.manifest, placed.text)
+    applied = asyncio.run(apply(placed.document))
+    for line in (
+        f"DistillJob {applied.namespace}/{placed.name} is applied to {applied.server}",
+        f"  manifest: {placed.manifest}",
+        f"  kubectl --namespace {applied.namespace} get dj {placed.name} --watch",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return EXIT_COMPLETED
 
 
 def _push(options: argparse.Namespace, console: Console) -> int:

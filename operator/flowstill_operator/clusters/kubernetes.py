@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,8 @@ from flowstill_operator.steps import Note, timestamp
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "flowstill"
+USERS_FIELD_MANAGER = "flowstill-cli"
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
 PROGRESS_TIMEOUT_SECONDS = 2.0
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
@@ -40,6 +43,11 @@ class ApiError(FlowstillError):
         super().__init__(f"the API server answered {status}: {message}")
         self.status = status
 
+    @property
+    def denied(self) -> bool:
+        """Whether it was a question of who asks."""
+        return self.status in (401, 403)
+
 
 async def connect() -> client.ApiClient:
     """A client by the pod's service account, else by the kubeconfig."""
@@ -49,6 +57,15 @@ async def connect() -> client.ApiClient:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     return client.ApiClient(configuration)
+
+
+def own_namespace() -> str:
+    """The pod's own namespace, else that of the kubeconfig's current context."""
+    try:
+        return NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        _, current = config.list_kube_config_contexts()
+        return current["context"].get("namespace") or "default"
 
 
 class KubernetesCluster:
@@ -130,18 +147,32 @@ class KubernetesCluster:
 
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply, conditional on the UID and resourceVersion in the manifest, never forced."""
+        await self._apply("Deployment", manifest, FIELD_MANAGER)
+
+    async def apply_resource(self, manifest: Document) -> Document:
+        """Server-side apply of a user's own resource, never forced; returns what is there now.
+
+        Raises:
+            Refused: the spec is invalid, or another one than the resource's, which is immutable.
+            FieldOwned: another manager owns a field that would change.
+            Gone: the namespace or the resource's kind is not there.
+        """
+        return await self._apply(manifest["kind"], manifest, USERS_FIELD_MANAGER)
+
+    async def _apply(self, kind: Kind, manifest: Document, manager: str) -> Document:
         metadata = manifest["metadata"]
         status, body = await self._request(
             "PATCH",
-            _path("Deployment", metadata["namespace"], metadata["name"]),
+            _path(kind, metadata["namespace"], metadata["name"]),
             body=manifest,
-            query=[("fieldManager", FIELD_MANAGER), ("force", "false")],
+            query=[("fieldManager", manager), ("force", "false")],
             content_type="application/apply-patch+yaml",
         )
         causes = (body.get("details") or {}).get("causes") or []
         if status == 409 and any(cause.get("reason") == "FieldManagerConflict" for cause in causes):
             raise FieldOwned(_message(body))
         _check(status, body)
+        return body
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status; the resourceVersion that was observed travels along."""

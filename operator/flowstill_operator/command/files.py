@@ -43,7 +43,7 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
         for number, document in enumerate(_documents(path), start=1):
             where = f"{path}" if number == 1 else f"{path}, document {number}"
             try:
-                found.append(_manifest(document, platform))
+                found.append(manifest_of(document, platform))
             except UserError as error:
                 errors.append(f"{where}: {error}")
     names = [(manifest.kind, manifest.name) for manifest in found]
@@ -85,7 +85,12 @@ def _documents(path: Path) -> list[Any]:
         raise UserError(f"{path}: no valid YAML: {error}") from error
 
 
-def _manifest(document: Any, platform: Platform) -> Manifest:
+def manifest_of(document: Any, platform: Platform) -> Manifest:
+    """One resource, checked.
+
+    Raises:
+        UserError: naming field and fix.
+    """
     if not isinstance(document, dict):
         raise UserError("a manifest is a mapping with apiVersion, kind, metadata and spec")
     kind = document.get("kind")

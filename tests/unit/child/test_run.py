@@ -5,11 +5,11 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from flowstill.api.children import Result
+from flowstill.api.children import RESULT_KINDS, AnyTask, Result
 from flowstill.child.context import ChildContext
 from flowstill.child.run import Work, run_child
 from flowstill.errors import Interrupted, TeacherRejected
@@ -115,6 +115,31 @@ def test_a_bad_task_is_the_users_error_and_names_the_field(child: Child, task: o
     code, result = child(raising(AssertionError("never worked on")), task)
     assert (code, result.outcome) == (65, "UserError")
     assert says in result.message
+
+
+def test_every_kind_of_task_ends_with_a_kind_of_result() -> None:
+    assert set(RESULT_KINDS) == {task.model_fields["kind"].default for task in get_args(AnyTask)}
+    assert set(RESULT_KINDS.values()) == set(get_args(Result.model_fields["kind"].annotation))
+
+
+@pytest.mark.parametrize("kind", ["Parity", "DatasetParity"])
+def test_a_parity_child_takes_both_tasks(tmp_path: Path, kind: str) -> None:
+    student = {"student": {"uri": "store://s", "digest": "sha256:" + "a" * 64}}
+    frames, resets = {"dataset": {"uri": "store://d"}}, {"evaluation": {"suite": "metaworld", "tasks": ["t"]}}
+    task = {**TASK, "kind": kind, **student, **(frames if kind == "DatasetParity" else resets)}
+    del task["spec"]
+    (tmp_path / "spec.json").write_text(json.dumps(task))
+    seen = []
+
+    def work(given: Any, _context: ChildContext) -> Result:
+        seen.append(given.kind)
+        return Result(kind="Parity", outcome="Succeeded", reason="ParityHolds")
+
+    arguments = ["--spec", str(tmp_path / "spec.json"), "--output", str(tmp_path / "work")]
+    assert run_child("Parity", work, arguments) == 0
+    assert seen == [kind]
+    assert run_child("Parity", work, arguments) == 0
+    assert seen == [kind], "finished work is not done again"
 
 
 def test_a_missing_spec_is_named(tmp_path: Path) -> None:
