@@ -65,8 +65,13 @@ class OneStepPI05(OneStep, PI05Pytorch):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The suffix's tokens (B, X, E), that all exist, where blocks of attention start, and the condition.
 
-        ``noisy_actions`` is x_t, or the pair of the state and x_t: then the state's token comes first.
+        ``noisy_actions`` is x_t, or with ``state_out`` the pair of the state and x_t: the state's token comes first.
+
+        Raises:
+            ValueError: the state is missing.
         """
+        if self.config.state_out and not isinstance(noisy_actions, tuple):
+            raise ValueError("a state-out student needs the state: this prefix was encoded by another policy")
         state_BS, x_t_BHD = noisy_actions if isinstance(noisy_actions, tuple) else (None, noisy_actions)
         suffix_BXE = self.action_in_proj(x_t_BHD)
         starts = [1] + [0] * (suffix_BXE.shape[1] - 1)
