@@ -4,8 +4,8 @@
     .venv/bin/python bench/draws.py --teacher FOLDER      # any teacher that Flowstill distills
 
 Every arm is asked in turn, so that they share whatever else the machine does; ratios are of medians, to the teacher at
-its own steps in PyTorch. Memory is the peak of a fresh process that loads one arm and answers 20 times. What the student
-has learnt does not change what it costs, so it is made from the teacher and not trained.
+its own steps in PyTorch. Memory is the peak of a fresh process that loads one arm and answers 20 times. What the
+student has learnt does not change what it costs, so it is made from the teacher and not trained.
 """
 
 import argparse
