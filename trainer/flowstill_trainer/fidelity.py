@@ -44,7 +44,7 @@ def spread(x_BNF: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)``, ``draws`` noises, ``policy``'s prefix."""
+    """A way to make chunks: ``sample(prefix, noise_BKHD) → (B, H, D)``, from ``draws`` noises and its own prefix."""
 
     name: str
     draws: int

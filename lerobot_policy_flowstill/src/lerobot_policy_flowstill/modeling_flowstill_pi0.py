@@ -1,18 +1,16 @@
 """A one-step π0 student: π0's network with a target time in its time embedding."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import PreTrainedConfig
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy, PI0Pytorch
-from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_pi0 import FlowstillPI0Config
 from lerobot_policy_flowstill.one_step import OneStep
+from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.paligemma import encode_prefix
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
 
@@ -72,28 +70,9 @@ class OneStepPI0(OneStep, PI0Pytorch):  # type: ignore[misc]
         return self.sample(seen, noise, num_steps or self.config.num_inference_steps)
 
 
-class FlowstillPI0Policy(PI0Policy):  # type: ignore[misc]
+class FlowstillPI0Policy(OneStepPolicy, PI0Policy):  # type: ignore[misc]
     """The student as LeRobot sees it."""
 
     config_class = FlowstillPI0Config
     name = "flowstill_pi0"
-
-    def __init__(self, config: FlowstillPI0Config, **kwargs: Any) -> None:
-        PreTrainedPolicy.__init__(self, config)
-        config.validate_features()
-        self.init_rtc_processor()
-        self.model = OneStepPI0(config)
-        self.reset()
-
-    def supports_rtc(self) -> bool:
-        """Real-time chunking guides intermediate steps, and a student has none."""
-        return False
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
-    ) -> "FlowstillPI0Policy":
-        """Load as LeRobot's base class does; π0's own loader keeps random weights where a tensor is missing."""
-        load = super(PI0Policy, cls).from_pretrained
-        policy: FlowstillPI0Policy = load(pretrained_name_or_path, config=config, **(kwargs | {"strict": True}))
-        return policy
+    network = OneStepPI0

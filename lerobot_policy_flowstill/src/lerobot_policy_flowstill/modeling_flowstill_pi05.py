@@ -4,19 +4,17 @@ With ``state_out`` the state is not in its prompt: one projected token stands at
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import PreTrainedConfig
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding, pad_vector
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy, PI05Pytorch
-from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_pi05 import FlowstillPI05Config
 from lerobot_policy_flowstill.one_step import OneStep
+from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.paligemma import encode_prefix
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
 
@@ -65,8 +63,13 @@ class OneStepPI05(OneStep, PI05Pytorch):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The suffix's tokens (B, X, E), that all exist, where blocks of attention start, and the condition.
 
-        ``noisy_actions`` is x_t, or the pair of the state and x_t: then the state's token comes first.
+        ``noisy_actions`` is x_t, or with ``state_out`` the pair of the state and x_t: the state's token comes first.
+
+        Raises:
+            ValueError: the state is missing.
         """
+        if self.config.state_out and not isinstance(noisy_actions, tuple):
+            raise ValueError("a state-out student needs the state: this prefix was encoded by another policy")
         state_BS, x_t_BHD = noisy_actions if isinstance(noisy_actions, tuple) else (None, noisy_actions)
         suffix_BXE = self.action_in_proj(x_t_BHD)
         starts = [1] + [0] * (suffix_BXE.shape[1] - 1)
@@ -88,18 +91,12 @@ class OneStepPI05(OneStep, PI05Pytorch):  # type: ignore[misc]
         return self.sample(seen, noise, num_steps or self.config.num_inference_steps)
 
 
-class FlowstillPI05Policy(PI05Policy):  # type: ignore[misc]
+class FlowstillPI05Policy(OneStepPolicy, PI05Policy):  # type: ignore[misc]
     """The student as LeRobot sees it."""
 
     config_class = FlowstillPI05Config
     name = "flowstill_pi05"
-
-    def __init__(self, config: FlowstillPI05Config, **kwargs: Any) -> None:
-        PreTrainedPolicy.__init__(self, config)
-        config.validate_features()
-        self.init_rtc_processor()
-        self.model = OneStepPI05(config)
-        self.reset()
+    network = OneStepPI05
 
     def prepare_state(self, batch: dict[str, Tensor]) -> Tensor | None:
         """The padded state, where the network takes it; else None."""
@@ -109,16 +106,3 @@ class FlowstillPI05Policy(PI05Policy):  # type: ignore[misc]
     def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
         """A chunk of real dimensions, normalised, as LeRobot's π0.5 predicts it."""
         return super().predict_action_chunk(batch, state=self.prepare_state(batch), **kwargs)
-
-    def supports_rtc(self) -> bool:
-        """Real-time chunking guides intermediate steps, and a student has none."""
-        return False
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
-    ) -> "FlowstillPI05Policy":
-        """Load as LeRobot's base class does; π0.5's own loader keeps random weights where a tensor is missing."""
-        load = super(PI05Policy, cls).from_pretrained
-        policy: FlowstillPI05Policy = load(pretrained_name_or_path, config=config, **(kwargs | {"strict": True}))
-        return policy

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding, make_att_2d_masks
-from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatching
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_smolvla import FlowstillSmolVLAConfig
 from lerobot_policy_flowstill.one_step import OneStep
+from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.prefix import Prefix, Prepared, stored_layers
 
 VLM_FOLDER = "vlm"
@@ -79,22 +79,12 @@ class OneStepSmolVLA(OneStep, VLAFlowMatching):  # type: ignore[misc]
         return self.sample(seen, noise, self.config.num_steps)
 
 
-class FlowstillSmolVLAPolicy(SmolVLAPolicy):  # type: ignore[misc]
+class FlowstillSmolVLAPolicy(OneStepPolicy, SmolVLAPolicy):  # type: ignore[misc]
     """The student as LeRobot sees it; its VLM's configuration and tokenizer lie beside its weights."""
 
     config_class = FlowstillSmolVLAConfig
     name = "flowstill_smolvla"
-
-    def __init__(self, config: FlowstillSmolVLAConfig, **kwargs: Any) -> None:
-        PreTrainedPolicy.__init__(self, config)
-        config.validate_features()
-        self.init_rtc_processor()
-        self.model = OneStepSmolVLA(config)
-        self.reset()
-
-    def supports_rtc(self) -> bool:
-        """Real-time chunking guides intermediate steps, and a student has none."""
-        return False
+    network = OneStepSmolVLA
 
     @classmethod
     def from_pretrained(
@@ -106,8 +96,7 @@ class FlowstillSmolVLAPolicy(SmolVLAPolicy):  # type: ignore[misc]
         if beside.is_dir():
             config = copy.copy(config)
             config.vlm_model_name = str(beside.resolve())
-        load = super().from_pretrained
-        policy: FlowstillSmolVLAPolicy = load(pretrained_name_or_path, config=config, **(kwargs | {"strict": True}))
+        policy: FlowstillSmolVLAPolicy = super().from_pretrained(pretrained_name_or_path, config=config, **kwargs)
         return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:

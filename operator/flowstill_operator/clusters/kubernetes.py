@@ -254,6 +254,12 @@ def _message(body: Document) -> str:
     return str(body.get("message") or body.get("reason") or "no message")
 
 
+def _is_ending(body: Document) -> bool:
+    """Whether the answer is about a namespace that is being deleted, where nothing new may be made."""
+    causes = (body.get("details") or {}).get("causes") or []
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+
+
 def _check(status: int, body: Document) -> None:
     """Turn an answer that is no success into the error that says what it means."""
     if status < 300:
@@ -261,6 +267,8 @@ def _check(status: int, body: Document) -> None:
     message = _message(body)
     match status:
         case 404:
+            raise Gone(message)
+        case 403 if _is_ending(body):
             raise Gone(message)
         case 409:
             raise Conflict(message)

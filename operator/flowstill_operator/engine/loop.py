@@ -177,6 +177,8 @@ class Reconciler:
     async def _tell(self, resource: Document, note: Note) -> None:
         try:
             await self.cluster.record_event(resource, note)
+        except Gone:
+            log.debug("event %s came too late: the namespace is being deleted", note.reason)
         except Exception:
             # An event is news, not state: the status already says it.
             log.warning("event %s could not be recorded", note.reason, exc_info=True)

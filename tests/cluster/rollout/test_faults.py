@@ -8,7 +8,6 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,32 +20,13 @@ from flowstill_operator.clusters.kubernetes import KubernetesCluster
 from flowstill_operator.rollout.promote import deployment_patch, put, read_target
 from tests.cluster.api_client import Document
 from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.operator_process import OperatorProcess, installed_crds, running_operator
+from tests.cluster.operator_process import OperatorProcess, running_operator
 from tests.cluster.resources import distill_job
 from tests.cluster.scene import TARGET, Scene, student, text
-from tests.cluster.stand_in_kubelet import stand_in
 from tests.cluster.waiting import POLL_SECONDS, until
 from tests.unit.operator.builders import judged, parity
 
 STUDENT = student("a")
-
-
-@pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    with installed_crds(control_plane), stand_in(control_plane):
-        yield control_plane
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    with running_operator(plane, tmp_path_factory.mktemp("operator")) as process:
-        yield process
-
-
-@pytest.fixture
-def scene(plane: ControlPlane, operator: OperatorProcess, namespace: str) -> Scene:
-    assert operator.is_running()
-    return Scene(plane, namespace)
 
 
 def test_health_and_metrics_answer_while_it_works(scene: Scene, operator: OperatorProcess) -> None:

@@ -1,36 +1,14 @@
 """Promotion on a real API server: the operator is real, so are all controllers; only the kubelet is a stand-in."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.harness.controlplane import ControlPlane
-from tests.cluster.operator_process import OperatorProcess, installed_crds, running_operator
 from tests.cluster.scene import EXAMPLE, TARGET, TARGET_PODS, Scene, student, text
-from tests.cluster.stand_in_kubelet import stand_in
 from tests.cluster.waiting import until
 from tests.unit.operator.builders import judged
 
 FIRST, SECOND = student("a"), student("b")
-
-
-@pytest.fixture(scope="module")
-def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    with installed_crds(control_plane), stand_in(control_plane):
-        yield control_plane
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    with running_operator(plane, tmp_path_factory.mktemp("operator")) as process:
-        yield process
-
-
-@pytest.fixture
-def scene(plane: ControlPlane, operator: OperatorProcess, namespace: str) -> Scene:
-    assert operator.is_running()
-    return Scene(plane, namespace)
 
 
 def ours(scene: Scene) -> list[dict]:
