@@ -34,7 +34,7 @@ def refusal(plane: ControlPlane, resource: dict[str, Any]) -> str:
 
 def test_defaults_are_filled_in(plane: ControlPlane) -> None:
     spec = plane.get("distilljob", "a")["spec"]
-    assert spec["student"] == {"draws": 8, "drawNeighbours": 3}
+    assert spec["student"] == {"draws": 8, "drawNeighbours": 3, "stateOut": False}
     assert spec["method"]["targetSteps"] == 10
     assert spec["runtime"]["backoffLimit"] == 3
 

@@ -63,8 +63,8 @@ def child_refused(observed: Observed, wanted: Wanted, reason: str, message: str)
     """The observation after the API refused that child."""
     role = wanted.role
     if wanted.reader:
-        return replace(observed, readers={role: refused(observed.reader(role), message, reason)})
-    return replace(observed, children={role: refused(observed.child(role), message, reason)})
+        return replace(observed, readers={**observed.readers, role: refused(observed.reader(role), message, reason)})
+    return replace(observed, children={**observed.children, role: refused(observed.child(role), message, reason)})
 
 
 def target_refused(observed: Observed, reason: str, message: str) -> Observed:

@@ -344,6 +344,16 @@ def test_a_refused_job_fails():
     assert "spec.template" in made.status.message
 
 
+def test_a_refused_job_leaves_the_other_children_as_they_were():
+    parity_done = Child("Succeeded", result=parity())
+    before = observed(children={"parity": parity_done}, readers={"parity": parity_done})
+    (wanted,) = plan(before, NOW).create
+    assert wanted.role == "rollouts"
+    for one in (wanted, replace(wanted, reader=True)):
+        after_refusal = child_refused(before, one, "Refused", "no")
+        assert (after_refusal.child("parity"), after_refusal.reader("parity")) == (parity_done, parity_done)
+
+
 @pytest.mark.parametrize("phase", ["Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"])
 def test_a_terminal_status_is_final(phase):
     status = {**after("parity"), "phase": phase}
