@@ -30,7 +30,8 @@ class Image:
     """One image: its full name, and how to build it when the store has none of this name.
 
     `target` is the stage that the image ends with. `keep_steps` keeps every step of the build, so that the next one
-    begins at the first that changed. Not for the large ones: their steps would lie on the disk twice.
+    begins at the first that changed. Not for the large ones: their steps would lie on the disk twice, and older
+    images of theirs, with those in `above` that are made of them, are dropped before the build and not after it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Image:
     arguments: tuple[tuple[str, str], ...] = ()
     target: str | None = None
     keep_steps: bool = False
+    above: tuple[str, ...] = ()
 
 
 class ImageStore:
@@ -87,7 +89,13 @@ class ImageStore:
         wanted = run([sys.executable, str(script), str(pyproject), "trainer", "evaluator"])
         base = self.base()
         key = content_key(containerfile, CHECKOUT / "requirements.lock", wanted, base)
-        image = Image(f"localhost/flowstill-learning:{key}", containerfile, CHECKOUT, (("BASE_IMAGE", base),))
+        image = Image(
+            f"localhost/flowstill-learning:{key}",
+            containerfile,
+            CHECKOUT,
+            (("BASE_IMAGE", base),),
+            above=("localhost/flowstill-trainer", "localhost/flowstill-evaluator"),
+        )
         return self.ensure(image)
 
     def project(self, part: str) -> str:
@@ -131,9 +139,11 @@ class ImageStore:
         with file_lock(self.folder / "build.lock", self._report):
             # What a killed build left is gigabytes, and nobody else builds while the lock is held.
             self.buildah("rm", "--all")
-            shutil.rmtree(self._scratch(), ignore_errors=True)
+            if not image.keep_steps:
+                for repository in (*image.above, image.name.rpartition(":")[0]):
+                    self._drop(repository)
             self._build([*command, "--tag", image.name, str(image.context)])
-            self._drop_older(image.name)
+            self._drop(image.name.rpartition(":")[0], but=image.name)
         self._report(f"built {image.name} in {time.monotonic() - started:.0f} s")
         return image.name
 
@@ -156,6 +166,7 @@ class ImageStore:
         below, folders = layers.find_below(self.folder / "storage", layout, name)
         config = json.loads(self.buildah("inspect", "--type", "image", name))["OCIv1"]
         layers.write_above(layout, below, name, config, folders)
+        layers.drop_older(layout, name)
 
     def buildah(self, *arguments: str) -> str:
         """Run buildah on this storage and return its output."""
@@ -168,21 +179,22 @@ class ImageStore:
     def _build(self, arguments: list[str]) -> None:
         log = self.folder / "build.log"
         scratch = self._scratch()
-        scratch.mkdir(exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
         environment = {**os.environ, "TMPDIR": str(scratch)}
         with log.open("wb") as output:
             command = [*self._command(), *arguments]
             done = subprocess.run(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
             )
+        shutil.rmtree(scratch, ignore_errors=True)
         if done.returncode != 0:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
             raise HarnessError(f"building an image failed; all of it is in {log}:\n{end}")
 
-    def _drop_older(self, name: str) -> None:
-        repository = name.rpartition(":")[0]
+    def _drop(self, repository: str, but: str | None = None) -> None:
         for other in self.names():
-            if other != name and other.rpartition(":")[0] == repository:
+            if other != but and other.rpartition(":")[0] == repository:
                 self.buildah("rmi", "--force", other)
         unnamed = self.buildah("images", "--all", "--quiet", "--filter", "dangling=true").split()
         if len(unnamed) > _MAX_STEPS:

@@ -81,6 +81,25 @@ def write_above(layout: Path, below: str | None, name: str, config: dict[str, An
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [*others, written]}))
 
 
+def drop_older(layout: Path, name: str) -> None:
+    """Forget the images of `name`'s repository with another tag, and remove every file that no image needs."""
+    index = _read(layout / "index.json")
+    repository = name.rpartition(":")[0]
+    kept = [
+        named
+        for named in index["manifests"]
+        if named["annotations"][_REFERENCE] == name or named["annotations"][_REFERENCE].rpartition(":")[0] != repository
+    ]
+    (layout / "index.json").write_text(json.dumps({**index, "manifests": kept}))
+    needed = set()
+    for named in kept:
+        manifest = _read(_blob(layout, named["digest"]))
+        needed |= {part["digest"] for part in (named, manifest["config"], *manifest["layers"])}
+    for blob in (layout / "blobs" / "sha256").iterdir():
+        if f"sha256:{blob.name}" not in needed:
+            blob.unlink()
+
+
 def _layers_of(layout: Path, manifests: list[dict[str, Any]], name: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The layers of an image of the layout, and their digests before compression."""
     found = next(named for named in manifests if named["annotations"][_REFERENCE] == name)
