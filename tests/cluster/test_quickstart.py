@@ -199,6 +199,25 @@ def test_the_student_is_served_by_the_example_deployment(installed: Installed) -
     assert "draws=8" in log
 
 
+@pytest.mark.long
+def test_a_judged_student_takes_the_teachers_place_on_a_running_deployment(installed: Installed) -> None:
+    """Needs the quickstart's student; evaluates it once more, 200 episodes an arm."""
+    kubectl, examples = installed.node.plane.kubectl, ROOT / "examples" / "deployment"
+    here = ("--namespace", installed.namespace)
+    installed.apply(examples / "deployment.yaml")
+    kubectl("rollout", "status", *here, "deployment/robot-policy", "--timeout=180s")
+    installed.apply(examples / "studentrollout.yaml")
+    done = "--for=jsonpath={.status.phase}=Completed"
+    kubectl("wait", *here, done, "studentrollout/reach-around-served", "--timeout=900s")
+    student = installed.status("studentrollout", "reach-around-served")["student"]
+    deployment = installed.get("deployment", "robot-policy")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    served = {entry["name"]: entry.get("value") for entry in container["env"]}["FLOWSTILL_POLICY"]
+    assert served == deployment["metadata"]["annotations"]["flowstill.dev/last-completed"]
+    assert served == f"{student['uri']}@{student['digest']}"
+    assert student["digest"] in kubectl("logs", *here, "deployment/robot-policy")
+
+
 def test_a_teacher_that_is_not_there_fails_with_its_path_after_one_pod(installed: Installed) -> None:
     runtime = {"gpusPerNode": 0}
     installed.node.plane.apply(
