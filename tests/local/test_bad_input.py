@@ -68,7 +68,7 @@ def teacher_cases() -> list[Case]:
 
     here = "spec.teacher: "
     return [
-        case("act", here + "the checkpoint is of type 'act'", "of type flowstill_smolvla, smolvla"),
+        case("act", here + "the checkpoint is of type 'act'", "pi0, pi05, smolvla"),
         case("adapter", here, "is a PEFT adapter, not a whole policy; merge it first"),
         case("missing-tensor", here, f"missing: {spoiled.TENSOR} (1 in all)", "Save the policy with LeRobot"),
         case("misshaped", here, f"of another shape: {spoiled.TENSOR}"),
