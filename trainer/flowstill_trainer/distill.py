@@ -6,15 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flowstill.api.children import Result, TrainTask
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.child.context import ChildContext
-from flowstill.errors import TeacherRejected
+from flowstill.errors import TeacherRejected, UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
@@ -23,14 +21,17 @@ from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
 from flowstill_trainer.fidelity import measure
 from flowstill_trainer.inputs import inputs_digest
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.publish import Origin, build_folder, publish_student
-from flowstill_trainer.train import Trainer, autocast
+from flowstill_trainer.train import Trainer, autocast, check_parts
 
 logger = logging.getLogger(__name__)
 
 
-def distill(task: Any, context: ChildContext) -> Result:
+def distill(task: Any, context: ChildContext, processes: Processes | None = None) -> Result:
     """Train and publish, or name the student that these inputs already gave.
+
+    Of several processes all train; what is decided, measured and written is rank 0's.
 
     Raises:
         UserError: an input cannot work.
@@ -38,16 +39,17 @@ def distill(task: Any, context: ChildContext) -> Result:
     """
     if not isinstance(task, TrainTask):
         raise TypeError(f"the trainer runs Train tasks, not {type(task).__name__}")
-    spec = task.spec
+    spec, processes = task.spec, processes or Processes()
+    check_parts(spec.training, processes)
     teacher_folder, teacher = _read(spec.teacher, "spec.teacher")
     dataset_folder, dataset = _read(spec.dataset, "spec.dataset")
     key = inputs_digest(spec, teacher.digest, dataset.digest)
-    known = lookup_by_inputs(key)
+    known = reused(key, processes)
     if known is not None:
         return _result(
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.start_collectives()
     policy = load_flow_policy(teacher_folder, device=device)
     if policy.is_student:
         raise TeacherRejected(
@@ -63,7 +65,9 @@ def distill(task: Any, context: ChildContext) -> Result:
         multi_step=spec.method.mix_ratio < 1,
         state_out=spec.student.state_out,
     )
-    trainer = train(spec, key, policy, student, frames, context)
+    trainer = train(spec, key, policy, student, frames, context, processes)
+    if not processes.first:
+        return processes.outcome()
     context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
     fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
@@ -79,6 +83,28 @@ def distill(task: Any, context: ChildContext) -> Result:
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
 
 
+def reused(key: str, processes: Processes) -> StatusRef | None:
+    """The student that these inputs gave before: as rank 0 finds it, for it may be published at any moment.
+
+    Raises:
+        UserError: the processes do not have the same inputs.
+    """
+    theirs = processes.share("inputs", lambda: key)
+    if theirs != key:
+        raise UserError(
+            f"process {processes.rank} reads a teacher or a dataset whose digest is not the first one's; give all "
+            "nodes the same store",
+            field="spec",
+        )
+
+    def find() -> str:
+        found = lookup_by_inputs(key)
+        return "" if found is None else found.model_dump_json()
+
+    said = processes.share("known", find)
+    return StatusRef.model_validate_json(said) if said else None
+
+
 def train(
     spec: DistillJobSpec,
     key: str,
@@ -86,12 +112,13 @@ def train(
     student: FlowPolicy,
     frames: Frames,
     context: ChildContext,
+    processes: Processes,
 ) -> Trainer:
     """The bank, if there is one, and the training loop."""
-    bank = _bank(spec, key, teacher, student, frames, context) if spec.method.bank_size else None
+    bank = _bank(spec, key, teacher, student, frames, context, processes) if spec.method.bank_size else None
     batches = Batches(frames, bank, student, teacher, spec.method, spec.training)
     checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
-    trainer = Trainer(student, teacher, batches, checkpoints)
+    trainer = Trainer(student, teacher, batches, checkpoints, processes)
 
     def report(step: int, total: int, loss: float, rate: float) -> None:
         context.progress.update(step, total, "training", loss=loss, samples_per_second=rate)
@@ -101,8 +128,9 @@ def train(
 
 
 def _bank(
-    spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext
-) -> Bank:
+    spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext,
+    processes: Processes,
+) -> Bank:  # fmt: skip
     plan = BankPlan(
         size=spec.method.bank_size,
         steps=spec.method.target_steps,
@@ -116,7 +144,8 @@ def _bank(
     def report(done: int, total: int) -> None:
         context.progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
 
-    return make_bank(context.work / "bank", plan, teacher, student, frames, report, context.stop.is_set)
+    folder, stopped = context.work / "bank", context.stop.is_set
+    return make_bank(folder, plan, teacher, student, frames, report, stopped, processes)
 
 
 def _read(source: Source, field: str) -> tuple[Path, StatusRef]:

@@ -3,16 +3,19 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flowstill.api.distilljob import Training
-from flowstill.errors import Interrupted, NonFiniteLoss
+from flowstill.errors import Interrupted, NonFiniteLoss, UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.batches import Batch, Batches, Sampled
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.methods.snapflow import SnapFlow
+from flowstill_trainer.parallel import Shared
+from flowstill_trainer.processes import Processes
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -42,14 +45,22 @@ class Trainer:
     """
 
     def __init__(
-        self, student: FlowPolicy, teacher: FlowPolicy, batches: Batches, checkpoints: CheckpointFolder
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy,
+        batches: Batches,
+        checkpoints: CheckpointFolder,
+        processes: Processes | None = None,
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.processes = processes or Processes()
         self.training, method = batches.training, batches.method
+        check_parts(self.training, self.processes)
         self.method = SnapFlow(
             method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
         )
-        self.parameters: dict[str, Tensor] = dict(student.trained())
+        self.shared = Shared(student, self.loss, self.processes, self.training.parallel)
+        self.parameters = self.shared.parameters
         config = student.policy.config
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
@@ -69,37 +80,38 @@ class Trainer:
             NonFiniteLoss: loss or gradient is NaN or infinite; nothing of that step is kept.
         """
         found = self.checkpoints.latest()
+        self.agree(None if found is None else found.step)
         if found is not None:
             self.restore(found)
         for sampled in self.batches.iterate(self.step):
-            if stopped():
-                self.checkpoints.save(self.state())
+            if self.processes.any(stopped()):
+                self.save()
                 raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
             started = time.monotonic()
             loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
-                self.checkpoints.save(self.state())
+                self.save()
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
         self.use_average()
+        self.shared.release()
+        self.parameters = self.shared.parameters
 
     def update(self, sampled: Sampled) -> float:
         """One step of the optimizer; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.training)
         self.optimizer.zero_grad(set_to_none=True)
-        parts, losses = self.training.gradient_accumulation, []
-        for number in range(parts):
-            loss = self.loss(self.batches.batch(sampled, number, parts))
-            loss.backward()
-            losses.append(loss.detach())
-        value = float(torch.stack(losses).sum())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
+        rank, size = self.processes.rank, self.processes.size
+        parts = size * self.training.gradient_accumulation
+        mine = [partial(self.batches.batch, sampled, number, parts) for number in range(rank, parts, size)]
+        value = self.shared.backward(mine)
+        norm = self.shared.clip(self.training.gradient_clip)
+        if not (math.isfinite(value) and math.isfinite(norm)):
             frames = _few(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}, on the dataset's frames {frames}; "
+                f"step {self.step + 1}: loss {value}, gradient norm {norm}, on the dataset's frames {frames}; "
                 "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
                 f"in {self.checkpoints.root}",
                 field="spec.training",
@@ -121,34 +133,69 @@ class Trainer:
             other = None if seen is None else self.teacher.encode_prefix(seen)
             return self.method.loss(self.student, teacher, prefix, batch.samples, other).total
 
+    def save(self) -> None:
+        """Write a checkpoint; of several processes rank 0 does, and the others go on to the next step."""
+        state = self.state()
+        if self.processes.first:
+            self.checkpoints.save(state)
+
     def state(self) -> Checkpoint:
-        """Everything that this run is now."""
+        """Everything that this run is now, in whole tensors; see :meth:`Shared.whole`."""
+        whole = self.shared.whole
         moments: Tensors = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}/{key}"] = value
-        weights = {n: p.detach() for n, p in self.parameters.items()}
-        return Checkpoint(self.step, weights, self.average, moments, self.seconds)
+                moments[f"{name}/{key}"] = whole(value)
+        weights = {n: whole(p) for n, p in self.parameters.items()}
+        average = {n: whole(p) for n, p in self.average.items()}
+        return Checkpoint(self.step, weights, average, moments, self.seconds)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(found.weights[name])
+                parameter.copy_(self.shared.as_held(name, found.weights[name]))
                 if self.average:
-                    self.average[name].copy_(found.average[name])
+                    self.average[name].copy_(self.shared.as_held(name, found.average[name]))
         for name, value in found.optimizer.items():
             owner, _, key = name.rpartition("/")
             parameter = self.parameters[owner]
-            place = value if key == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][key] = place
+            self.optimizer.state[parameter][key] = value if key == "step" else self.shared.as_held(owner, value)
         self.step, self.seconds = found.step, found.seconds
+
+    def agree(self, step: int | None) -> None:
+        """That all processes continue from the same checkpoint.
+
+        Raises:
+            RuntimeError: they do not; another attempt reads them anew.
+        """
+        theirs = self.processes.share("checkpoint", lambda: str(step))
+        if theirs != str(step):
+            raise RuntimeError(
+                f"process {self.processes.rank} finds the checkpoint of step {step} and the first one that of step "
+                f"{theirs} in {self.checkpoints.root}; all of them must see the same work folder"
+            )
 
     def use_average(self) -> None:
         """Put the moving average in place of the weights, if there is one."""
         with torch.no_grad():
             for name, value in self.average.items():
                 self.parameters[name].copy_(value)
+
+
+def check_parts(training: Training, processes: Processes) -> None:
+    """That every part of an update has samples.
+
+    Raises:
+        UserError: it has fewer samples than parts.
+    """
+    parts = processes.size * training.gradient_accumulation
+    if training.batch_size < parts:
+        raise UserError(
+            f"{training.batch_size} samples of an update cannot be shared out to {processes.size} processes with "
+            f"gradientAccumulation {training.gradient_accumulation}: make it at least {parts}",
+            field="spec.training.batchSize",
+        )
 
 
 def _few(index_B: Tensor) -> str:
