@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.local.test_train import Store as TrainStore
-from tests.local.test_train import artifact, until_checkpoint, write_spec
+from tests.local.test_train import artifact, write_spec
 from tests.support.train_together import SIZE, WAYS, meeting_point, rank_variables, together
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
@@ -71,9 +71,9 @@ class Rank:
         self._connection.settimeout(600)
         self.pid = int(self._answers.readline())
 
-    def poll(self):
-        """Whether it is there, as far as its process table entry says."""
-        return None if Path(f"/proc/{self.pid}").exists() else 1
+    def alive(self):
+        """Whether it is still there."""
+        return Path(f"/proc/{self.pid}").exists()
 
     def wait(self):
         code = int(self._answers.readline())
@@ -104,6 +104,21 @@ def start(warm, folder, store):
     return [Rank(warm, folder, common | rank_variables(rank)) for rank in range(SIZE)]
 
 
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def ended_after_a_checkpoint(warm, folder, store, rank, number):
+    """A run that has written a new checkpoint when one of its processes gets the signal."""
+    before = checkpoints(folder)
+    ranks = start(warm, folder, store)
+    while checkpoints(folder)[-1:] == before[-1:]:
+        assert ranks[rank].alive(), (folder / "stderr").read_text()
+        time.sleep(0.02)
+    os.kill(ranks[rank].pid, number)
+    return ranks
+
+
 def finish(ranks, folder):
     return [rank.wait() for rank in ranks], json.loads((folder / "termination").read_text())
 
@@ -113,7 +128,7 @@ def weights(store, result):
 
 
 def test_killed_and_stopped_runs_give_the_same_weights(warm, store, tmp_path):
-    options = {"steps": 60, "seed": 3, "checkpointEvery": 10}
+    options = {"steps": 120, "seed": 3, "checkpointEvery": 10}
     whole = write_spec(tmp_path / "whole", **options)
     codes, result = finish(start(warm, whole, store), whole)
     log = (whole / "stderr").read_text()
@@ -126,19 +141,11 @@ def test_killed_and_stopped_runs_give_the_same_weights(warm, store, tmp_path):
     (store.root / "by-inputs").rename(tmp_path / "forgotten")
 
     killed = write_spec(tmp_path / "killed", **options)
-    ranks = start(warm, killed, store)
-    until_checkpoint(killed, ranks[1])
-    os.kill(ranks[1].pid, signal.SIGKILL)
-    codes, result = finish(ranks, killed)
+    codes, result = finish(ended_after_a_checkpoint(warm, killed, store, 1, signal.SIGKILL), killed)
     assert (codes, result["outcome"]) == ([1, 128 + signal.SIGKILL], "Error")
-
-    ranks = start(warm, killed, store)
-    before = max((killed / "checkpoints").glob("step-*")).name
-    while max((killed / "checkpoints").glob("step-*")).name == before:
-        assert ranks[0].poll() is None, (killed / "stderr").read_text()
-        time.sleep(0.02)
-    os.kill(ranks[1].pid, signal.SIGTERM)
-    codes, result = finish(ranks, killed)
+    codes, _ = finish(ended_after_a_checkpoint(warm, killed, store, 0, signal.SIGKILL), killed)
+    assert codes == [128 + signal.SIGKILL, 1]
+    codes, result = finish(ended_after_a_checkpoint(warm, killed, store, 1, signal.SIGTERM), killed)
     assert (codes, result["outcome"]) == ([143] * SIZE, "Interrupted")
     assert "checkpoint is saved" in result["message"]
 
