@@ -90,7 +90,7 @@ class Maker:
         self.weights: dict[str, Any] = {}
 
     def run(self, training: Any, processes: Any, name: str, stop: Any = None, poison: Any = None) -> dict[str, Any]:
-        """Losses by step; how far the weights are from the first run's; what was raised."""
+        """Losses by step; norms of the gradients; how far the weights are from the first run's; what was raised."""
         import torch
 
         from flowstill.errors import FlowstillError
@@ -108,6 +108,14 @@ class Maker:
         batches = Batches(frames, bank, student, teacher, self.method, training)
         one = Trainer(student, teacher, batches, CheckpointFolder(root / "checkpoints", "a", 2), processes)
         losses: dict[int, float] = {}
+        norms: list[float] = []
+        clip = one.shared.clip
+
+        def measured(limit: float) -> float:
+            norms.append(clip(limit))
+            return norms[-1]
+
+        one.shared.clip = measured  # type: ignore[method-assign]
 
         def progress(step: int, total: int, loss: float, rate: float) -> None:
             losses[step] = loss
@@ -126,7 +134,7 @@ class Maker:
             weights = {n: p.detach() for n, p in student.policy.named_parameters()}
             self.weights = self.weights or weights
             difference = max(float((weights[n] - p).abs().max()) for n, p in self.weights.items())
-        return {"losses": losses, "difference": difference, "error": error}
+        return {"losses": losses, "norms": norms, "difference": difference, "error": error}
 
 
 if __name__ == "__main__":
