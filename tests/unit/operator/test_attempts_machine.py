@@ -101,18 +101,15 @@ class Attempts(RuleBasedStateMachine):
         begun = reasons.get("Trained") not in (None, "Pending", "Restarting")
         return number < self.status().get("attempts", 0) or (number == self.status().get("attempts") and begun)
 
-    @rule(crash_at=st.none() | st.integers(0, 7), times=st.integers(1, 3))
-    def look(self, crash_at, times):
+    @rule(crash_at=st.none() | st.integers(0, 7), times=st.integers(1, 3), seconds=st.sampled_from([0, 15, 300]))
+    def look(self, crash_at, times, seconds):
+        self.now += timedelta(seconds=seconds)
         for _ in range(times):
             self.pass_over(crash_at)
 
     @rule()
     def somebody_writes_meanwhile(self):
         self.cluster.conflicts = 1
-
-    @rule(seconds=st.integers(0, 40))
-    def time_passes(self, seconds):
-        self.now += timedelta(seconds=seconds)
 
     @precondition(lambda self: self.at_work())
     @rule()
@@ -135,18 +132,17 @@ class Attempts(RuleBasedStateMachine):
         self.failures += way not in FREE
         self.ends_badly |= way == "user" or self.failures > self.limit
 
+    @precondition(lambda self: self.left())
     @rule()
     def pods_that_were_left_end(self):
-        for job in self.attempts():
-            if is_finished(job):
-                self.end_left(job["metadata"]["name"])
-        for name in set(self.cluster.pods_by_job) - {job["metadata"]["name"] for job in self.cluster.jobs()}:
-            self.end_left(name)
+        for pod in self.left():
+            end_rank(pod, 143)
 
-    def end_left(self, name):
-        for pod in self.cluster.pods_by_job.get(name, []):
-            if not is_ended(pod):
-                end_rank(pod, 143)
+    def left(self):
+        """Pods that are at work though their Job has ended, or is gone."""
+        working = {job["metadata"]["name"] for job in self.at_work()}
+        others = [pods for name, pods in self.cluster.pods_by_job.items() if name not in working]
+        return [pod for pods in others for pod in pods if not is_ended(pod)]
 
     @precondition(lambda self: self.at_work())
     @rule(message=st.booleans())

@@ -294,6 +294,25 @@ def test_lost_words_about_a_users_error_are_read_from_the_work_folder():
     assert "completionMode" not in job["spec"]
 
 
+async def test_the_loop_waits_for_every_pod_of_a_failed_attempt_and_for_no_other():
+    cluster, key = FakeCluster(), Key("DistillJob", "robots", "sample")
+    cluster.put(resource("DistillJob", distill_spec(runtime={"nodes": 2})))
+    loop = Reconciler(cluster, PLATFORM, now=lambda: NOW)
+    await loop.reconcile(key)
+    [job] = cluster.jobs()
+    cluster.end_ranks(job, SPENT, codes=(1, None), deleted=(1,))
+    [_, left] = cluster.pods_by_job[job["metadata"]["name"]]
+    for _ in range(3):
+        await loop.reconcile(key)
+    assert len(cluster.created) == 1
+    assert left["metadata"]["name"] in str(cluster.objects[tuple(key)]["status"])
+    # Another resource had this name before: it has a work folder of its own.
+    left["metadata"]["labels"]["batch.kubernetes.io/job-name"] = "sample-train-1-0f0f0f0f"
+    for _ in range(2):
+        await loop.reconcile(key)
+    assert len(cluster.created) == 2
+
+
 class Ordered(FakeCluster):
     """Remembers in which order things were made."""
 
