@@ -10,7 +10,7 @@ from flowstill_operator.jobs import Owner, child_name
 from flowstill_operator.platform import Platform
 from flowstill_operator.steps import Wanted
 
-LAUNCHER = ("python3", "-m", "flowstill_trainer.launch")
+PYTHON = ("python3", "-m")
 RENDEZVOUS_PORT = 29500
 MIN_TTL_SECONDS = 600
 """A failed attempt stays this long at least: the operator may be away when it fails, and starts the next by it."""
@@ -22,27 +22,27 @@ def service_name(owner: Owner) -> str:
     return f"ranks-{owner.name[:40].rstrip('-.').replace('.', '-')}-{owner.hash}"
 
 
-def training_command(
-    owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime, platform: Platform
-) -> list[str]:
-    """The trainer's command, under the launcher when it is more than one process.
+def training_command(owner: Owner, wanted: Wanted, runtime: Runtime, platform: Platform) -> list[str]:
+    """The trainer's command, without ``--spec`` and ``--output``: by its launcher when it is more than one process.
 
-    Args:
-        owner: the resource.
-        wanted: the child.
-        command: of one process.
-        runtime: how many nodes, and GPUs of each.
-        platform: on this machine it is one process, which uses the GPU that it finds.
+    On several nodes nothing begins before all pods have a place. On this machine it is one process, which uses the GPU
+    that it finds.
     """
     processes = max(1, runtime.gpus_per_node)
     if platform.name == "local" or (runtime.nodes == 1 and processes == 1):
-        return command
-    launcher = [*LAUNCHER, "--processes", str(processes)]
-    if runtime.nodes > 1:
-        job = child_name(owner, wanted.role, attempt=wanted.attempt)
-        launcher += ["--nodes", str(runtime.nodes), "--node-rank", "$(JOB_COMPLETION_INDEX)"]
-        launcher += ["--job", job, "--service", service_name(owner), "--port", str(RENDEZVOUS_PORT)]
-    return [*launcher, "--", *command]
+        return ["flowstill-train"]
+    launch = [*PYTHON, "flowstill_trainer.launch", "--nproc-per-node", str(processes)]
+    if runtime.nodes == 1:
+        return [*launch, "--"]
+    job, service, nodes = (
+        child_name(owner, wanted.role, attempt=wanted.attempt),
+        service_name(owner),
+        str(runtime.nodes),
+    )
+    meet = [*PYTHON, "flowstill_trainer.meet", "--nodes", nodes, "--job", job, "--service", service, "--"]
+    launch += ["--nnodes", nodes, "--node-rank", "$(JOB_COMPLETION_INDEX)"]
+    launch += ["--master-addr", f"{job}-0.{service}", "--master-port", str(RENDEZVOUS_PORT)]
+    return [*meet, *launch, "--"]
 
 
 def over_nodes(job: Document, owner: Owner, nodes: int) -> Document:

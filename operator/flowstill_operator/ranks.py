@@ -58,6 +58,10 @@ def read_ranks(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
         return replace(child, result=read_result(speaker(job, pods)))
     if failure:
         return _failed(child, job, pods, failure)
+    ending = job_condition(job, "FailureTarget")
+    if ending:
+        message = f"{ending.get('message') or 'it failed'}; waiting until all its pods have ended"
+        return replace(child, state="Queued", reason="AttemptFailed", message=message)
     reason, message = next((found for found in (why_waiting(job, pod) for pod in pods) if found[0]), ("", ""))
     running = sum(pod.get("status", {}).get("phase") == "Running" for pod in pods)
     together = running >= job["spec"]["parallelism"] and not reason

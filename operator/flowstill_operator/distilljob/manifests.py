@@ -14,7 +14,7 @@ def manifest(observed: Observed, wanted: Wanted, platform: Platform) -> Document
         raise ValueError("a plan wants no child of an invalid spec")
     owner, runtime = observed.owner, observed.spec.runtime
     if wanted.role == "train":
-        command = training_command(owner, wanted, ["flowstill-train"], runtime, platform)
+        command = training_command(owner, wanted, runtime, platform)
         if not wanted.attempt:
             return child_job(owner, wanted, command, runtime, platform)
         if runtime.active_deadline_seconds is not None:

@@ -80,12 +80,13 @@ def test_a_failed_attempt_is_followed_by_another_of_all_ranks(scene: Scene) -> N
     scene.kubelet.end(first[1], "", exit_code=137)
     until(lambda: "deletionTimestamp" in scene.objects.get("pods", held)["metadata"], "rank 0 is told to end")
     # It saves, and is slow about it: nothing else may begin meanwhile.
+    scene.await_condition("again", "Trained", "AttemptFailed", PLURAL)
+    assert "waiting until all its pods have ended" in scene.condition("again", "Trained", PLURAL)[2]
     assert len(scene.objects.list("jobs")) == 1
     scene.kubelet.end(first[0], trained(outcome="Interrupted", reason="Interrupted", student=None), exit_code=143)
-    scene.await_condition("again", "Trained", "AttemptFailed", PLURAL)
+    until(lambda: "exit code 137" in scene.condition("again", "Trained", PLURAL)[2], "why it failed is said")
     message = scene.condition("again", "Trained", PLURAL)[2]
     assert "attempt 1 failed" in message
-    assert "exit code 137" in message
     assert scene.status("again", PLURAL)["attempts"] == 1
     scene.objects.patch("pods", held, {"metadata": {"finalizers": None}})
     second = run(scene, "again", 2)

@@ -19,7 +19,7 @@ from tests.unit.operator.builders import NOW, PLATFORM, conditions, distill_spec
 from tests.unit.operator.fake_cluster import FakeCluster, end_rank, rank_pod
 
 LOCAL = local_platform("file:///tmp/store")
-LAUNCH = ["python3", "-m", "flowstill_trainer.launch"]
+LAUNCH = ["python3", "-m", "flowstill_trainer.launch", "--nproc-per-node"]
 
 
 def observed(child=None, status=None, platform=PLATFORM, left=(), name="sample", **runtime):
@@ -66,14 +66,14 @@ def test_every_rank_is_started_with_the_names_of_the_others():
     assert service["metadata"]["ownerReferences"] == job["metadata"]["ownerReferences"]
     assert service["metadata"]["labels"] == job["metadata"]["labels"]
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
-    launcher, _, trainer = " ".join(command(job)).partition(" -- ")
-    assert launcher.split() == [
-        *LAUNCH, "--processes", "4", "--nodes", "3", "--node-rank", "$(JOB_COMPLETION_INDEX)",
-        "--job", job["metadata"]["name"], "--service", service["metadata"]["name"], "--port", "29500",
+    meet, launch, trainer = " ".join(command(job)).split(" -- ")
+    name, service = job["metadata"]["name"], service["metadata"]["name"]
+    assert meet == f"python3 -m flowstill_trainer.meet --nodes 3 --job {name} --service {service}"
+    assert launch.split() == [
+        *LAUNCH, "4", "--nnodes", "3", "--node-rank", "$(JOB_COMPLETION_INDEX)",
+        "--master-addr", f"{name}-0.{service}", "--master-port", "29500",
     ]  # fmt: skip
-    assert trainer.startswith(
-        "flowstill-train --spec /etc/flowstill/spec.json --output /var/run/flowstill/volumes/claim"
-    )
+    assert trainer.startswith("--spec /etc/flowstill/spec.json --output /var/run/flowstill/volumes/claim")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_every_rank_is_started_with_the_names_of_the_others():
     [
         (1, 0, PLATFORM, ["flowstill-train", "--spec"]),
         (1, 1, PLATFORM, ["flowstill-train", "--spec"]),
-        (1, 2, PLATFORM, [*LAUNCH, "--processes", "2", "--", "flowstill-train", "--spec"]),
+        (1, 2, PLATFORM, [*LAUNCH, "2", "--", "--spec"]),
         (1, 2, LOCAL, ["flowstill-train", "--spec"]),
-        (2, 0, PLATFORM, [*LAUNCH, "--processes", "1", "--nodes", "2"]),
+        (2, 0, PLATFORM, ["python3", "-m", "flowstill_trainer.meet", "--nodes", "2"]),
     ],
 )
 def test_a_launcher_only_for_more_than_one_process(nodes, gpus, platform, start):
@@ -188,6 +188,19 @@ def test_it_runs_when_all_ranks_run():
     assert read_ranks(job, pods, "uid-1").state == "Running"
     assert read_ranks(job, pods[:2], "uid-1").state == "Queued"
     assert read_ranks(job, pods, "other") == Child("Running", ours=False)
+
+
+def test_a_job_that_is_failing_has_not_failed_yet():
+    job = made_job()
+    pods = [rank_pod(job, i) for i in range(3)]
+    for pod in pods:
+        pod["status"]["phase"] = "Running"
+    job["status"] = {"conditions": [{"type": "FailureTarget", "status": "True", "reason": SPENT, "message": "limit"}]}
+    child = read_ranks(job, pods, "uid-1")
+    assert (child.state, child.reason, child.retry) == ("Queued", "AttemptFailed", "never")
+    assert child.message == "limit; waiting until all its pods have ended"
+    made = plan(observed(child, begun()), NOW)
+    assert (made.create, made.status.attempts) == ((), 1)
 
 
 def begun(**changes):
