@@ -11,8 +11,7 @@ from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch
 from flowstill.errors import ArtifactError, UserError
-from flowstill.policies.interface import Runner, RunnerInfo
-from flowstill_evaluator.suites.registry import Observation
+from flowstill.policies.interface import Runner
 
 REFERENCE_ARM = "teacher@10"
 """The teacher at its own number of steps, whatever that is."""
@@ -214,39 +213,6 @@ def pick_provider() -> Provider:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def check_fit(info: RunnerInfo, arm: str, seen: Observation, action_size: int) -> None:
-    """Refuse a policy that cannot see what the environment shows, or does not act on what it moves.
-
-    Args:
-        info: of the policy.
-        arm: its name.
-        seen: one environment's observation, unbatched, by the policy's names.
-        action_size: of the environment.
-
-    Raises:
-        UserError: with the field to change.
-    """
-    for camera in info.cameras:
-        if camera not in seen:
-            raise UserError(
-                f"{arm} expects {camera!r}, the environment shows {', '.join(sorted(seen))}; map one to it",
-                field="spec.evaluation.renameMap",
-            )
-    size = seen["observation.state"].shape[-1] if "observation.state" in seen else 0
-    if size != info.state_dim:
-        raise UserError(
-            f"{arm} was trained on states of {info.state_dim} numbers, the environment has {size}; "
-            "evaluate on the tasks that the policy was trained for",
-            field="spec.evaluation.tasks",
-        )
-    if info.action_dim != action_size:
-        raise UserError(
-            f"{arm} gives actions of {info.action_dim} numbers, the environment takes {action_size}; "
-            "evaluate on the tasks that the policy was trained for",
-            field="spec.evaluation.tasks",
-        )
 
 
 def _arm(name: str, task: RolloutTask, references: References) -> Arm:

@@ -13,9 +13,7 @@ from flowstill.errors import DatasetRejected
 from flowstill.policies.interface import RunnerInfo
 from flowstill_evaluator.lockstep import stacked
 from flowstill_evaluator.observations import Batch
-from flowstill_evaluator.suites.registry import Observation
-
-STATE = "observation.state"
+from flowstill_evaluator.suites.interface import STATE, Observation
 
 
 def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: int) -> Batch:

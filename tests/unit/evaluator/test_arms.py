@@ -1,6 +1,5 @@
 """Which arms run, against what, and what is refused before anything is simulated."""
 
-import numpy as np
 import pytest
 
 from flowstill.api.children import RolloutsTask
@@ -9,8 +8,7 @@ from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.errors import ArtifactError, UserError
-from flowstill_evaluator.arms import References, check_fit, compare, reference_arm, resolve
-from tests.unit.evaluator.analytic import info
+from flowstill_evaluator.arms import References, compare, reference_arm, resolve
 
 TEACHER = StatusRef(uri="store://teachers/t", digest="sha256:" + "1" * 64)
 STUDENT = StatusRef(uri="store://students/s", digest="sha256:" + "2" * 64)
@@ -130,16 +128,3 @@ def test_resolve_reads_and_pins(tmp_path, monkeypatch):
     (teacher / "config.json").write_text("{ }")
     with pytest.raises(ArtifactError, match=r"spec\.teacher\.digest"):
         resolve(task(student))
-
-
-def test_what_a_policy_must_fit():
-    seen = {"observation.state": np.zeros(7, np.float32), "observation.images.top": np.zeros((32, 32, 3), np.uint8)}
-    fitting = {"state_dim": 7, "action_dim": 4, "cameras": ("observation.images.top",)}
-    check_fit(info(**fitting), "arm", seen, 4)
-    for change, message in [
-        ({"cameras": ("observation.images.wrist",)}, r"renameMap: arm expects 'observation.images.wrist'"),
-        ({"state_dim": 8}, r"tasks: arm was trained on states of 8 numbers, the environment has 7"),
-        ({"action_dim": 6}, r"tasks: arm gives actions of 6 numbers, the environment takes 4"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            check_fit(info(**{**fitting, **change}), "arm", seen, 4)
