@@ -176,6 +176,12 @@ class DistillJobStatus(StatusModel):
     start_time: Timestamp | None = None
     completion_time: Timestamp | None = None
     attempts: Annotated[int, Field(ge=0)] = 0
+    disruptions: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="On several nodes: attempts that the cluster ended; backoffLimit counts none of them."
+    )
+    active_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="On several nodes: of the attempts that ended; activeDeadlineSeconds counts them."
+    )
     image: Annotated[str, Field(max_length=512)] | None = None
     inputs_digest: Digest | None = None
     message: Message | None = None

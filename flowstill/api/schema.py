@@ -71,6 +71,13 @@ RULES: dict[str, list[Schema]] = {
             "spec.student.uri and spec.student.digest belong together",
         ),
     ],
+    "StudentRolloutSpec": [
+        _rule(
+            "self.runtime.nodes == 1",
+            "spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes",
+            "runtime.nodes",
+        ),
+    ],
 }
 
 
@@ -173,7 +180,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
 
 def _resource_schema(kind: Kind) -> Schema:
     spec = structural(kind.spec, RULES)
-    spec["x-kubernetes-validations"] = _immutable(spec)
+    spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", []), *_immutable(spec)]
     return {
         "description": kind.description,
         "type": "object",

@@ -175,6 +175,12 @@ class StudentRolloutSpec(Model):
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
 
+    @model_validator(mode="after")
+    def _one_node(self) -> "StudentRolloutSpec":
+        if self.runtime.nodes > 1:
+            raise ValueError("spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes")
+        return self
+
 
 class Interval(StatusModel):
     """A confidence interval."""

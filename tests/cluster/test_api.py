@@ -60,6 +60,8 @@ BAD = {
     "no student": (student_rollout("b", student={}), "student"),
     "student without digest": (student_rollout("b", student={"uri": "store://x"}), "digest"),
     "no tasks": (student_rollout("b", evaluation={"suite": "metaworld", "tasks": []}), "tasks"),
+    "no nodes": (distill_job("b", runtime={"nodes": 0}), "nodes"),
+    "evaluation on two nodes": (student_rollout("b", runtime={"nodes": 2}), "spec.runtime.nodes must be 1"),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
 
@@ -74,6 +76,7 @@ CHANGED = {
     "teacher": distill_job(teacher={"uri": "store://other"}),
     "added digest": distill_job(teacher={"uri": "store://t", "digest": DIGEST}),
     "student": distill_job(student={"draws": 16}),
+    "nodes": distill_job(runtime={"nodes": 2}),
     "added image": distill_job(runtime={"image": "x"}),
     "added target": student_rollout(target={"deployment": {"name": "d"}}),
 }

@@ -61,6 +61,7 @@ FLAGS = (
     Flag("--teacher-steps", "teacher.steps", "denoising steps of the teacher as it is used today"),
     Flag("--threshold", "validation.threshold", "of --validate-after: largest difference of normalised actions"),
     Flag("--gpus", "runtime.gpusPerNode", "GPUs of the child's pod; a child on this machine uses what it finds"),
+    Flag("--nodes", "runtime.nodes", "pods that train together, on a cluster, each with --gpus"),
 )
 OTHERS = {
     "teacher.uri": "TEACHER",

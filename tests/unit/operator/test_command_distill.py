@@ -87,16 +87,19 @@ GIVEN = {
     "--teacher-steps": ("5", 5),
     "--threshold": ("0.01", 0.01),
     "--gpus": ("2", 2),
+    "--nodes": ("2", 2),
 }
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
 def test_each_flag_sets_its_field_and_only_that(flag):
     text, value = GIVEN[flag.name]
-    spec = asked("--validate-after", flag.name, text).document["spec"]
+    # On a cluster every flag means something.
+    cluster, inputs = ("--runtime", "kubernetes", "--validate-after"), {"teacher": "store://t", "dataset": "store://d"}
+    spec = asked(*cluster, flag.name, text, **inputs).document["spec"]
     assert field(spec, flag.field) == value
     section, _, name = flag.field.partition(".")
-    plain = asked("--validate-after").document["spec"]
+    plain = asked(*cluster, **inputs).document["spec"]
     left = {**spec[section]}
     left.pop(name)
     before = {key: item for key, item in plain.get(section, {}).items() if key != name}
@@ -138,6 +141,7 @@ def test_warm_up_takes_at_most_a_tenth_unless_it_is_given(steps, warmup):
         (["--target-steps", "1"], "--target-steps must be between 2 and 100"),
         (["--bank-size", "9", "--target-steps", "2"], "--bank-size needs --target-steps > 2"),
         (["--bank-size", "9", "--mix-ratio", "0"], "--bank-size needs --mix-ratio > 0"),
+        (["--nodes", "2"], "--nodes: this machine is one node, not 2: set it to 1, or apply the resource to a cluster"),
         (["--gpus", "-1"], "--gpus: -1: Input should be greater than or equal to 0"),
         (["--threshold", "0.1"], "--threshold: it is the limit of --validate-after; give that too"),
         (["--rename-map", "front"], "--rename-map: 'front': use OLD=NEW"),
