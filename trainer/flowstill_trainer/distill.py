@@ -20,10 +20,12 @@ from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
-from flowstill_trainer.fidelity import measure
+from flowstill_trainer.fidelity import HeldOut, measure
 from flowstill_trainer.inputs import inputs_digest
 from flowstill_trainer.publish import Origin, build_folder, publish_student
+from flowstill_trainer.randomness import described
 from flowstill_trainer.train import Batches, Trainer, autocast
+from flowstill_trainer.watch import Reference, Watch, make_reference
 
 logger = logging.getLogger(__name__)
 
@@ -62,41 +64,73 @@ def distill(task: Any, context: ChildContext) -> Result:
         multi_step=spec.method.mix_ratio < 1,
         state_out=spec.student.state_out,
     )
-    trainer = train(spec, key, policy, student, frames, context)
+    origin = Origin(teacher, dataset, key)
+    reference = _reference(spec, key, policy, student, frames, context)
+    watch = _watch(spec, reference, student, context)
+    trainer = train(spec, origin, policy, student, frames, context, watch)
     context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
-    fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
+    fidelity = measure(
+        reference.held_out,
+        policy,
+        student,
+        reference.chunk_BNF,
+        teacher_steps=spec.teacher.steps,
+        seed=spec.training.seed,
+        stopped=context.stop.is_set,
+    )
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
-    folder = context.work / "student"
+    folder, curve = context.work / "student", watch.curve()
     try:
-        graph = build_folder(folder, student, frames)
+        graph = build_folder(folder, student, frames, curve)
         logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-        ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+        ref = publish_student(folder, graph, student, spec, origin, fidelity, curve.published_step, trainer.seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(key, ref)
-    message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
+    message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s; published step {curve.published_step} of "
+    message += f"{curve.steps}: {curve.reason}"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
 
 
 def train(
     spec: DistillJobSpec,
-    key: str,
+    origin: Origin,
     teacher: FlowPolicy,
     student: FlowPolicy,
     frames: Frames,
     context: ChildContext,
+    watch: Watch,
 ) -> Trainer:
-    """The bank, if there is one, and the training loop."""
-    bank = _bank(spec, key, teacher, student, frames, context) if spec.method.bank_size else None
+    """The bank, if there is one, and the training loop; afterwards the student has the weights to publish."""
+    bank = _bank(spec, origin.inputs, teacher, student, frames, context) if spec.method.bank_size else None
     batches = Batches(frames, bank, student, teacher, spec.method, spec.training)
-    checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
-    trainer = Trainer(student, teacher, batches, checkpoints)
+    facts = {"teacher": origin.teacher.digest, "randomness": described(spec.training.seed)}
+    root, keep = context.work / "checkpoints", spec.training.keep_checkpoints
+    trainer = Trainer(student, teacher, batches, CheckpointFolder(root, origin.inputs, keep, facts), watch)
 
     def report(step: int, total: int, loss: float, rate: float) -> None:
         context.progress.update(step, total, "training", loss=loss, samples_per_second=rate)
 
     trainer.run(report, context.stop.is_set)
     return trainer
+
+
+def _reference(
+    spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext
+) -> Reference:
+    context.progress.update(0, spec.training.steps, "teacher's chunks to compare with")
+    held_out = HeldOut.of(frames, student, spec.training.seed)
+    steps, seed, stopped = spec.teacher.steps, spec.training.seed, context.stop.is_set
+    return make_reference(context.work / "fidelity", key, held_out, teacher, steps=steps, seed=seed, stopped=stopped)
+
+
+def _watch(spec: DistillJobSpec, reference: Reference, student: FlowPolicy, context: ChildContext) -> Watch:
+    last = spec.training.steps
+
+    def announce(step: int, loss: float) -> None:
+        context.progress.update(step, last, "measuring fidelity", loss=loss)
+
+    return Watch(reference, student, spec.training.fidelity_every, last, announce)
 
 
 def _bank(

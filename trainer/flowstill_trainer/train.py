@@ -18,6 +18,7 @@ from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
 from flowstill_trainer.methods.snapflow import Samples, SnapFlow, split
 from flowstill_trainer.randomness import Order, generator
+from flowstill_trainer.watch import Watch
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -132,12 +133,20 @@ class Trainer:
     Attributes:
         step: updates done.
         seconds: trained so far, over all attempts.
+        loss: of the last update; None before the first.
+        watch: looks at the student now and then, and chooses the step to publish; None: the last one.
     """
 
     def __init__(
-        self, student: FlowPolicy, teacher: FlowPolicy, batches: Batches, checkpoints: CheckpointFolder
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy,
+        batches: Batches,
+        checkpoints: CheckpointFolder,
+        watch: Watch | None = None,
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.watch = watch
         self.training, method = batches.training, batches.method
         self.method = SnapFlow(
             method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
@@ -153,6 +162,7 @@ class Trainer:
         )
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
         self.step, self.seconds = 0, 0.0
+        self.loss: float | None = None
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
         """Train to the end, from the last checkpoint if there is one; then hold the published weights.
@@ -164,6 +174,7 @@ class Trainer:
         found = self.checkpoints.latest()
         if found is not None:
             self.restore(found)
+        self._look(stopped)
         for batch in self.batches.iterate(self.step):
             if stopped():
                 self.checkpoints.save(self.state())
@@ -172,10 +183,28 @@ class Trainer:
             loss = self.update(batch)
             spent = time.monotonic() - started
             self.seconds += spent
+            self.loss = loss
+            self._look(stopped)
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
                 self.checkpoints.save(self.state())
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
-        self.use_average()
+        self.use_published()
+
+    def _look(self, stopped: Callable[[], bool]) -> None:
+        """Look at the student when it is time; a look that is cut short is made when the run goes on.
+
+        Raises:
+            Interrupted: ``stopped()``; a checkpoint is saved.
+        """
+        if self.watch is None or self.loss is None or not self.watch.due(self.step):
+            return
+        try:
+            self.watch.look(self.step, self.loss, self.published(), stopped)
+        except Interrupted as error:
+            self.checkpoints.save(self.state())
+            raise Interrupted(
+                f"{error} at step {self.step} of {self.training.steps}; the checkpoint is saved"
+            ) from error
 
     def update(self, batch: Batch) -> float:
         """One step of the optimizer; returns the loss."""
@@ -214,7 +243,8 @@ class Trainer:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 moments[f"{name}/{key}"] = value
         weights = {n: p.detach() for n, p in self.parameters.items()}
-        return Checkpoint(self.step, weights, self.average, moments, self.seconds)
+        looks, best = ((), {}) if self.watch is None else self.watch.state(self.step)
+        return Checkpoint(self.step, weights, self.average, moments, self.seconds, self.loss, looks, best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
@@ -228,13 +258,21 @@ class Trainer:
             parameter = self.parameters[owner]
             place = value if key == "step" else value.to(parameter.device)
             self.optimizer.state[parameter][key] = place
-        self.step, self.seconds = found.step, found.seconds
+        self.step, self.seconds, self.loss = found.step, found.seconds, found.loss
+        if self.watch is not None:
+            self.watch.restore(found.looks, found.best or found.published)
 
-    def use_average(self) -> None:
-        """Put the moving average in place of the weights, if there is one."""
+    def published(self) -> Tensors:
+        """The weights that would be published now: their moving average, if there is one."""
+        return self.average or self.parameters
+
+    def use_published(self) -> None:
+        """Put what is published in place of the weights: of the step that the watch chose, else of the last one."""
+        earlier = self.watch is not None and self.watch.choice().step != self.step
+        chosen = self.watch.best if self.watch is not None and earlier else self.published()
         with torch.no_grad():
-            for name, value in self.average.items():
-                self.parameters[name].copy_(value)
+            for name, parameter in self.parameters.items():
+                parameter.copy_(chosen[name])
 
 
 def _few(index_B: Tensor) -> str:
