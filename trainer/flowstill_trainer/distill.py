@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flowstill.api.children import Result, TrainTask
-from flowstill.api.distilljob import DistillJobSpec
+from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
@@ -22,6 +22,7 @@ from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
 from flowstill_trainer.fidelity import HeldOut, measure
 from flowstill_trainer.inputs import inputs_digest
+from flowstill_trainer.preflight import preflight
 from flowstill_trainer.publish import Origin, build_folder, publish_student
 from flowstill_trainer.randomness import described
 from flowstill_trainer.train import Batches, Trainer, autocast
@@ -34,7 +35,7 @@ def distill(task: Any, context: ChildContext) -> Result:
     """Train and publish, or name the student that these inputs already gave.
 
     Raises:
-        UserError: an input cannot work.
+        UserError: an input cannot work, or there is no room for what the run keeps.
         Interrupted: SIGTERM; the next attempt with the same work folder continues.
     """
     if not isinstance(task, TrainTask):
@@ -48,14 +49,7 @@ def distill(task: Any, context: ChildContext) -> Result:
         return _result(
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_flow_policy(teacher_folder, device=device)
-    if policy.is_student:
-        raise TeacherRejected(
-            "the checkpoint is a one-step student already; give the teacher that it was distilled from "
-            "(its manifest.json names it)",
-            field="spec.teacher",
-        )
+    policy = _load_teacher(teacher_folder)
     frames = load_frames(dataset_folder, spec.dataset, policy)
     student = policy.make_student(
         draws=spec.student.draws,
@@ -64,20 +58,12 @@ def distill(task: Any, context: ChildContext) -> Result:
         multi_step=spec.method.mix_ratio < 1,
         state_out=spec.student.state_out,
     )
+    preflight(spec, student, context.work)
     origin = Origin(teacher, dataset, key)
     reference = _reference(spec, key, policy, student, frames, context)
     watch = _watch(spec, reference, student, context)
     trainer = train(spec, origin, policy, student, frames, context, watch)
-    context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
-    fidelity = measure(
-        reference.held_out,
-        policy,
-        student,
-        reference.chunk_BNF,
-        teacher_steps=spec.teacher.steps,
-        seed=spec.training.seed,
-        stopped=context.stop.is_set,
-    )
+    fidelity = _measure(spec, reference, policy, student, context)
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
     folder, curve = context.work / "student", watch.curve()
     try:
@@ -87,8 +73,10 @@ def distill(task: Any, context: ChildContext) -> Result:
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(key, ref)
-    message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s; published step {curve.published_step} of "
-    message += f"{curve.steps}: {curve.reason}"
+    message = (
+        f"{curve.steps} steps in {trainer.seconds:.0f} s; published step {curve.published_step} of {curve.steps}: "
+        f"{curve.reason}"
+    )
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
 
 
@@ -115,6 +103,17 @@ def train(
     return trainer
 
 
+def _load_teacher(folder: Path) -> FlowPolicy:
+    policy = load_flow_policy(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    if policy.is_student:
+        raise TeacherRejected(
+            "the checkpoint is a one-step student already; give the teacher that it was distilled from "
+            "(its manifest.json names it)",
+            field="spec.teacher",
+        )
+    return policy
+
+
 def _reference(
     spec: DistillJobSpec, key: str, teacher: FlowPolicy, student: FlowPolicy, frames: Frames, context: ChildContext
 ) -> Reference:
@@ -131,6 +130,15 @@ def _watch(spec: DistillJobSpec, reference: Reference, student: FlowPolicy, cont
         context.progress.update(step, last, "measuring fidelity", loss=loss)
 
     return Watch(reference, student, spec.training.fidelity_every, last, announce)
+
+
+def _measure(
+    spec: DistillJobSpec, reference: Reference, teacher: FlowPolicy, student: FlowPolicy, context: ChildContext
+) -> list[Fidelity]:
+    steps, seed, stopped = spec.teacher.steps, spec.training.seed, context.stop.is_set
+    context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
+    held_out, chunk_BNF = reference.held_out, reference.chunk_BNF
+    return measure(held_out, teacher, student, chunk_BNF, teacher_steps=steps, seed=seed, stopped=stopped)
 
 
 def _bank(
