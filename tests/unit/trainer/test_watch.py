@@ -90,10 +90,10 @@ def test_a_look_is_at_the_average(tiny, tmp_path, watched):
     run(one)
     last = one.checkpoints.latest()
     again = watched(tmp_path / "again", every=0)
-    look = again.watch.look(6, one.loss, {n: w.clone() for n, w in last.average.items()}, never)
+    look = again.watch.look(6, one.last_loss, {n: w.clone() for n, w in last.average.items()}, never)
     assert look == one.watch.looks[-1]
     again.watch.looks = ()
-    assert again.watch.look(6, one.loss, last.weights, never) != look
+    assert again.watch.look(6, one.last_loss, last.weights, never) != look
 
 
 def test_the_students_own_weights_are_back_after_a_look(tiny, tmp_path):
@@ -227,4 +227,4 @@ def test_looks_and_loss_survive_a_checkpoint_exactly(tiny, tmp_path, watched):
     found = one.checkpoints.latest()
     assert found.looks == one.watch.looks
     assert all(isinstance(look, Look) for look in found.looks)
-    assert found.loss == one.loss
+    assert found.loss == one.last_loss
