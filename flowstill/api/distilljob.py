@@ -75,10 +75,6 @@ class Method(Model):
     def _options_agree(self) -> "Method":
         if not 2 <= self.target_steps <= 100:
             raise ValueError("spec.method.targetSteps must be between 2 and 100")
-        if self.bank_size > 0 and self.target_steps == 2:
-            raise ValueError(
-                "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own"
-            )
         if self.bank_size > 0 and self.mix_ratio == 0:
             raise ValueError("spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank")
         return self
@@ -104,6 +100,14 @@ class Training(Model):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    fidelity_every: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Steps between looks at held-out fidelity, which choose what is published; 0: only at the end.",
+        ),
+    ] = 500
 
     @model_validator(mode="after")
     def _parts_have_samples(self) -> "Training":
@@ -145,6 +149,15 @@ class DistillJobSpec(Model):
     export: Export = Field(default_factory=Export)
     validation: Validation = Field(default_factory=Validation)
     runtime: Runtime = Field(default_factory=Runtime)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "DistillJobSpec":
+        if self.method.bank_size > 0 and self.method.target_steps == 2 and not self.student.state_out:
+            raise ValueError(
+                "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "
+                "the student's own, unless the student is state-out"
+            )
+        return self
 
 
 class Progress(StatusModel):

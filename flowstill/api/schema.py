@@ -29,6 +29,14 @@ def _rule(rule: str, message: str, field: str | None = None) -> Schema:
 
 
 RULES: dict[str, list[Schema]] = {
+    "DistillJobSpec": [
+        _rule(
+            "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
+            "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "
+            "the student's own, unless the student is state-out",
+            "method.bankSize",
+        ),
+    ],
     "Student": [
         _rule("self.draws == 1 || self.draws >= 8", "spec.student.draws must be 1 or 8 to 64", "draws"),
         _rule(
@@ -42,11 +50,6 @@ RULES: dict[str, list[Schema]] = {
             "self.targetSteps >= 2 && self.targetSteps <= 100",
             "spec.method.targetSteps must be between 2 and 100",
             "targetSteps",
-        ),
-        _rule(
-            "self.bankSize == 0 || self.targetSteps > 2",
-            "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own",
-            "bankSize",
         ),
         _rule(
             "self.bankSize == 0 || self.mixRatio > 0.0",

@@ -71,7 +71,8 @@ class StudentProperties(Model):
 
     ``method`` holds the method's name and every option. ``multi_step`` says whether it was trained for more
     than one step too. ``action_dim`` is the real one, ``padded_action_dim`` the tensors'. ``precision`` is
-    the graph's.
+    the graph's. ``published_step`` is the step of the training whose weights these are, and ``curve`` the path of the
+    looks that chose it (:mod:`flowstill.artifacts.curve`); students that were made before have neither.
     """
 
     policy_type: str
@@ -94,6 +95,8 @@ class StudentProperties(Model):
     precision: Literal["fp32", "fp16", "bf16"]
     onnx: OnnxDescription
     fidelity: list[Fidelity] = Field(default_factory=list)
+    published_step: Count | None = None
+    curve: str | None = None
     parameters: Count
     training_seconds: Annotated[float, Field(ge=0.0)]
 

@@ -72,6 +72,12 @@ def test_a_bad_spec_is_refused_by_name(plane: ControlPlane, case: str) -> None:
     assert field in refusal(plane, resource)
 
 
+def test_a_bank_of_two_steps_is_for_state_out_students(plane: ControlPlane) -> None:
+    method = {"targetSteps": 2, "bankSize": 10}
+    assert "stateOut" in refusal(plane, distill_job("b", method=method))
+    apply(plane, distill_job("state-out", method=method, student={"stateOut": True}))
+
+
 CHANGED = {
     "teacher": distill_job(teacher={"uri": "store://other"}),
     "added digest": distill_job(teacher={"uri": "store://t", "digest": DIGEST}),

@@ -89,7 +89,7 @@ def artifact(store, result):
 
 
 def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
-    code, result = finish(write_spec(tmp_path / "a"), store)
+    code, result = finish(write_spec(tmp_path / "a", fidelityEvery=3), store)
     assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Published"), result
     folder = artifact(store, result)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -103,8 +103,13 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert all(0 < p["difference"] < 1e-4 for p in parity)
     assert manifest["properties"]["inputsDigest"] == result["inputsDigest"]
     assert [f["name"] for f in result["fidelity"]][-1] == "student-draws"
+    curve = json.loads((folder / "fidelity" / "curve.json").read_text())
+    assert [look["step"] for look in curve["looks"]] == [3, 6, 8]
+    assert curve["publishedStep"] == manifest["properties"]["publishedStep"]
+    assert f"published step {curve['publishedStep']} of 8: {curve['reason']}" in result["message"]
+    assert (folder / "fidelity" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
-    code, again = finish(write_spec(tmp_path / "b", checkpointEvery=2), store)
+    code, again = finish(write_spec(tmp_path / "b", checkpointEvery=2, fidelityEvery=3), store)
     assert (code, again["reason"], again["reused"]) == (0, "AlreadyPublished", True)
     assert again["student"] == result["student"]
     assert not (tmp_path / "b" / "checkpoints").exists()
@@ -112,7 +117,7 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
 
 @pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
-    options = {"steps": 200, "seed": 3, "checkpointEvery": 20}
+    options = {"steps": 200, "seed": 3, "checkpointEvery": 20, "fidelityEvery": 15}
     killed = write_spec(tmp_path / "killed", **options)
     process = start(killed, store)
     until_checkpoint(killed, process)
@@ -137,6 +142,11 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     code, whole = finish(write_spec(tmp_path / "whole", **options), store)
     assert (code, whole["reused"]) == (0, False)
     assert (artifact(store, whole) / "policy" / "model.safetensors").read_bytes() == weights
+    curves = [(artifact(store, found) / "fidelity" / "curve.json").read_bytes() for found in (result, whole)]
+    assert curves[0] == curves[1]
+    state = json.loads(max((killed / "checkpoints").glob("step-*/state.json")).read_text())
+    assert state["teacher"] == json.loads((artifact(store, whole) / "manifest.json").read_text())["properties"][
+        "teacher"]["digest"]  # fmt: skip
 
 
 @pytest.mark.long

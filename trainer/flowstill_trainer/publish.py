@@ -10,9 +10,11 @@ import torch
 from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.atomic import storage_full
+from flowstill.artifacts.curve import CURVE, Curve
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.curve import write_curve
 from flowstill_trainer.data import Frames
 from flowstill_trainer.export import CHECKED, Graph, export
 from flowstill_trainer.files import fresh_folder
@@ -47,8 +49,8 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def build_folder(folder: Path, student: FlowPolicy, frames: Frames) -> Graph:
-    """``policy/`` and ``onnx/`` of the artifact; the graph is checked.
+def build_folder(folder: Path, student: FlowPolicy, frames: Frames, curve: Curve) -> Graph:
+    """``policy/``, ``fidelity/`` and ``onnx/`` of the artifact; the graph is checked.
 
     Raises:
         StorageFull: it did not fit.
@@ -58,12 +60,13 @@ def build_folder(folder: Path, student: FlowPolicy, frames: Frames) -> Graph:
     with storage_full("the student", folder):
         fresh_folder(folder)
         student.save(folder / "policy")
+        write_curve(folder, curve)
         return export(student, batch, folder / GRAPH)
 
 
 def publish_student(
     folder: Path, graph: Graph, student: FlowPolicy, spec: DistillJobSpec, origin: Origin,
-    fidelity: list[Fidelity], seconds: float,
+    fidelity: list[Fidelity], published_step: int, seconds: float,
 ) -> StatusRef:  # fmt: skip
     """Describe the folder in its manifest and put it into the default store."""
     properties = StudentProperties(
@@ -88,6 +91,8 @@ def publish_student(
         precision="fp32",
         onnx=OnnxDescription(file=GRAPH, inputs=graph.inputs, outputs=graph.outputs, parity=graph.parity),
         fidelity=fidelity,
+        published_step=published_step,
+        curve=CURVE,
         parameters=sum(p.numel() for p in student.policy.parameters()),
         training_seconds=round(seconds, 3),
     )

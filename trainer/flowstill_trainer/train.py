@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.methods.snapflow import SnapFlow
 from flowstill_trainer.parallel import Shared
 from flowstill_trainer.processes import Processes
+from flowstill_trainer.watch import Watch, is_look
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -42,6 +45,8 @@ class Trainer:
     Attributes:
         step: updates done.
         seconds: trained so far, over all attempts.
+        last_loss: of the last update; None before the first.
+        watch: looks at the student now and then, and chooses the step to publish; None: the last one.
     """
 
     def __init__(
@@ -51,9 +56,10 @@ class Trainer:
         batches: Batches,
         checkpoints: CheckpointFolder,
         processes: Processes | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
-        self.processes = processes or Processes()
+        self.processes, self.watch = processes or Processes(), watch
         self.training, method = batches.training, batches.method
         check_parts(self.training, self.processes)
         self.method = SnapFlow(
@@ -71,6 +77,7 @@ class Trainer:
         )
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
         self.step, self.seconds = 0, 0.0
+        self.last_loss: float | None = None
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
         """Train to the end, from the last checkpoint if there is one; then hold the published weights.
@@ -83,20 +90,44 @@ class Trainer:
         self.agree(None if found is None else found.step)
         if found is not None:
             self.restore(found)
+        self._look(stopped)
         for sampled in self.batches.iterate(self.step):
             if self.processes.any(stopped()):
-                self.save()
-                raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+                self._stop()
             started = time.monotonic()
             loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
+            self.last_loss = loss
+            self._look(stopped)
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
                 self.save()
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
-        self.use_average()
-        self.shared.release()
-        self.parameters = self.shared.parameters
+        if self.processes.any(self._unseen()):
+            self._stop()  # the last look was cut short
+        self.use_published()
+
+    def _stop(self) -> NoReturn:
+        self.save()
+        raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+
+    def _unseen(self) -> bool:
+        """Whether this process should look at the student as it is now, and has not."""
+        return self.watch is not None and self.last_loss is not None and self.watch.due(self.step)
+
+    def _look(self, stopped: Callable[[], bool]) -> None:
+        """Look at the student when it is time; all processes make it whole, rank 0 looks.
+
+        A look that is cut short by ``stopped()`` is made when the run goes on.
+        """
+        if not is_look(self.step, self.training.fidelity_every, self.training.steps) or not self.processes.any(
+            self._unseen()
+        ):
+            return
+        weights = {name: self.shared.whole(value) for name, value in self.published().items()}
+        with self.shared.gathered(), suppress(Interrupted):
+            if self.watch is not None and self.last_loss is not None:
+                self.watch.look(self.step, self.last_loss, weights, stopped)
 
     def update(self, sampled: Sampled) -> float:
         """One step of the optimizer; returns the loss."""
@@ -148,7 +179,8 @@ class Trainer:
                 moments[f"{name}/{key}"] = whole(value)
         weights = {n: whole(p) for n, p in self.parameters.items()}
         average = {n: whole(p) for n, p in self.average.items()}
-        return Checkpoint(self.step, weights, average, moments, self.seconds)
+        looks, best = ((), {}) if self.watch is None else self.watch.state(self.step)
+        return Checkpoint(self.step, weights, average, moments, self.seconds, self.last_loss, looks, best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
@@ -161,7 +193,9 @@ class Trainer:
             owner, _, key = name.rpartition("/")
             parameter = self.parameters[owner]
             self.optimizer.state[parameter][key] = value if key == "step" else self.shared.as_held(owner, value)
-        self.step, self.seconds = found.step, found.seconds
+        self.step, self.seconds, self.last_loss = found.step, found.seconds, found.loss
+        if self.watch is not None:
+            self.watch.restore(found.looks, found.best or found.published)
 
     def agree(self, step: int | None) -> None:
         """That all processes continue from the same checkpoint.
@@ -176,11 +210,21 @@ class Trainer:
                 f"{theirs} in {self.checkpoints.root}; all of them must see the same work folder"
             )
 
-    def use_average(self) -> None:
-        """Put the moving average in place of the weights, if there is one."""
+    def published(self) -> Tensors:
+        """The weights that would be published now: their moving average, if there is one."""
+        return self.average or self.parameters
+
+    def use_published(self) -> None:
+        """Hold what is published, in plain whole tensors: of the step that the watch chose, else of the last one."""
         with torch.no_grad():
             for name, value in self.average.items():
                 self.parameters[name].copy_(value)
+        self.shared.release()
+        self.parameters = self.shared.parameters
+        if self.watch is not None and self.watch.choice().step != self.step:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(self.watch.best[name])
 
 
 def check_parts(training: Training, processes: Processes) -> None:

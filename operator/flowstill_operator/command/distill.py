@@ -53,6 +53,7 @@ FLAGS = (
     Flag("--batch-size", "training.batchSize", "samples a step"),
     Flag("--warmup-steps", "training.warmupSteps", "steps of linear warm-up, unless given at most a tenth of --steps"),
     Flag("--ema", "training.ema", "decay of the published average of the weights; 0: none"),
+    Flag("--fidelity-every", "training.fidelityEvery", "steps between looks that choose what is published; 0: one"),
     Flag("--precision", "training.precision", "bf16 or fp32"),
     Flag("--seed", "training.seed", "of everything random"),
     Flag("--target-steps", "method.targetSteps", "Euler steps of the rollout that makes the target"),

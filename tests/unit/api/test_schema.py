@@ -146,6 +146,7 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("DistillJob", "training.ema", 0.999, 1),
         ("DistillJob", "training.precision", "fp32", "fp8"),
         ("DistillJob", "training.steps", 1, 0),
+        ("DistillJob", "training.fidelityEvery", 0, -1),
         ("DistillJob", "training.steps", 1, 1.5),
         ("DistillJob", "runtime.shmSize", "512Mi", "lots"),
         ("DistillJob", "runtime.nodes", 64, 0),
@@ -178,8 +179,8 @@ REFUSED = {
     RULES["Student"][0]["rule"]: changed("DistillJob", "student", {"draws": 4, "drawNeighbours": 1}),
     RULES["Student"][1]["rule"]: changed("DistillJob", "student", {"draws": 8, "drawNeighbours": 5}),
     RULES["Method"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 1}),
-    RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
-    RULES["Method"][2]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
+    RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
+    RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
@@ -195,6 +196,11 @@ def test_each_rule_is_one_of_the_types_with_the_same_words(rule: dict[str, Any])
         kind.spec.model_validate(document)
     in_schema = [r for _, node in nodes(spec_schema(kind)) for r in node.get("x-kubernetes-validations", [])]
     assert rule in in_schema
+
+
+def test_a_state_out_student_may_have_a_bank_of_two_steps() -> None:
+    document = changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}) | {"student": {"stateOut": True}}
+    assert KINDS[0].spec.model_validate(document).method.bank_size == 1  # type: ignore[attr-defined]
 
 
 @EVERY_KIND

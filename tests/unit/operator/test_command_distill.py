@@ -79,6 +79,7 @@ GIVEN = {
     "--batch-size": ("128", 128),
     "--warmup-steps": ("3", 3),
     "--ema": ("0.999", 0.999),
+    "--fidelity-every": ("50", 50),
     "--precision": ("fp32", "fp32"),
     "--seed": ("7", 7),
     "--target-steps": ("4", 4),

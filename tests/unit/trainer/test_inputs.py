@@ -31,6 +31,7 @@ def test_what_does_not_change_the_student(change):
     [
         {"training": {"seed": 1}},
         {"training": {"precision": "fp32"}},
+        {"training": {"fidelityEvery": 100}},
         {"method": {"targetSteps": 2}},
         {"student": {"draws": 16}},
         {"student": {"stateOut": True}},
