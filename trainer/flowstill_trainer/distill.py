@@ -20,9 +20,10 @@ from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
+from flowstill_trainer.export import plan_export, rehearse
 from flowstill_trainer.fidelity import measure
 from flowstill_trainer.inputs import inputs_digest
-from flowstill_trainer.publish import Origin, build_folder, publish_student
+from flowstill_trainer.publish import Origin, build_folder, export_batch, publish_student
 from flowstill_trainer.train import Batches, Trainer, autocast
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def distill(task: Any, context: ChildContext) -> Result:
         return _result(
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
+    plan = plan_export(spec.export, teacher_folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = load_flow_policy(teacher_folder, device=device)
     if policy.is_student:
@@ -62,14 +64,18 @@ def distill(task: Any, context: ChildContext) -> Result:
         multi_step=spec.method.mix_ratio < 1,
         state_out=spec.student.state_out,
     )
+    if not (context.work / "checkpoints").exists():
+        rehearse(student, export_batch(student, frames), context.work / "rehearsal", plan)
     trainer = train(spec, key, policy, student, frames, context)
     context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
     fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
     folder = context.work / "student"
     try:
-        graph = build_folder(folder, student, frames)
-        logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
+        graph = build_folder(folder, student, frames, plan)
+        logger.info(
+            "ONNX (%s) differs from PyTorch by %.2e, normalised actions", graph.plan.precision, graph.difference
+        )
         ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
