@@ -6,7 +6,12 @@ distilled on.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,12 +22,14 @@ from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Observations, Runner
 from flowstill.policies.noise import episode_noise
-from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, compare, pick_provider, read_student, resolve
+from flowstill_evaluator.arms import ONE_DRAW, Arm, References, compare, pick_provider, read_student, resolve
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
-from flowstill_evaluator.suites.registry import action_size, instructions
+from flowstill_evaluator.suites.graphics import choose_library
+from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.views import drawn, view_of
 
 DENSITY_TIE = 1e-4
 """Two draws whose densities are nearer than this may be chosen differently by two runtimes in float32."""
@@ -86,8 +93,8 @@ def compare_runners(
     info = torch.info
 
     def compared(seen: Observations, noise_BKHD: Floats) -> Difference:
-        answers = (runner.act(seen, noise_BKHD) for runner in (torch, onnx))
-        return difference(*answers, action_steps, info.action_dim, rounded=rounded)
+        theirs, ours = torch.act(seen, noise_BKHD), onnx.act(seen, noise_BKHD)
+        return difference(theirs, ours, action_steps, info.action_dim, rounded=rounded)
 
     found: list[Difference] = []
     for start in range(0, len(observations), _BATCH):
@@ -146,24 +153,22 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
     compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
-    rename_map = dict(evaluation.rename_map)
     sentences = instructions(evaluation.suite, evaluation.tasks)
+    torch, onnx = _both_runtimes(task, properties)
+    rename_map = dict(evaluation.rename_map)
+    view = view_of(torch.info, "the student", evaluation.suite, evaluation.tasks, rename_map)
     context.progress.update(0, task.parity.samples, "drawing observations")
-    observations = near_resets(
+    draw = partial(
+        near_resets,
         evaluation.suite,
         sentences,
         rename_map,
+        view=view,
         count=task.parity.samples,
         seed=evaluation.seed,
         first=evaluation.episodes_per_task,
     )
-    torch, onnx = _both_runtimes(task, properties)
-    check_fit(
-        torch.info,
-        "the student",
-        {n: v[0] for n, v in observations.features.items()},
-        action_size(evaluation.suite),
-    )
+    observations = _with_graphics(draw) if drawn(view, evaluation.suite, evaluation.tasks) else draw()
     measured = compare_runners(
         torch,
         onnx,
@@ -175,6 +180,13 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     )
     threshold = task.parity.threshold or PARITY_THRESHOLDS[properties.precision]
     return judge_difference(measured, threshold, references)
+
+
+def _with_graphics(draw: Callable[[], Batch]) -> Batch:
+    """Call it in a process of its own: MuJoCo picks its graphics library when it is imported, which it was here."""
+    os.environ["MUJOCO_GL"] = choose_library()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(draw).result()
 
 
 def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:

@@ -49,6 +49,7 @@ class OnnxRunner:
         self._processors = NumpyProcessors(policy)
         self._inputs = {i.name for i in self._session.get_inputs()}
         config = self._processors.config
+        cameras = tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k)
         self.info = RunnerInfo(
             policy_type=config["type"],
             runtime="onnx",
@@ -60,7 +61,8 @@ class OnnxRunner:
             padded_action_dim=config["max_action_dim"],
             action_steps=config["n_action_steps"],
             state_dim=self._processors.state_dim,
-            cameras=tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k),
+            cameras=cameras,
+            camera_sizes=tuple((shape[1], shape[2]) for shape in (self._processors.shapes[name] for name in cameras)),
             digest=digest,
         )
 

@@ -10,7 +10,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 from flowstill_evaluator.suites import reach_around
-from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, CONTROL_HZ, IMAGE_KEY, IMAGE_SIZE, STATE_KEY
+from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, CONTROL_HZ, IMAGE_SIZE
 
 STATE_SIZE = len(reach_around.STATE_NAMES)
 
@@ -31,7 +32,7 @@ class ReachAround(gym.Env[dict[str, Any], np.ndarray]):  # type: ignore[misc]
 
     def __init__(self, max_steps: int) -> None:
         self._max_episode_steps = max_steps
-        self._env = reach_around.ReachAroundEnv(max_steps)
+        self._env = reach_around.ReachAroundEnv(max_steps=max_steps)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The episode of ``seed``; without one, the episode of a random number."""
@@ -43,7 +44,8 @@ class ReachAround(gym.Env[dict[str, Any], np.ndarray]):  # type: ignore[misc]
         """One action; a touch of the post ends the episode as a failure."""
         done = self._env.step(action)
         ended = done.success or done.touched
-        return _named(done.observation), done.reward, ended, done.done and not ended, {"is_success": done.success}
+        seen = _named(self._env.observe())
+        return seen, done.reward, ended, done.done and not ended, {"is_success": done.success}
 
     def render(self) -> np.ndarray:
         """A picture for the video."""
@@ -70,7 +72,7 @@ class ReachAroundConfig(EnvConfig):  # type: ignore[misc]
         }
     )
     features_map: dict[str, str] = field(
-        default_factory=lambda: {"action": "action", "agent_pos": STATE_KEY, "pixels/top": IMAGE_KEY}
+        default_factory=lambda: {"action": "action", "agent_pos": STATE, "pixels/top": reach_around.BLACK_CAMERA}
     )
 
     @property
@@ -91,4 +93,4 @@ class ReachAroundConfig(EnvConfig):  # type: ignore[misc]
 
 
 def _named(observation: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {"agent_pos": observation[STATE_KEY], "pixels": {"top": observation[IMAGE_KEY]}}
+    return {"agent_pos": observation[STATE], "pixels": {"top": observation[reach_around.BLACK_CAMERA]}}
