@@ -80,6 +80,7 @@ GIVEN = {
     "--warmup-steps": ("3", 3),
     "--ema": ("0.999", 0.999),
     "--precision": ("fp32", "fp32"),
+    "--export-precision": ("fp16", "fp16"),
     "--seed": ("7", 7),
     "--target-steps": ("4", 4),
     "--bank-size": ("100", 100),

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from flowstill_trainer.publish import build_folder, export_batch
 from tests.support import tiny_smolvla
 from tests.support.tiny_run import Tiny
 
+REPOSITORY = Path(__file__).parents[3]
 LIMIT = 2e-2
 FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 
@@ -125,6 +127,18 @@ def test_the_pair_is_the_one_graph(halved, tiny):
         assert parts.keys() == whole.keys()
         assert np.allclose(parts["all_actions"], whole["all_actions"], atol=1e-3)
         assert np.allclose(parts["density"], whole["density"], atol=1e-2)
+
+
+def test_the_documents_example_runs(halved, tmp_path, monkeypatch):
+    folder, _ = halved
+    text = (REPOSITORY / "docs" / "onnx.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "student-export").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    scope = {"observations": tiny_smolvla.observations(2)}
+    exec(code, scope)
+    assert [chunk.shape for chunk in scope["chunks"]] == [(2, tiny_smolvla.CHUNK, tiny_smolvla.ACTION_DIM)] * 3
+    assert not np.array_equal(scope["chunks"][0], scope["chunks"][1])
 
 
 def test_the_manifest_says_what_was_written(halved):
