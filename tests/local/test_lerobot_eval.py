@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flowstill.policies.registry import load_flow_policy
 from tests.support import tiny_smolvla
 from tests.support.tiny_run import Tiny, small
 
@@ -58,3 +59,24 @@ def test_lerobot_eval_runs_a_student_in_the_quickstarts_task(kind, tmp_path):
     assert found["n_episodes"] == 2
     assert all(math.isfinite(found[name]) for name in ("avg_sum_reward", "avg_max_reward", "pc_success", "eval_s"))
     assert found["avg_sum_reward"] > 0
+
+
+@pytest.mark.long
+def test_lerobot_eval_runs_a_student_in_lerobots_own_metaworld(tmp_path, monkeypatch):
+    """500 steps, each drawn twice at 480 by 480 pixels without a GPU: three minutes of one core."""
+    monkeypatch.setattr(tiny_smolvla, "STATE_DIM", 4)
+    teacher = load_flow_policy(tiny_smolvla.write_teacher(tmp_path / "teacher"))
+    made = teacher.make_student(draws=8, neighbours=3, action_steps=None, multi_step=True)
+    made.save(tmp_path / "policy")
+    rename = {"observation.image": tiny_smolvla.CAMERA}
+    found = evaluate(
+        "smolvla",
+        tmp_path / "policy",
+        tmp_path / "eval",
+        "--env.type=metaworld",
+        "--env.task=metaworld-push-v3",
+        "--eval.n_episodes=1",
+        f"--rename_map={json.dumps(rename)}",
+    )
+    assert found["n_episodes"] == 1
+    assert all(math.isfinite(found[name]) for name in ("avg_sum_reward", "avg_max_reward", "pc_success", "eval_s"))
