@@ -120,9 +120,18 @@ class Training(Model):
 
 
 class Export(Model):
-    """The ONNX graph; ``auto`` is the teacher's dtype."""
+    """The ONNX graph."""
 
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(
+            description="Type of the graph's weights and matrix products; inputs, outputs and the rest are float32. "
+            "auto: the type that the teacher is stored in where ONNX Runtime has kernels for it, else fp32."
+        ),
+    ] = "auto"
+    split: Annotated[
+        bool, Field(description="Write prefix.onnx and expert.onnx too, for servers that keep a prefix for more draws.")
+    ] = False
 
 
 class Validation(Model):

@@ -57,13 +57,38 @@ class GraphParity(Model):
     difference: Annotated[float, Field(ge=0.0)]
 
 
+class PartDescription(Model):
+    """One graph of a pair; ``file`` is a path within the artifact."""
+
+    file: str
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
+
+
+class PairDescription(Model):
+    """The graph in two: ``expert`` takes what ``prefix`` gives, and noise. ``parity`` is against the one graph."""
+
+    prefix: PartDescription
+    expert: PartDescription
+    parity: list[GraphParity] = Field(default_factory=list)
+
+
 class OnnxDescription(Model):
-    """The exported graph; ``file`` is a path within the artifact. ``parity`` was measured at export, on the CPU."""
+    """The exported graph; ``file`` is a path within the artifact.
+
+    ``parity`` was measured at export, against PyTorch in float32, with ONNX Runtime's ``provider``.
+    """
 
     file: str
     inputs: list[TensorDescription]
     outputs: list[TensorDescription]
     parity: list[GraphParity] = Field(default_factory=list)
+    provider: str = "CPUExecutionProvider"
+    pair: PairDescription | None = None
+
+
+PARITY_THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
+"""Largest difference of normalised actions between a graph and PyTorch in float32, by the graph's precision."""
 
 
 class StudentProperties(Model):

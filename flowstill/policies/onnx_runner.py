@@ -40,7 +40,7 @@ class OnnxRunner:
                 f"this onnxruntime has no {wanted}; install onnxruntime-gpu or use provider='cpu'",
                 field="provider",
             )
-        self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=[wanted])
+        self._session: Any = _session(graph, options, wanted)
         used = tuple(self._session.get_providers())
         if used[0] != wanted:  # onnxruntime falls back silently
             raise UserError(
@@ -75,3 +75,19 @@ class OnnxRunner:
             ["actions", "all_actions", "index", "density"], used
         )
         return Chunks(self._processors.after(chosen_BHD), chosen_BHD, all_BKHD, index_B, density_BK)
+
+
+def _session(graph: Path, options: Any, provider: str) -> Any:
+    """ONNX Runtime's session; a graph that the provider has no kernels for is the user's error."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=[provider])
+    except NoKernel as error:
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run {graph.name} on {provider} ({error}); run it on a GPU "
+            "(provider='cuda'), or distil with export.precision fp16 or fp32",
+            field="provider",
+            reason="NoKernels",
+        ) from error

@@ -83,6 +83,9 @@ def teacher_cases() -> list[Case]:
              ("spec.teacher.uri: store://teachers/none cannot be read: nothing there", "flowstill store push")),
         Case("chunk", distill(teacher=GOOD_TEACHER, dataset=GOOD_DATASET, student={"actionSteps": 7}), "InvalidInput",
              ("spec.student.actionSteps: 7 is more",)),
+        Case("precision", distill(teacher=GOOD_TEACHER, dataset=GOOD_DATASET, export={"precision": "bf16"}),
+             "NoKernels", ("spec.export.precision: ONNX Runtime", "no bf16 kernel for MatMul in CPUExecutionProvider",
+                           "choose fp16 or fp32")),
     ]  # fmt: skip
 
 

@@ -85,6 +85,13 @@ def test_parity_of_an_export_holds(environment, student):
     assert result.teacher == result.baseline
 
 
+def test_parity_of_an_export_in_fp16_has_its_own_threshold(environment, student):
+    half = publish_student(Path(environment["ROOT"]) / "half", precision="fp16")
+    code, result, said = finish(environment, "parity", spec_file(environment, half, "Parity"))
+    assert (code, result.reason) == (0, "ParityHolds"), said
+    assert 1e-6 < result.difference < result.threshold == 2e-2
+
+
 def test_a_camera_that_the_task_has_not_is_the_users_error(environment, student):
     rename_map = {"observation.images.wrist": tiny_smolvla.CAMERA}
     code, result, _ = finish(environment, "parity", spec_file(environment, student, "Parity", renameMap=rename_map))

@@ -19,11 +19,12 @@ from flowstill_trainer.bank import Bank, BankPlan, make_bank
 from flowstill_trainer.batches import Batches
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
+from flowstill_trainer.export import plan_export, rehearse
 from flowstill_trainer.fidelity import HeldOut, measure
 from flowstill_trainer.inputs import inputs_digest
 from flowstill_trainer.preflight import preflight
 from flowstill_trainer.processes import Processes
-from flowstill_trainer.publish import Origin, build_folder, publish_student
+from flowstill_trainer.publish import Origin, build_folder, export_batch, publish_student
 from flowstill_trainer.randomness import described
 from flowstill_trainer.train import Trainer, autocast, check_parts
 from flowstill_trainer.watch import Reference, Watch, make_reference
@@ -52,6 +53,7 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
         return _result(
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
+    plan = plan_export(spec.export, teacher_folder)
     policy = _load_teacher(teacher_folder, processes.start_collectives())
     frames = load_frames(dataset_folder, spec.dataset, policy)
     student = policy.make_student(
@@ -66,6 +68,8 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
     if not processes.first:
         train(spec, origin, policy, student, frames, context, processes)
         return processes.outcome()
+    if not (context.work / "checkpoints").exists():
+        rehearse(student, export_batch(student, frames), context.work / "rehearsal", plan)
     reference = _reference(spec, key, policy, student, frames, context)
     watch = _watch(spec, reference, student, context)
     trainer = train(spec, origin, policy, student, frames, context, processes, watch)
@@ -73,8 +77,10 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
     context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
     folder, curve = context.work / "student", watch.curve()
     try:
-        graph = build_folder(folder, student, frames, curve)
-        logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
+        graph = build_folder(folder, student, frames, curve, plan)
+        logger.info(
+            "ONNX (%s) differs from PyTorch by %.2e, normalised actions", graph.plan.precision, graph.difference
+        )
         ref = publish_student(folder, graph, student, spec, origin, fidelity, curve.published_step, trainer.seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint

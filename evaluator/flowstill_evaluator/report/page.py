@@ -19,7 +19,8 @@ from flowstill_evaluator.report.summary import ArmSummary, Summary
 from flowstill_evaluator.statistics import PairCounts, difference_interval, mcnemar
 
 _METHODS = {"snapflow": "SnapFlow"}
-_POLICIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
+_FAMILIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
+_POLICIES = _FAMILIES | {f"flowstill_{kind}": name for kind, name in _FAMILIES.items()}
 _UNITS = {"S1": " / 100", "P6": " / 100", "P2": " ×", "P3": " ×"}
 _POINTS = {"S3", "P1", "P5"}
 _HEADLINES = {

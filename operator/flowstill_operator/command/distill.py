@@ -55,6 +55,7 @@ FLAGS = (
     Flag("--ema", "training.ema", "decay of the published average of the weights; 0: none"),
     Flag("--fidelity-every", "training.fidelityEvery", "steps between looks that choose what is published; 0: one"),
     Flag("--precision", "training.precision", "bf16 or fp32"),
+    Flag("--export-precision", "export.precision", "of the ONNX graph: auto, fp32, fp16 or bf16 (docs/onnx.md)"),
     Flag("--seed", "training.seed", "of everything random"),
     Flag("--target-steps", "method.targetSteps", "Euler steps of the rollout that makes the target"),
     Flag("--bank-size", "method.bankSize", "teacher rollouts computed once and reused; 0: fresh ones every step"),

@@ -90,6 +90,14 @@ def read(page):
     return reader, re.sub(r"\s+", " ", " ".join(reader.text))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("flowstill_smolvla", "SmolVLA"), ("flowstill_pi0", "π0"), ("flowstill_pi05", "π0.5")]
+)
+def test_a_students_policy_has_its_name(records, kind, name):
+    _, text = read(page_of(records, subject(policy_type=kind)))
+    assert f"A {name} policy was distilled" in text
+
+
 def test_the_page_answers_the_four_questions(records):
     _, text = read(page_of(records))
     assert "The student may be served" in text

@@ -81,6 +81,7 @@ GIVEN = {
     "--ema": ("0.999", 0.999),
     "--fidelity-every": ("50", 50),
     "--precision": ("fp32", "fp32"),
+    "--export-precision": ("fp16", "fp16"),
     "--seed": ("7", 7),
     "--target-steps": ("4", 4),
     "--bank-size": ("100", 100),

@@ -38,6 +38,8 @@ def test_what_does_not_change_the_student(change):
         {"teacher": {"uri": "store://teachers/a", "steps": 4}},
         {"dataset": {"uri": "store://datasets/a", "episodes": [0, 1]}},
         {"export": {"precision": "fp32"}},
+        {"export": {"precision": "fp16"}},
+        {"export": {"split": True}},
     ],
 )
 def test_what_changes_the_student(change):
