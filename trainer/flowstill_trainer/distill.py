@@ -23,7 +23,8 @@ from flowstill_trainer.data import Frames, load_frames
 from flowstill_trainer.fidelity import measure
 from flowstill_trainer.inputs import inputs_digest
 from flowstill_trainer.publish import Origin, build_folder, publish_student
-from flowstill_trainer.train import Batches, Trainer, autocast
+from flowstill_trainer.refine import RefineBatches, Refiner, refuse_several_processes
+from flowstill_trainer.train import Batches, Progress, Trainer, autocast
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ def distill(task: Any, context: ChildContext) -> Result:
     if not isinstance(task, TrainTask):
         raise TypeError(f"the trainer runs Train tasks, not {type(task).__name__}")
     spec = task.spec
+    if spec.method.refine is not None:
+        refuse_several_processes()
     teacher_folder, teacher = _read(spec.teacher, "spec.teacher")
     dataset_folder, dataset = _read(spec.dataset, "spec.dataset")
     key = inputs_digest(spec, teacher.digest, dataset.digest)
@@ -59,23 +62,29 @@ def distill(task: Any, context: ChildContext) -> Result:
         draws=spec.student.draws,
         neighbours=spec.student.draw_neighbours,
         action_steps=spec.student.action_steps,
-        multi_step=spec.method.mix_ratio < 1,
+        multi_step=spec.method.multi_step,
         state_out=spec.student.state_out,
     )
-    trainer = train(spec, key, policy, student, frames, context)
-    context.progress.update(spec.training.steps, spec.training.steps, "measuring fidelity")
+    seconds = train(spec, key, policy, student, frames, context)
+    steps = total_steps(spec)
+    context.progress.update(steps, steps, "measuring fidelity")
     fidelity = measure(policy, student, frames, teacher_steps=spec.teacher.steps, seed=spec.training.seed)
-    context.progress.update(spec.training.steps, spec.training.steps, "exporting and publishing")
+    context.progress.update(steps, steps, "exporting and publishing")
     folder = context.work / "student"
     try:
         graph = build_folder(folder, student, frames)
         logger.info("ONNX differs from PyTorch by %.2e on normalised actions", graph.difference)
-        ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, trainer.seconds)
+        ref = publish_student(folder, graph, student, spec, Origin(teacher, dataset, key), fidelity, seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(key, ref)
-    message = f"{spec.training.steps} steps in {trainer.seconds:.0f} s"
+    message = f"{steps} steps in {seconds:.0f} s"
     return _result(ref, key, reused=False, message=message).model_copy(update={"fidelity": fidelity})
+
+
+def total_steps(spec: DistillJobSpec) -> int:
+    """Steps of the training and of the refinement after it."""
+    return spec.training.steps + (spec.method.refine.steps if spec.method.refine is not None else 0)
 
 
 def train(
@@ -85,18 +94,45 @@ def train(
     student: FlowPolicy,
     frames: Frames,
     context: ChildContext,
-) -> Trainer:
+) -> float:
+    """The training, then the refinement where the spec has one; returns the seconds of both over all attempts."""
+    if spec.method.refine is None:
+        return _train(spec, key, teacher, student, frames, context)
+    checkpoints = CheckpointFolder(context.work / "refine", key, spec.training.keep_checkpoints)
+    begun = checkpoints.latest()
+    seconds = _train(spec, key, teacher, student, frames, context) if begun is None else begun.seconds
+    batches = RefineBatches(frames, student, teacher, spec.method.refine, spec.training, spec.method.state_jitter)
+    refiner = Refiner(student, teacher, batches, checkpoints, seconds)
+    if begun is not None:
+        refiner.restore(begun)
+    refiner.run(_reporter(spec, context, "refining", spec.training.steps), context.stop.is_set)
+    return refiner.seconds
+
+
+def _train(
+    spec: DistillJobSpec,
+    key: str,
+    teacher: FlowPolicy,
+    student: FlowPolicy,
+    frames: Frames,
+    context: ChildContext,
+) -> float:
     """The bank, if there is one, and the training loop."""
     bank = _bank(spec, key, teacher, student, frames, context) if spec.method.bank_size else None
     batches = Batches(frames, bank, student, teacher, spec.method, spec.training)
     checkpoints = CheckpointFolder(context.work / "checkpoints", key, spec.training.keep_checkpoints)
     trainer = Trainer(student, teacher, batches, checkpoints)
+    trainer.run(_reporter(spec, context, "training", 0), context.stop.is_set)
+    return trainer.seconds
 
-    def report(step: int, total: int, loss: float, rate: float) -> None:
-        context.progress.update(step, total, "training", loss=loss, samples_per_second=rate)
 
-    trainer.run(report, context.stop.is_set)
-    return trainer
+def _reporter(spec: DistillJobSpec, context: ChildContext, activity: str, before: int) -> Progress:
+    """Reports steps of one phase among those of all."""
+
+    def report(step: int, _: int, loss: float, rate: float) -> None:
+        context.progress.update(before + step, total_steps(spec), activity, loss=loss, samples_per_second=rate)
+
+    return report
 
 
 def _bank(

@@ -192,7 +192,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
         value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(float(norm))):
-            frames = _few(self.batches.frames.index_N[batch.frame_B])
+            frames = few_frames(self.batches.frames.index_N[batch.frame_B])
             raise NonFiniteLoss(
                 f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}, on the dataset's frames {frames}; "
                 "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
@@ -237,7 +237,7 @@ class Trainer:
                 self.parameters[name].copy_(value)
 
 
-def _few(index_B: Tensor) -> str:
+def few_frames(index_B: Tensor) -> str:
     """The different numbers of a batch, the first of them when they are many."""
     frames = index_B.unique().tolist()
     more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""
