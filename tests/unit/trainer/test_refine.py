@@ -45,9 +45,7 @@ def run(one, *, stop_at=None, die_at=None):
     return losses
 
 
-@pytest.mark.parametrize(
-    ("cut", "continues_at"), [({"stop_at": 3}, 3), ({"die_at": 3}, 2)], ids=["stopped", "killed"]
-)
+@pytest.mark.parametrize(("cut", "continues_at"), [({"stop_at": 3}, 3), ({"die_at": 3}, 2)], ids=["stopped", "killed"])
 def test_a_resumed_refinement_is_the_same_bit_for_bit(tiny, tmp_path, cut, continues_at):
     whole = refiner(tiny, tmp_path / "whole")
     start = {name: value.clone() for name, value in whole.state().weights.items()}
@@ -130,7 +128,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoints(tiny, tmp_path, who):
             with torch.no_grad():
                 next(iter(one.learners[who].parameters.values())).fill_(float("nan"))
 
-    with pytest.raises(NonFiniteLoss, match="step 5 of refinement.*frames") as caught:
+    with pytest.raises(NonFiniteLoss, match=r"step 5 of refinement.*frames") as caught:
         one.run(poison, lambda: False)
     assert caught.value.field == "spec.method.refine"
     assert one.checkpoints.latest().step == 4
@@ -213,6 +211,6 @@ def test_several_processes_are_refused(monkeypatch, processes, refused):
     if not refused:
         refuse_several_processes()
         return
-    with pytest.raises(UserError, match="one of 2.*spec.runtime.nodes.*spec.runtime.gpusPerNode") as caught:
+    with pytest.raises(UserError, match=r"one of 2.*spec.runtime.nodes.*spec.runtime.gpusPerNode") as caught:
         refuse_several_processes()
     assert caught.value.field == "spec.method.refine"
