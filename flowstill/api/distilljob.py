@@ -106,15 +106,31 @@ class Training(Model):
     """The optimisation: AdamW, linear warm-up, cosine decay."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=65_536, description="Samples of one update, over all processes.")] = 32
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     gradient_clip: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    gradient_accumulation: Annotated[
+        int, Field(ge=1, le=65_536, description="In how many parts a process computes its share, to save memory.")
+    ] = 1
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        Field(description="Of several processes: ddp, each holds all; fsdp, what is trained is shared out."),
+    ] = "ddp"
     ema: Annotated[float, Field(ge=0.0, lt=1.0, description="Decay of the published average; 0: none.")] = 0.0
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+
+    @model_validator(mode="after")
+    def _parts_have_samples(self) -> "Training":
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                "spec.training.gradientAccumulation must be at most spec.training.batchSize: it says in how many parts "
+                "the samples of one update are computed"
+            )
+        return self
 
 
 class Export(Model):

@@ -54,6 +54,13 @@ RULES: dict[str, list[Schema]] = {
             "bankSize",
         ),
     ],
+    "Training": [
+        _rule(
+            "self.gradientAccumulation <= self.batchSize",
+            "spec.training.gradientAccumulation must be at most spec.training.batchSize",
+            "gradientAccumulation",
+        ),
+    ],
     "StudentSource": [
         _rule(
             "has(self.distillJob) != has(self.uri)",

@@ -50,6 +50,7 @@ class TorchRunner:
         *,
         steps: int | None,
         draws: int | None,
+        neighbours: int | None = None,
         device: str,
         threads: int | None,
         digest: str,
@@ -59,7 +60,11 @@ class TorchRunner:
             torch.set_num_threads(threads)
         flow = load_flow_policy(folder, device=device, field="policy")
         return cls(
-            flow, steps=steps or flow.steps, draws=draws or flow.draws, neighbours=flow.neighbours, digest=digest
+            flow,
+            steps=steps or flow.steps,
+            draws=draws or flow.draws,
+            neighbours=neighbours or flow.neighbours,
+            digest=digest,
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:

@@ -44,6 +44,10 @@ BAD = {
     "too many neighbours": (distill_job("b", student={"drawNeighbours": 5}), "drawNeighbours"),
     "one target step": (distill_job("b", method={"targetSteps": 1}), "targetSteps"),
     "bank of own targets": (distill_job("b", method={"targetSteps": 2, "bankSize": 10}), "bankSize"),
+    "more parts than samples": (
+        distill_job("b", training={"batchSize": 4, "gradientAccumulation": 5}),
+        "gradientAccumulation",
+    ),
     "unknown precision": (distill_job("b", training={"precision": "fp8"}), "precision"),
     "unknown field": (distill_job("b", method={"name": "snapflow", "lambda": 1}), "lambda"),
     "unknown scheme": (distill_job("b", teacher={"uri": "http://x/y"}), "uri"),

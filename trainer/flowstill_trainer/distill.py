@@ -18,13 +18,14 @@ from flowstill.errors import TeacherRejected
 from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.bank import Bank, BankPlan, make_bank
+from flowstill_trainer.batches import Batches
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
 from flowstill_trainer.fidelity import measure
 from flowstill_trainer.inputs import inputs_digest
 from flowstill_trainer.publish import Origin, build_folder, publish_student
 from flowstill_trainer.refine import RefineBatches, Refiner, refuse_several_processes
-from flowstill_trainer.train import Batches, Progress, Trainer, autocast
+from flowstill_trainer.train import Progress, Trainer, autocast
 
 logger = logging.getLogger(__name__)
 

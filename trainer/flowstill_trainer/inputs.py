@@ -7,8 +7,9 @@ from flowstill.artifacts.digests import json_digest
 
 TRAINER_VERSION = "2"
 """Raise it when the same inputs would give another student."""
-KEEPING = {"checkpoint_every", "keep_checkpoints"}
-"""Options of training that do not change the student."""
+KEEPING = {"checkpoint_every", "keep_checkpoints", "gradient_accumulation", "parallel"}
+"""Options of training that do not change the student: what is kept, and who computes which samples of an update. The
+latter, like the number of processes, changes the order of sums: a student's last digits, not what it learns."""
 
 
 def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A policy's trained parameters and the optimizer that changes them."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -28,16 +29,23 @@ class Learner:
             weight_decay=config.optimizer_weight_decay,
         )
 
-    def update(self, loss: Tensor) -> str | None:
-        """Descend the loss by one step; when loss or gradient is not finite, nothing changes and they are named."""
+    def update(self, parts: Iterable[Tensor]) -> float:
+        """Descend the sum of the parts by one step, and return it. Each part is gone before the next is computed.
+
+        Raises:
+            FloatingPointError: the sum or its gradient is not finite, as it says; no parameter has changed.
+        """
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = []
+        for loss in parts:
+            loss.backward()
+            losses.append(loss.detach())
+        value = float(torch.stack(losses).sum())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._clip))
-        value = float(loss.detach())
         if not (math.isfinite(value) and math.isfinite(norm)):
-            return f"loss {value}, gradient norm {norm}"
+            raise FloatingPointError(f"loss {value}, gradient norm {norm}")
         self._optimizer.step()
-        return None
+        return value
 
     def weights(self) -> Tensors:
         """The parameters as they are."""

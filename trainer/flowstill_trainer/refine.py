@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix
@@ -44,22 +43,37 @@ def refuse_several_processes() -> None:
 
 
 @dataclass(frozen=True)
-class RefineBatch:
-    """What one step sees: the same observations for every update, fresh numbers for each.
+class RefineSampled:
+    """The samples of one step, all on the CPU: the same observations for every update, fresh numbers for each.
 
     Attributes:
         frame_B: the frame of every row.
-        observations: preprocessed for the student.
-        teacher_observations: the same through the teacher's processor; None where its prefix is the student's.
+        jitter_BS: what is added to the normalised states.
         fake_draws: for each update of the fake.
         student_draw: for the student's.
     """
 
     frame_B: Tensor
-    observations: dict[str, Any]
-    teacher_observations: dict[str, Any] | None
+    jitter_BS: Tensor
     fake_draws: tuple[Draw, ...]
     student_draw: Draw
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks see of some of a step's observations, in all of its updates.
+
+    Attributes:
+        rows: which of the step's they are.
+        share: the part of all that they are.
+        ours: the student's prefix.
+        theirs: the teacher's and the fake's.
+    """
+
+    rows: slice
+    share: float
+    ours: Prefix
+    theirs: Prefix
 
 
 @dataclass(frozen=True)
@@ -73,22 +87,32 @@ class RefineBatches:
     training: Training
     state_jitter: float
 
-    def iterate(self, first: int) -> Iterator[RefineBatch]:
-        """Batches from step ``first`` on."""
+    def iterate(self, first: int) -> Iterator[RefineSampled]:
+        """The samples of each step, from step ``first`` on."""
         training_T, size = self.frames.training_T, self.training.batch_size
         order = Order(self.training.seed, "refine", len(training_T))
         for step in range(first, self.refine.steps):
-            yield self._batch(step, training_T[order.take(step * size, size)])
+            yield self._sample(step, training_T[order.take(step * size, size)])
 
-    def _batch(self, step: int, frame_B: Tensor) -> RefineBatch:
+    def _sample(self, step: int, frame_B: Tensor) -> RefineSampled:
         random, size = generator(self.training.seed, "refine", step), len(frame_B)
         jitter_BS = jitter_noise(self.state_jitter, size, self.student.state_dim, random)
         fakes = tuple(draw(self.student, size, random) for _ in range(self.refine.fake_steps))
-        observations = self.student.preprocess(self.frames.observations(frame_B), jitter_BS)
-        theirs = None
-        if self.student.state_out:
-            theirs = self.teacher.preprocess(self.frames.observations(frame_B), jitter_BS)
-        return RefineBatch(frame_B, observations, theirs, fakes, draw(self.student, size, random))
+        return RefineSampled(frame_B, jitter_BS, fakes, draw(self.student, size, random))
+
+    def see(self, sampled: RefineSampled) -> list[Seen]:
+        """The prefixes, by one pass of the VLM over each part; by two where the student's prompt is another."""
+        parts = self.training.gradient_accumulation
+        return [self._see(sampled, slice(number, None, parts)) for number in range(parts)]
+
+    def _see(self, sampled: RefineSampled, rows: slice) -> Seen:
+        frame_B, jitter_BS = sampled.frame_B[rows], sampled.jitter_BS[rows]
+        ours = self._encode(self.student, frame_B, jitter_BS)
+        theirs = self._encode(self.teacher, frame_B, jitter_BS) if self.student.state_out else ours
+        return Seen(rows, len(frame_B) / len(sampled.frame_B), ours, theirs)
+
+    def _encode(self, policy: FlowPolicy, frame_B: Tensor, jitter_BS: Tensor) -> Prefix:
+        return policy.encode_prefix(policy.preprocess(self.frames.observations(frame_B), jitter_BS))
 
 
 class Refiner:
@@ -127,12 +151,12 @@ class Refiner:
             NonFiniteLoss: a loss or a gradient is NaN or infinite; nothing of that step is kept.
         """
         total = self.batches.refine.steps
-        for batch in self.batches.iterate(self.step):
+        for sampled in self.batches.iterate(self.step):
             if stopped():
                 self.checkpoints.save(self.state())
                 raise Interrupted(f"stopped at step {self.step} of {total} of refinement; the checkpoint is saved")
             started = time.monotonic()
-            loss = self.update(batch)
+            loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
             if self.step % self.training.checkpoint_every == 0 or self.step == total:
@@ -142,46 +166,46 @@ class Refiner:
             for name, value in self.average.items():
                 self.learners["student"].parameters[name].copy_(value)
 
-    def update(self, batch: RefineBatch) -> float:
+    def update(self, sampled: RefineSampled) -> float:
         """The fake's updates, then the student's one; returns the student's loss."""
         with autocast(self.training, self.student.device):
-            ours = self.student.encode_prefix(batch.observations)
-            seen = batch.teacher_observations
-            theirs = ours if seen is None else self.teacher.encode_prefix(seen)
-        for numbers in batch.fake_draws:
-            self._descend("fake", self._fake_loss(ours, theirs, numbers), batch)
-        loss = self._student_loss(ours, theirs, batch.student_draw)
-        self._descend("student", loss, batch)
+            seen = self.batches.see(sampled)
+        for numbers in sampled.fake_draws:
+            self._descend("fake", (self._fake_loss(part, numbers) for part in seen), sampled)
+        drawn = sampled.student_draw
+        loss = self._descend("student", (self._student_loss(part, drawn) for part in seen), sampled)
         self.step += 1
         if self.average:
             decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
             weights = self.learners["student"].weights()
             torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
-        return float(loss.detach())
+        return loss
 
-    def _fake_loss(self, ours: Prefix, theirs: Prefix, numbers: Draw) -> Tensor:
+    def _fake_loss(self, seen: Seen, numbers: Draw) -> Tensor:
+        numbers = numbers.part(seen.rows, self.fake.device)
         with autocast(self.training, self.student.device):
             with torch.no_grad():
-                chunk_BHD = student_chunk(self.student, ours, numbers.start_BHD)
-            return fake_loss(self.fake, theirs, chunk_BHD, numbers)
+                chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
+            return seen.share * fake_loss(self.fake, seen.theirs, chunk_BHD, numbers)
 
-    def _student_loss(self, ours: Prefix, theirs: Prefix, numbers: Draw) -> Tensor:
+    def _student_loss(self, seen: Seen, numbers: Draw) -> Tensor:
+        numbers = numbers.part(seen.rows, self.student.device)
         with autocast(self.training, self.student.device):
-            chunk_BHD = student_chunk(self.student, ours, numbers.start_BHD)
-            found_BHA = direction(self.fake, self.teacher, theirs, chunk_BHD, numbers)
-            return surrogate(chunk_BHD[..., : self.student.action_dim], found_BHA)
+            chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
+            found_BHA = direction(self.fake, self.teacher, seen.theirs, chunk_BHD, numbers)
+            return seen.share * surrogate(chunk_BHD[..., : self.student.action_dim], found_BHA)
 
-    def _descend(self, who: str, loss: Tensor, batch: RefineBatch) -> None:
-        problem = self.learners[who].update(loss)
-        if problem is None:
-            return
-        rate = {"student": "learningRate", "fake": "fakeLearningRate"}[who]
-        frames = few_frames(self.batches.frames.index_N[batch.frame_B])
-        raise NonFiniteLoss(
-            f"step {self.step + 1} of refinement, {who}: {problem}, on the dataset's frames {frames}; lower {rate} or "
-            f"use precision fp32. The checkpoints before this step are kept in {self.checkpoints.root}",
-            field=FIELD,
-        )
+    def _descend(self, who: str, parts: Iterator[Tensor], sampled: RefineSampled) -> float:
+        try:
+            return self.learners[who].update(parts)
+        except FloatingPointError as error:
+            rate = {"student": "learningRate", "fake": "fakeLearningRate"}[who]
+            frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
+            raise NonFiniteLoss(
+                f"step {self.step + 1} of refinement, {who}: {error}, on the dataset's frames {frames}; lower {rate} "
+                f"or use precision fp32. The checkpoints before this step are kept in {self.checkpoints.root}",
+                field=FIELD,
+            ) from error
 
     def state(self) -> Checkpoint:
         """Everything that this refinement is now."""

@@ -184,6 +184,7 @@ REFUSED = {
     RULES["Method"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 1}),
     RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
     RULES["Method"][2]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
+    RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
 }

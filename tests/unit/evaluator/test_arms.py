@@ -58,25 +58,27 @@ def references(draws=8, baseline=TEACHER, baseline_is_student=False):
     return References(STUDENT, properties(draws), TEACHER, baseline, baseline_is_student)
 
 
-def test_all_six_arms_with_the_teachers_own_steps():
+def test_all_arms_with_the_teachers_own_steps():
     comparison = compare(task(), references())
     assert [(a.name, a.steps, a.draws, a.runtime) for a in comparison.arms] == [
         ("teacher@10", 12, 1, "torch"),
         ("teacher@4", 4, 1, "torch"),
         ("teacher@2", 2, 1, "torch"),
         ("teacher@1", 1, 1, "torch"),
+        ("teacher@10-draws", 12, 8, "torch"),
         ("student", None, 1, "onnx"),
         ("student-draws", None, 8, "onnx"),
     ]
     assert (comparison.served, comparison.baseline, comparison.action_steps) == ("student-draws", "teacher@10", 8)
     assert comparison["student"].reference == f"{STUDENT.uri}@{STUDENT.digest}"
     assert reference_arm(references()) == comparison["teacher@10"]
+    assert comparison["teacher@10-draws"].neighbours == properties().draw_neighbours
 
 
 def test_a_student_of_one_draw_is_served_with_one():
     comparison = compare(task(), references(draws=1))
     assert comparison.served == "student"
-    assert "student-draws" not in [a.name for a in comparison.arms]
+    assert not [a.name for a in comparison.arms if "draws" in a.name]
     with pytest.raises(UserError, match=r"spec\.evaluation\.arms: the student has one draw"):
         compare(task(arms=["teacher@10", "student", "student-draws"]), references(draws=1))
 

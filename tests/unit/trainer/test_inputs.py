@@ -17,6 +17,7 @@ def key(teacher_digest=A, dataset_digest=B, **change):
     "change",
     [
         {"training": {"checkpointEvery": 7, "keepCheckpoints": 5}},
+        {"training": {"gradientAccumulation": 4, "parallel": "fsdp"}},
         {"runtime": {"gpusPerNode": 4}},
         {"teacher": {"uri": "store://teachers/elsewhere"}},
     ],

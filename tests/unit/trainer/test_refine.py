@@ -107,16 +107,38 @@ def test_the_published_weights_are_the_average(tiny, tmp_path):
 
 def test_observations_are_jittered_and_each_update_has_its_own_numbers(tiny, tmp_path):
     one = refiner(tiny, tmp_path)
-    first, second = (batch for batch, _ in zip(one.batches.iterate(0), range(2), strict=False))
-    starts = [d.start_BHD for b in (first, second) for d in (*b.fake_draws, b.student_draw)]
+    first, second = (sampled for sampled, _ in zip(one.batches.iterate(0), range(2), strict=False))
+    starts = [d.start_BHD for s in (first, second) for d in (*s.fake_draws, s.student_draw)]
     assert len(starts) == 6
     assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
-    plain = one.student.preprocess(one.batches.frames.observations(first.frame_B))["observation.state"]
-    jitter = first.observations["observation.state"] - plain
-    assert 0.02 < jitter.std() < 0.1
-    again = next(one.batches.iterate(1))
-    assert torch.equal(again.student_draw.start_BHD, second.student_draw.start_BHD)
-    assert torch.equal(again.observations["observation.state"], second.observations["observation.state"])
+    assert 0.02 < first.jitter_BS.std() < 0.1
+    assert not torch.equal(first.jitter_BS, second.jitter_BS)
+    [seen] = one.batches.see(first)
+    assert seen.theirs is seen.ours
+    raw = one.batches.frames.observations(first.frame_B)
+    jittered, plain = (one.student.encode_prefix(one.student.preprocess(raw, j)) for j in (first.jitter_BS, None))
+    assert equal(seen.ours, jittered)
+    assert not equal(seen.ours, plain)
+
+
+def equal(a, b):
+    """Whether two prefixes are the same; the state may be in either of their parts."""
+    states = a.state_BS is None or torch.equal(a.state_BS, b.state_BS)
+    layers = zip(a.layers, b.layers, strict=True)
+    return states and all(torch.equal(k, other) and torch.equal(v, with_it) for (k, v), (other, with_it) in layers)
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_accumulation_changes_neither_losses_nor_weights(tiny, tmp_path):
+    whole = refiner(tiny, tmp_path / "whole")
+    losses = run(whole)
+    cut = refiner(tiny, tmp_path / "parts", training=TRAINING.model_copy(update={"gradient_accumulation": 3}))
+    sampled = next(cut.batches.iterate(0))
+    assert [len(sampled.frame_B[part.rows]) for part in cut.batches.see(sampled)] == [2, 1, 1]
+    assert run(cut) == pytest.approx(losses, rel=1e-3)
+    there = cut.state().weights
+    for name, value in whole.state().weights.items():
+        assert torch.allclose(value, there[name], rtol=1e-3, atol=3e-4), name
 
 
 @pytest.mark.parametrize("who", ["student", "fake"])
@@ -148,10 +170,12 @@ def test_bf16_updates_fp32_weights(tiny, tmp_path):
 @pytest.mark.parametrize("tiny", ["pi05"], indirect=True)
 def test_a_state_out_student_and_its_teacher_have_their_own_prefixes(tiny, tmp_path):
     one = refiner(tiny, tmp_path, state_out=True)
-    batch = next(one.batches.iterate(0))
-    tokens, state = "observation.language.tokens", "observation.state"
-    assert not torch.equal(batch.teacher_observations[tokens], batch.observations[tokens])
-    assert torch.equal(batch.teacher_observations[state], batch.observations[state])  # the same jitter
+    sampled = next(one.batches.iterate(0))
+    [seen] = one.batches.see(sampled)
+    raw = one.batches.frames.observations(sampled.frame_B)
+    for policy, prefix in ((one.student, seen.ours), (one.teacher, seen.theirs)):
+        assert equal(prefix, policy.encode_prefix(policy.preprocess(raw, sampled.jitter_BS)))  # the same jitter
+    assert not torch.equal(seen.ours.layers[0][0], seen.theirs.layers[0][0])
     before = one.learners["student"].parameters["model.state_proj.weight"].detach().clone()
     assert all(0 < loss < 100 for loss in run(one))
     assert not torch.equal(one.learners["student"].parameters["model.state_proj.weight"], before)

@@ -37,13 +37,15 @@ class Draw:
     noise_BHD: Tensor
     t_B: Tensor
 
+    def part(self, rows: slice, device: torch.device) -> "Draw":
+        """Those of some of the observations."""
+        return Draw(self.start_BHD[rows].to(device), self.noise_BHD[rows].to(device), self.t_B[rows].to(device))
+
 
 def draw(policy: FlowPolicy, size: int, random: torch.Generator) -> Draw:
-    """Fresh numbers for ``size`` observations, on the policy's device."""
-    shape = (size, policy.chunk_size, policy.padded_action_dim)
-    start_BHD, noise_BHD = (torch.randn(shape, generator=random).to(policy.device) for _ in range(2))
-    t_B = LOWEST_TIME + (HIGHEST_TIME - LOWEST_TIME) * torch.rand(size, generator=random)
-    return Draw(start_BHD, noise_BHD, t_B.to(policy.device))
+    """Fresh numbers for ``size`` observations, on the CPU."""
+    start_BHD, noise_BHD = torch.randn((2, size, policy.chunk_size, policy.padded_action_dim), generator=random)
+    return Draw(start_BHD, noise_BHD, LOWEST_TIME + (HIGHEST_TIME - LOWEST_TIME) * torch.rand(size, generator=random))
 
 
 def student_chunk(student: FlowPolicy, prefix: Prefix, start_BHD: Tensor) -> Tensor:
