@@ -150,7 +150,8 @@ def test_a_refined_student_is_for_one_step(store, tmp_path):
     }  # fmt: skip
     assert json.loads((artifact(store, result) / "policy" / "config.json").read_text())["multi_step"] is False
     said = (tmp_path / "refined" / "stderr").read_text()
-    assert "training: 8 of 12" in said
+    assert "training: 1 of 12" in said
+    assert "refining: 9 of 12" in said
     assert "refining: 12 of 12" in said
 
 
