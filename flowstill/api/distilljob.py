@@ -55,6 +55,18 @@ class Student(Model):
         return self
 
 
+class Refine(Model):
+    """Distribution matching (DMD, arXiv 2311.18828) after the training, for one step only."""
+
+    name: Literal["dmd"] = "dmd"
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Updates of the student.")]
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0, description="Of the student; constant.")] = 1e-4
+    fake_learning_rate: Annotated[
+        float, Field(gt=0.0, le=1.0, description="Of the net that follows the student's own samples; constant.")
+    ] = 3e-4
+    fake_steps: Annotated[int, Field(ge=1, le=100, description="Updates of that net for each of the student.")] = 2
+
+
 class Method(Model):
     """SnapFlow distillation (arXiv 2604.05656) and its options."""
 
@@ -70,6 +82,12 @@ class Method(Model):
     state_jitter: Annotated[
         float, Field(ge=0.0, le=1.0, description="Std of noise on the normalised state, while training.")
     ] = 0.0
+    refine: Refine | None = None
+
+    @property
+    def multi_step(self) -> bool:
+        """Whether more than one step is trained: by the flow-matching half, unless refinement undoes it."""
+        return self.mix_ratio < 1 and self.refine is None
 
     @model_validator(mode="after")
     def _options_agree(self) -> "Method":

@@ -22,7 +22,7 @@ def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[st
             "renameMap": dict(spec.dataset.rename_map),
         },
         "student": spec.student.model_dump(mode="json", by_alias=True),
-        "method": spec.method.model_dump(mode="json", by_alias=True),
+        "method": spec.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         "training": spec.training.model_dump(mode="json", by_alias=True, exclude=KEEPING),
         "export": spec.export.model_dump(mode="json", by_alias=True),
         "trainer": TRAINER_VERSION,

@@ -23,7 +23,7 @@ from flowstill.policies.flow import FlowPolicy
 logger = logging.getLogger(__name__)
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
-KEPT = ("bank", "checkpoints", "fidelity")
+KEPT = ("bank", "checkpoints", "fidelity", "refine")
 """Folders in the work folder that an earlier attempt leaves to the next."""
 FLOAT = 4
 
@@ -61,13 +61,15 @@ class Needs:
 
     Attributes:
         training: on the disk while it trains: the bank, and the checkpoints with one that is being written.
-        publishing: on the disk afterwards: the bank, the checkpoints, the student.
+        refining: on the disk while it is refined: besides, the refinement's checkpoints; nothing without one.
+        publishing: on the disk afterwards: all checkpoints that are kept, the student.
         student: in the store.
         gradients: memory where the network is.
         host: memory of the CPU, whatever device trains.
     """
 
     training: tuple[Item, ...]
+    refining: tuple[Item, ...]
     publishing: tuple[Item, ...]
     student: Item
     gradients: tuple[Item, ...]
@@ -111,15 +113,28 @@ def needs(spec: DistillJobSpec, sizes: Sizes) -> Needs:
     bank = Item("bank", sizes.rollout, spec.method.bank_size)
     bank = Item("bank", bank.bytes)
 
+    keep, refine = training.keep_checkpoints, spec.method.refine
+
     def checkpoints(count: int) -> Item:
         return Item("checkpoints", parts * trained, min(count, saves))
+
+    def refined(count: int) -> tuple[Item, ...]:
+        if refine is None:
+            return ()
+        # Student and fake: weights and two moments each; the student's average.
+        size = (6 + (training.ema > 0)) * trained
+        return (
+            Item("checkpoints of refinement", size, min(count, math.ceil(refine.steps / training.checkpoint_every))),
+        )
 
     student = Item("student (weights and graph)", 2 * sizes.model)
     moments = [Item("gradients", trained), Item("moments", 2 * trained)]
     moments += [Item("average", trained)] if training.ema else []
+    moments += [Item("fake, its gradients and moments", 4 * trained)] if refine is not None else []
     return Needs(
-        training=(bank, checkpoints(training.keep_checkpoints + 1)),
-        publishing=(bank, checkpoints(training.keep_checkpoints), student),
+        training=(bank, checkpoints(keep + 1)),
+        refining=(bank, checkpoints(keep), *refined(keep + 1)),
+        publishing=(bank, checkpoints(keep), *refined(keep), student),
         student=student,
         gradients=tuple(moments),
         host=(bank, Item("weights of the best look", trained)),
@@ -136,7 +151,7 @@ def check(needed: Needs, room: Room) -> None:
     publishing = (*needed.publishing, Item("published student", needed.student.size)) if room.one_disk else (
         needed.publishing
     )  # fmt: skip
-    _hold(max(needed.training, publishing, key=_total), room.work, room.work_free)
+    _hold(max(needed.training, needed.refining, publishing, key=_total), room.work, room.work_free)
     if not room.one_disk:
         _hold((needed.student,), room.store, room.store_free)
     host = needed.host

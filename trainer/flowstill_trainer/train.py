@@ -140,7 +140,7 @@ class Trainer:
         value = self.shared.backward(mine)
         norm = self.shared.clip(self.training.gradient_clip)
         if not (math.isfinite(value) and math.isfinite(norm)):
-            frames = _few(self.batches.frames.index_N[sampled.frame_B])
+            frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
                 f"step {self.step + 1}: loss {value}, gradient norm {norm}, on the dataset's frames {frames}; "
                 "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
@@ -242,7 +242,7 @@ def check_parts(training: Training, processes: Processes) -> None:
         )
 
 
-def _few(index_B: Tensor) -> str:
+def few_frames(index_B: Tensor) -> str:
     """The different numbers of a batch, the first of them when they are many."""
     frames = index_B.unique().tolist()
     more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""

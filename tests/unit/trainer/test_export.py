@@ -45,7 +45,7 @@ def halved(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("student")
     student = a_student(tiny)
     before = {name: tensor.clone() for name, tensor in student.policy.state_dict().items()}
-    graph = build_folder(folder, student, tiny.frames(student), ExportPlan("fp16", split=True))
+    graph = build_folder(folder, student, tiny.frames(student), plan=ExportPlan("fp16", split=True))
     after = student.policy.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert student.policy.model.folded_time_1E is None, "times must be computed again after the export"
