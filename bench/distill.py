@@ -36,9 +36,10 @@ from flowstill.policies import checkpoints
 from flowstill.policies.pipelines import tokenizer_step
 from flowstill.policies.registry import TEACHERS, load_flow_policy
 from flowstill_trainer.bank import PREFIX_LIMIT, Bank, BankPlan, make_bank
+from flowstill_trainer.batches import Batch, Batches, Sampled
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import Frames, load_frames
-from flowstill_trainer.train import Batch, Batches, Trainer, autocast
+from flowstill_trainer.train import Trainer, autocast
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -147,7 +148,7 @@ class Arm:
     student: Any
     teacher: Any
     loop: Trainer | PlainLoop
-    batches: Iterator[Batch]
+    batches: Iterator[Sampled] | Iterator[Batch]
 
     def step(self) -> float:
         """A batch and an update; returns the loss."""
@@ -190,7 +191,8 @@ class Bench:
         if name == OURS:
             checkpoints = CheckpointFolder(self.folder / "checkpoints", "bench", 1)
             return Arm(student, teacher, Trainer(student, teacher, batches, checkpoints), batches.iterate(0))
-        return Arm(student, teacher, PlainLoop(student, teacher, method, training), batches.iterate(0))
+        whole = (batches.batch(sampled) for sampled in batches.iterate(0))
+        return Arm(student, teacher, PlainLoop(student, teacher, method, training), whole)
 
     def bank(self, teacher: Any, student: Any) -> Bank:
         """Rollouts for one batch; the prefixes too, if those of a whole bank would be kept."""

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flowstill.api.distilljob import Method, Training
 from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.batches import Batch
 from flowstill_trainer.methods.snapflow import masked_mean
-from flowstill_trainer.train import Batch, autocast, learning_rate
+from flowstill_trainer.train import autocast, learning_rate
 
 Observations = dict[str, Any]
 

@@ -56,6 +56,12 @@ class StorageFull(UserError):
     reason = "StorageFull"
 
 
+class MemoryShort(UserError):
+    """What a run is certain to need is more memory than there is."""
+
+    reason = "MemoryShort"
+
+
 class NonFiniteLoss(UserError):
     """Training met NaN or infinity; the last good checkpoint is kept."""
 

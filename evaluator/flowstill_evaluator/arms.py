@@ -11,14 +11,17 @@ from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch
 from flowstill.errors import ArtifactError, UserError
-from flowstill.policies.interface import Runner, RunnerInfo
-from flowstill_evaluator.suites.registry import Observation
+from flowstill.policies.interface import Runner
 
 REFERENCE_ARM = "teacher@10"
 """The teacher at its own number of steps, whatever that is."""
 
+REFERENCE_DRAWS = "teacher@10-draws"
+"""The same with as many draws as the student has: how much of the student's success is the choice among draws?"""
+
 ONE_DRAW, ALL_DRAWS, OTHER_BASELINE = "student", "student-draws", "baseline"
-_ALL_ARMS = (REFERENCE_ARM, "teacher@4", "teacher@2", "teacher@1", ONE_DRAW, ALL_DRAWS)
+_ALL_ARMS = (REFERENCE_ARM, "teacher@4", "teacher@2", "teacher@1", REFERENCE_DRAWS, ONE_DRAW, ALL_DRAWS)
+_NEED_DRAWS = (REFERENCE_DRAWS, ALL_DRAWS)
 
 Runtime = Literal["torch", "onnx"]
 Provider = Literal["cpu", "cuda"]
@@ -35,6 +38,7 @@ class Arm:
         steps: denoising steps; None for a one-step student.
         draws: noises per chunk; None: what the artifact says.
         runtime: what computes.
+        neighbours: that count for the density of a draw; None: what the artifact says.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Arm:
     steps: int | None
     draws: int | None
     runtime: Runtime
+    neighbours: int | None = None
 
     @property
     def reference(self) -> str:
@@ -63,6 +68,7 @@ class Arm:
                 runtime=self.runtime,
                 steps=self.steps,
                 draws=draws or self.draws,
+                neighbours=self.neighbours,
                 threads=threads,
                 provider=provider,
             )
@@ -165,9 +171,9 @@ def compare(task: RolloutTask, references: References) -> Comparison:
     baseline = REFERENCE_ARM if references.baseline_is_teacher else OTHER_BASELINE
     wanted: tuple[str, ...] = tuple(task.evaluation.arms) if task.evaluation.arms else _ALL_ARMS
     if draws == 1 and task.evaluation.arms is None:
-        wanted = tuple(name for name in wanted if name != ALL_DRAWS)
-    if draws == 1 and ALL_DRAWS in wanted:
-        raise UserError(f"the student has one draw; leave out {ALL_DRAWS}", field="spec.evaluation.arms")
+        wanted = tuple(name for name in wanted if name not in _NEED_DRAWS)
+    if draws == 1 and (many := [name for name in wanted if name in _NEED_DRAWS]):
+        raise UserError(f"the student has one draw; leave out {' and '.join(many)}", field="spec.evaluation.arms")
     for needed in (served, baseline):
         if needed not in (*wanted, OTHER_BASELINE):
             raise UserError(f"the gates compare {needed}; add it", field="spec.evaluation.arms")
@@ -209,39 +215,6 @@ def pick_provider() -> Provider:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_fit(info: RunnerInfo, arm: str, seen: Observation, action_size: int) -> None:
-    """Refuse a policy that cannot see what the environment shows, or does not act on what it moves.
-
-    Args:
-        info: of the policy.
-        arm: its name.
-        seen: one environment's observation, unbatched, by the policy's names.
-        action_size: of the environment.
-
-    Raises:
-        UserError: with the field to change.
-    """
-    for camera in info.cameras:
-        if camera not in seen:
-            raise UserError(
-                f"{arm} expects {camera!r}, the environment shows {', '.join(sorted(seen))}; map one to it",
-                field="spec.evaluation.renameMap",
-            )
-    size = seen["observation.state"].shape[-1] if "observation.state" in seen else 0
-    if size != info.state_dim:
-        raise UserError(
-            f"{arm} was trained on states of {info.state_dim} numbers, the environment has {size}; "
-            "evaluate on the tasks that the policy was trained for",
-            field="spec.evaluation.tasks",
-        )
-    if info.action_dim != action_size:
-        raise UserError(
-            f"{arm} gives actions of {info.action_dim} numbers, the environment takes {action_size}; "
-            "evaluate on the tasks that the policy was trained for",
-            field="spec.evaluation.tasks",
-        )
-
-
 def _arm(name: str, task: RolloutTask, references: References) -> Arm:
     if name not in (ONE_DRAW, ALL_DRAWS):
         return _teacher(name, references)
@@ -251,9 +224,12 @@ def _arm(name: str, task: RolloutTask, references: References) -> Arm:
 
 
 def _teacher(name: str, references: References) -> Arm:
-    own = name == REFERENCE_ARM
-    steps = references.properties.teacher_steps if own else int(name.removeprefix("teacher@"))
-    ref = references.teacher
+    student, ref = references.properties, references.teacher
+    if name == REFERENCE_DRAWS:
+        return Arm(
+            name, ref.uri, ref.digest, student.teacher_steps, student.draws, "torch", neighbours=student.draw_neighbours
+        )
+    steps = student.teacher_steps if name == REFERENCE_ARM else int(name.removeprefix("teacher@"))
     return Arm(name, ref.uri, ref.digest, steps=steps, draws=1, runtime="torch")
 
 

@@ -10,6 +10,7 @@ import flowstill
 from flowstill.api.children import JudgeTask, Result, Task
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import Verdict
+from flowstill.artifacts.curve import PICTURE, read_curve
 from flowstill.artifacts.manifest import EvidenceProperties
 from flowstill.artifacts.stores import fetch, publish
 from flowstill.child.context import ChildContext
@@ -18,8 +19,9 @@ from flowstill_evaluator.arms import Comparison, References, compare, resolve
 from flowstill_evaluator.decision import decision_json, fitted_result
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
 from flowstill_evaluator.gates.chain import overall, run_gates
+from flowstill_evaluator.report.media import data_uri
 from flowstill_evaluator.report.page import render_page
-from flowstill_evaluator.report.subject import Artifact, Subject
+from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
 
 EVIDENCE_PARENT = "store://evidence"
@@ -54,7 +56,8 @@ def judge(task: Task, context: ChildContext) -> Result:
     folder = context.work / "evidence"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_evidence(folder, task, subject_of(task, references), evidence, summary, records)
+    training = training_of(references)
+    write_evidence(folder, task, subject_of(task, references), evidence, summary, records, training)
 
     context.progress.update(3, _STEPS, "Publishing the evidence")
     reference = publish(folder, "Evidence", evidence_properties(task, references, summary), EVIDENCE_PARENT)
@@ -74,20 +77,28 @@ def judge(task: Task, context: ChildContext) -> Result:
 
 
 def write_evidence(
-    folder: Path, task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary, records: Path
+    folder: Path,
+    task: JudgeTask,
+    subject: Subject,
+    evidence: Evidence,
+    summary: Summary,
+    records: Path,
+    training: Training | None,
 ) -> None:
     """Write ``decision.json``, ``report.json`` and ``report.html``; the same input gives the same bytes."""
     expected = evidence.expected
     pairs = 0 if isinstance(evidence.pairs, Gap) else len(evidence.pairs)
     decision = decision_json(subject, summary, expected.suite, len(expected.tasks), pairs)
     (folder / "decision.json").write_text(decision + "\n", encoding="utf-8")
-    report = json.dumps(report_numbers(task, subject, evidence, summary), indent=1, allow_nan=False)
+    report = json.dumps(report_numbers(task, subject, evidence, summary, training), indent=1, allow_nan=False)
     (folder / "report.json").write_text(report + "\n", encoding="utf-8")
-    page = render_page(subject, evidence, summary, task.gates, records)
+    page = render_page(subject, evidence, summary, task.gates, records, training)
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def report_numbers(task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary) -> dict[str, Any]:
+def report_numbers(
+    task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary, training: Training | None
+) -> dict[str, Any]:
     """``report.json``: every number of the page, for machines."""
     run = evidence.run
     return {
@@ -101,6 +112,7 @@ def report_numbers(task: JudgeTask, subject: Subject, evidence: Evidence, summar
         "tasks": [asdict(comparison) for comparison in summary.tasks],
         "velocityShifts": [asdict(shift) for shift in summary.shifts],
         "fidelity": None if isinstance(evidence.fidelity, Gap) else evidence.fidelity.model_dump(),
+        "training": None if training is None else training.curve.model_dump(by_alias=True),
         "run": {"missing": run.why} if isinstance(run, Gap) else run.model_dump(),
     }
 
@@ -140,7 +152,19 @@ def subject_of(task: JudgeTask, references: References) -> Subject:
         training_seconds=properties.training_seconds,
         trainer_version=properties.trainer_version,
         evaluator_version=flowstill.__version__,
+        published_step=properties.published_step,
     )
+
+
+def training_of(references: References) -> Training | None:
+    """The student's own record of its training; None: it was made before there was one.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    folder = fetch(references.student, "spec.student")
+    curve = read_curve(folder)
+    return None if curve is None else Training(curve, data_uri(folder / PICTURE))
 
 
 def evidence_properties(task: JudgeTask, references: References, summary: Summary) -> EvidenceProperties:

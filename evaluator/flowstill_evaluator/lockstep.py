@@ -23,7 +23,8 @@ import numpy.typing as npt
 from flowstill.child.threads import usable_cores
 from flowstill.errors import UserError
 from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, Outcome
-from flowstill_evaluator.suites.registry import Environment, Observation, make_environment
+from flowstill_evaluator.suites.interface import Environment, Observation, View
+from flowstill_evaluator.suites.registry import make_environment
 
 ATTEMPTS = 3  # of an episode whose environment breaks
 MAX_WORKERS = 8
@@ -110,10 +111,11 @@ class Slots:
             if step.done:
                 break
         slot.idle_chunks += fastest < IDLE_SPEED
-        slot.observation = step.observation
-        if step.done:
-            failure: Failure | None = None if step.success else ("contact" if step.touched else "timeout")
-            self._finish(slot, step.success, failure)
+        if not step.done:
+            slot.observation = slot.environment.observe()
+            return
+        failure: Failure | None = None if step.success else ("contact" if step.touched else "timeout")
+        self._finish(slot, step.success, failure)
 
     def _finish(self, slot: _Slot, success: bool, failure: Failure | None) -> None:
         assert slot.episode is not None
@@ -181,11 +183,11 @@ def _discard(slot: _Slot) -> None:
         slot.environment = None
 
 
-def serve(connection: Connection, suite: str, width: int) -> None:
+def serve(connection: Connection, suite: str, view: View | None, width: int) -> None:
     """A worker's life: answer ``begin`` and ``advance`` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    slots = Slots(lambda task: make_environment(suite, task), width)
+    slots = Slots(lambda task: make_environment(suite, task, view), width)
     while True:
         try:
             request: Sequence[Episode] | Floats = connection.recv()
@@ -206,16 +208,17 @@ class _Worker:
 class WorkerPool:
     """Worker processes that run episodes for a policy. A context manager."""
 
-    def __init__(self, suite: str, workers: int, width: int) -> None:
+    def __init__(self, suite: str, workers: int, width: int, view: View | None = None) -> None:
         """Start the workers.
 
         Args:
             suite: the suite of all episodes.
             workers: processes.
             width: slots of each.
+            view: what the policies look at; default: each task's whole state and a black camera.
         """
         self.width = width
-        self._suite = suite
+        self._suite, self._view = suite, view
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._spawn() for _ in range(workers)]
         self._crashes: Counter[Episode] = Counter()
@@ -271,10 +274,17 @@ class WorkerPool:
 
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs, self._suite, self.width), daemon=True)
+        process = self._context.Process(target=serve, args=(theirs, self._suite, self._view, self.width), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.terminate()
+            worker.process.join()
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -282,10 +292,7 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.connection.close()
-            worker.process.terminate()
-            worker.process.join()
+        self.close()
 
 
 def _send(worker: _Worker, request: Sequence[Episode] | Floats) -> None:

@@ -13,13 +13,8 @@ import numpy.typing as npt
 from flowstill.errors import FlowstillError
 from flowstill_evaluator.lockstep import Policy, Round, WorkerPool, stacked
 from flowstill_evaluator.records import Episode, episodes_of
-from flowstill_evaluator.suites.registry import (
-    Environment,
-    Observation,
-    action_size,
-    make_environment,
-    rename,
-)
+from flowstill_evaluator.suites.interface import Environment, Observation, View
+from flowstill_evaluator.suites.registry import make_environment, offer_of, rename
 
 _PER_EPISODE = 4
 _STEPS_BETWEEN = 5
@@ -60,6 +55,7 @@ def near_resets(
     instructions: Mapping[str, str],
     rename_map: Mapping[str, str],
     *,
+    view: View | None = None,
     count: int,
     seed: int,
     first: int,
@@ -70,20 +66,23 @@ def near_resets(
         suite: of the environments.
         instructions: sentence of each task; the tasks take turns.
         rename_map: the environment's feature names → the policy's.
+        view: what the policy looks at; default: each task's whole state and a black camera.
         count: observations.
         seed: of the evaluation.
         first: index of the first episode to use.
     """
-    environments = {task: make_environment(suite, task) for task in list(instructions)[:count]}
-    size = action_size(suite)
+    environments = {task: make_environment(suite, task, view) for task in list(instructions)[:count]}
+    sizes = {task: offer_of(suite, task).action_size for task in environments}
     rows: list[tuple[Observation, str]] = []
     generator = np.random.default_rng([seed, first])
     index = first
     while len(rows) < count:
         for episode in episodes_of(list(environments), 1, seed, index):
-            seen = _walk(environments[episode.task], episode.seed, size, generator)
+            seen = _walk(environments[episode.task], episode.seed, sizes[episode.task], generator)
             rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
         index += 1
+    for environment in environments.values():
+        environment.close()
     rows = [rows[i] for i in _spread(len(rows), count)]
     return Batch(stacked([seen for seen, _ in rows]), tuple(sentence for _, sentence in rows))
 
@@ -96,7 +95,7 @@ def _walk(environment: Environment, seed: int, size: int, generator: np.random.G
             step = environment.step(action)
             if step.done:
                 return seen
-        seen.append(step.observation)
+        seen.append(environment.observe())
     return seen
 
 

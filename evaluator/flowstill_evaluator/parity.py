@@ -6,27 +6,33 @@ distilled on.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from flowstill.api.children import DatasetParityTask, ParityTask, Result, StudentTask
-from flowstill.artifacts.manifest import StudentProperties
+from flowstill.artifacts.manifest import PARITY_THRESHOLDS, StudentProperties
 from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted
-from flowstill.policies.interface import Chunks, Runner
+from flowstill.policies.interface import Chunks, Observations, Runner
 from flowstill.policies.noise import episode_noise
-from flowstill_evaluator.arms import ONE_DRAW, Arm, References, check_fit, compare, pick_provider, read_student, resolve
+from flowstill_evaluator.arms import ONE_DRAW, Arm, References, compare, pick_provider, read_student, resolve
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
-from flowstill_evaluator.suites.registry import action_size, instructions
+from flowstill_evaluator.suites.graphics import choose_library
+from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.views import drawn, view_of
 
-THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
 DENSITY_TIE = 1e-4
-"""Two draws whose densities are nearer than this may be chosen differently by two runtimes."""
+"""Two draws whose densities are nearer than this may be chosen differently by two runtimes in float32."""
 
 _BATCH = 32
 
@@ -46,10 +52,13 @@ class Difference:
     samples: int
 
 
-def difference(left: Chunks, right: Chunks, action_steps: int, action_dim: int) -> Difference:
+def difference(left: Chunks, right: Chunks, action_steps: int, action_dim: int, *, rounded: bool = False) -> Difference:
     """Compare what two runtimes gave for the same observations and noise.
 
-    All K draws count, their first ``action_steps`` steps and ``action_dim`` (real) dimensions.
+    All K draws count, their first ``action_steps`` steps and ``action_dim`` (real) dimensions. With ``rounded`` (a
+    graph in fp16 or bf16) draws tie whose order can be told neither by one runtime nor by the other: where no chunk
+    moved by more than e (Euclidean), no distance between two chunks moved by more than 2e, so no density by more than
+    2e, and a gap of up to 4e may close.
     """
 
     def counted(chunks: Chunks) -> Floats:
@@ -60,17 +69,33 @@ def difference(left: Chunks, right: Chunks, action_steps: int, action_dim: int) 
     finite = np.isfinite(a).all() and np.isfinite(b).all()
     largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) if finite else float("inf")
     rows = np.arange(len(left.index_B))
+    tie_B = np.full(len(rows), DENSITY_TIE)
+    if rounded:
+        moved_BK = np.sqrt(np.square(a.astype(np.float64) - b).sum((2, 3)))
+        tie_B = np.maximum(tie_B, 4 * moved_BK.max(1))
     gap_B = np.abs(left.density_BK[rows, left.index_B] - left.density_BK[rows, right.index_B])
     # A gap that is not a number is no tie.
-    apart_B = (left.index_B != right.index_B) & ~(gap_B < DENSITY_TIE)
+    apart_B = (left.index_B != right.index_B) & ~(gap_B < tie_B)
     return Difference(largest, int(apart_B.sum()), len(rows))
 
 
 def compare_runners(
-    torch: Runner, onnx: Runner, observations: Batch, *, seed: int, action_steps: int, context: ChildContext
+    torch: Runner,
+    onnx: Runner,
+    observations: Batch,
+    *,
+    seed: int,
+    action_steps: int,
+    context: ChildContext,
+    rounded: bool = False,
 ) -> Difference:
-    """Ask both runners everything, in batches, with the same noise."""
+    """Ask both runners everything, in batches, with the same noise; ``rounded``: see :func:`difference`."""
     info = torch.info
+
+    def compared(seen: Observations, noise_BKHD: Floats) -> Difference:
+        theirs, ours = torch.act(seen, noise_BKHD), onnx.act(seen, noise_BKHD)
+        return difference(theirs, ours, action_steps, info.action_dim, rounded=rounded)
+
     found: list[Difference] = []
     for start in range(0, len(observations), _BATCH):
         if context.stop.is_set():
@@ -79,8 +104,7 @@ def compare_runners(
         noise = np.stack(
             [episode_noise(seed, "parity", row, 0, info.draws, info.chunk_size, info.padded_action_dim) for row in rows]
         )
-        seen = observations.rows(list(rows))
-        found.append(difference(torch.act(seen, noise), onnx.act(seen, noise), action_steps, info.action_dim))
+        found.append(compared(observations.rows(list(rows)), noise))
         context.progress.update(rows[-1] + 1, len(observations), "comparing ONNX Runtime with PyTorch")
     return Difference(
         largest=max(d.largest for d in found),
@@ -129,24 +153,22 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
     compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
-    rename_map = dict(evaluation.rename_map)
     sentences = instructions(evaluation.suite, evaluation.tasks)
+    torch, onnx = _both_runtimes(task, properties)
+    rename_map = dict(evaluation.rename_map)
+    view = view_of(torch.info, "the student", evaluation.suite, evaluation.tasks, rename_map)
     context.progress.update(0, task.parity.samples, "drawing observations")
-    observations = near_resets(
+    draw = partial(
+        near_resets,
         evaluation.suite,
         sentences,
         rename_map,
+        view=view,
         count=task.parity.samples,
         seed=evaluation.seed,
         first=evaluation.episodes_per_task,
     )
-    torch, onnx = _both_runtimes(task, properties)
-    check_fit(
-        torch.info,
-        "the student",
-        {n: v[0] for n, v in observations.features.items()},
-        action_size(evaluation.suite),
-    )
+    observations = _with_graphics(draw) if drawn(view, evaluation.suite, evaluation.tasks) else draw()
     measured = compare_runners(
         torch,
         onnx,
@@ -154,9 +176,17 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         seed=evaluation.seed,
         action_steps=properties.action_steps,
         context=context,
+        rounded=properties.precision != "fp32",
     )
-    threshold = task.parity.threshold or THRESHOLDS[properties.precision]
+    threshold = task.parity.threshold or PARITY_THRESHOLDS[properties.precision]
     return judge_difference(measured, threshold, references)
+
+
+def _with_graphics(draw: Callable[[], Batch]) -> Batch:
+    """Call it in a process of its own: MuJoCo picks its graphics library when it is imported, which it was here."""
+    os.environ["MUJOCO_GL"] = choose_library()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(draw).result()
 
 
 def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:
@@ -171,8 +201,9 @@ def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:
         seed=properties.seed,
         action_steps=properties.action_steps,
         context=context,
+        rounded=properties.precision != "fp32",
     )
-    return judge_difference(measured, task.parity.threshold or THRESHOLDS[properties.precision])
+    return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision])
 
 
 def _both_runtimes(task: StudentTask, properties: StudentProperties) -> tuple[Runner, Runner]:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from flowstill.api.distilljob import Dataset
+from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.interface import RunnerInfo
 from flowstill_evaluator.lockstep import stacked
 from flowstill_evaluator.observations import Batch
-from flowstill_evaluator.suites.registry import Observation
-
-STATE = "observation.state"
+from flowstill_evaluator.suites.interface import STATE, Observation
 
 
 def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: int) -> Batch:
@@ -27,19 +26,10 @@ def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: 
         count: frames.
 
     Raises:
-        DatasetRejected: it cannot be read, has no frames, or lacks what the policy looks at.
+        DatasetRejected: it cannot be read, has no such episodes, or lacks what the policy looks at.
     """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    try:
-        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
-        length = len(dataset)
-    except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
-        raise DatasetRejected(
-            f"{folder} does not open as a LeRobotDataset v3 ({type(error).__name__}: {error})", field="spec.dataset"
-        ) from error
-    if length == 0:
-        raise DatasetRejected("no frames are left; name episodes that exist", field="spec.dataset.episodes")
+    dataset = open_dataset(folder, spec)
+    length = len(dataset)
     rows = np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int))
     seen = [_observation(dataset[int(row)], spec.rename_map, info) for row in rows]
     return Batch(stacked([features for features, _ in seen]), tuple(sentence for _, sentence in seen))

@@ -6,12 +6,13 @@ Everything that is finished lies in the work folder, so that an attempt goes on 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ from flowstill_evaluator.arms import (
     Comparison,
     Provider,
     References,
-    check_fit,
     compare,
     one_draw_arm,
     pick_provider,
@@ -50,7 +50,10 @@ from flowstill_evaluator.records import (
     stored,
     write_json,
 )
-from flowstill_evaluator.suites.registry import action_size, instructions, rename
+from flowstill_evaluator.suites.graphics import choose_library
+from flowstill_evaluator.suites.interface import View
+from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.views import drawn, view_of
 
 
 @dataclass
@@ -157,31 +160,62 @@ def published(folder: Path) -> StatusRef | None:
 def simulate(session: Session) -> Batch:
     """Run what is missing of every arm, and collect held-out observations."""
     path = session.folder / "observations.npz"
-    with ExitStack() as stack:
-        pools: list[WorkerPool] = []
-
-        def pool() -> WorkerPool:
-            if not pools:
-                workers, width = pool_size(len(session.episodes))
-                session.tell(f"starting {workers} simulators")
-                pools.append(stack.enter_context(WorkerPool(session.task.evaluation.suite, workers, width)))
-            return pools[0]
-
+    with Simulators(session) as simulators:
         for arm in session.comparison.arms:
             if missing := session.log.missing(arm.name, session.episodes):
-                run_arm(session, arm, missing, pool)
+                run_arm(session, arm, missing, simulators)
         if not path.exists():
-            held_out(session, pool()).save(path)
+            held_out(session, simulators).save(path)
     return Batch.load(path)
 
 
-def run_arm(session: Session, arm: Arm, missing: list[Episode], simulators: Callable[[], WorkerPool]) -> None:
+class Simulators:
+    """The simulators of an evaluation, started when a policy first needs them. A context manager."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pool: tuple[View, WorkerPool] | None = None
+
+    def seen_by(self, runner: Runner, arm: str) -> WorkerPool:
+        """Simulators that show what this policy looks at; those of a policy that looks at the same go on.
+
+        Raises:
+            UserError: the policy does not fit the tasks, or its cameras cannot be drawn here.
+        """
+        evaluation = self._session.task.evaluation
+        view = view_of(runner.info, arm, evaluation.suite, evaluation.tasks, self._session.rename_map)
+        if self._pool is not None and self._pool[0] == view:
+            return self._pool[1]
+        self.close()
+        if drawn(view, evaluation.suite, evaluation.tasks):
+            os.environ["MUJOCO_GL"] = choose_library()  # the simulators' processes inherit it
+        workers, width = pool_size(len(self._session.episodes))
+        self._session.tell(f"starting {workers} simulators")
+        self._pool = view, WorkerPool(evaluation.suite, workers, width, view)
+        return self._pool[1]
+
+    def close(self) -> None:
+        """End the simulators' processes."""
+        if self._pool is not None:
+            self._pool[1].close()
+            self._pool = None
+
+    def __enter__(self) -> Simulators:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def run_arm(session: Session, arm: Arm, missing: list[Episode], simulators: Simulators) -> None:
     """Run the missing episodes of one arm; the simulators start when its policy is there."""
     session.tell(f"loading {arm.name}")
     started = time.monotonic()
     runner = arm.open(session.provider, policy_threads())
     note_arm(session, arm, runner)
-    pool = simulators()
+    pool = simulators.seen_by(runner, arm.name)
     policy = policy_of(session, runner, arm.name, pool.width)
     rows = max(1, MAX_VELOCITY_ROWS // len(session.episodes))
     suite = session.task.evaluation.suite
@@ -191,7 +225,7 @@ def run_arm(session: Session, arm: Arm, missing: list[Episode], simulators: Call
         session.errors.extend((arm.name, error) for error in answer.errors)
         session.tell(f"running {arm.name}")
 
-    pool.run(missing, _checked(policy, session, runner, arm.name), heard)
+    pool.run(missing, policy, heard)
     note_arm(session, arm, runner, seconds=round(time.monotonic() - started, 1))
 
 
@@ -208,11 +242,12 @@ def policy_of(session: Session, runner: Runner, arm: str, width: int) -> Batched
     )
 
 
-def held_out(session: Session, pool: WorkerPool) -> Batch:
+def held_out(session: Session, simulators: Simulators) -> Batch:
     """Observations of the teacher's episodes after the last that is scored: nothing was trained on them."""
     session.tell("collecting held-out observations")
     evaluation = session.task.evaluation
     runner = reference_arm(session.references).open(session.provider, policy_threads())
+    pool = simulators.seen_by(runner, "teacher")
     return on_the_way(
         pool,
         policy_of(session, runner, "teacher", pool.width),
@@ -283,27 +318,6 @@ def note_arm(session: Session, arm: Arm, runner: Runner, seconds: float | None =
         "seconds": round(before + (seconds or 0.0), 1),
     }
     write_json(path, notes)
-
-
-def _checked(
-    policy: BatchedPolicy, session: Session, runner: Runner, arm: str
-) -> Callable[[Round], np.ndarray[Any, np.dtype[np.float32]]]:
-    """The policy, which looks at its first round before it is asked: does it fit the environment?"""
-    fits: list[bool] = []
-
-    def ask(waiting: Round) -> np.ndarray[Any, np.dtype[np.float32]]:
-        if not fits:
-            seen = {name: value[0] for name, value in waiting.observations.items()}
-            check_fit(
-                runner.info,
-                arm,
-                rename(seen, session.rename_map),
-                action_size(session.task.evaluation.suite),
-            )
-            fits.append(True)
-        return policy(waiting)
-
-    return ask
 
 
 def _served_arms(session: Session) -> list[Arm]:

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowstill.errors import UserError
 from flowstill_evaluator.records import EpisodeLog, StoredEpisode, decode, encode
+from flowstill_evaluator.suites.graphics import choose_library
 from flowstill_evaluator.suites.registry import control_hz, make_environment
 
 MAX_FAILURES = 4
 FRAMES_PER_SECOND = 20
-_LIBRARIES = ("egl", "osmesa")
 _HOLD_FRAMES = 10  # of the last frame
 
 Frames = list[npt.NDArray[np.uint8]]
@@ -76,22 +77,23 @@ def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard
     plan = folder / "videos" / "plan.json"
     both = [{**asdict(film), "actions": [_actions(log, film, arm) for arm in film.arms]} for film in films]
     plan.write_text(json.dumps({"suite": suite, "folder": str(folder), "films": both}))
-    chosen = os.environ.get("MUJOCO_GL")
-    notes = []
-    for library in (chosen,) if chosen else _LIBRARIES:
-        heard()
-        environment = {**os.environ, "MUJOCO_GL": library}
+    heard()
+    try:
+        environment = {**os.environ, "MUJOCO_GL": choose_library()}
+    except UserError as error:
+        why = str(error)
+    else:
         command = [sys.executable, "-m", "flowstill_evaluator.videos", str(plan)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode == 0:
             plan.unlink()
             return None
-        notes.append(f"{library}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
     plan.unlink()
     for film in films:
         (folder / film.path).unlink(missing_ok=True)
     (folder / "videos").rmdir()
-    return f"no videos, rendering failed ({'; '.join(notes)})"
+    return f"no videos, rendering failed ({why})"
 
 
 def _actions(log: EpisodeLog, film: Film, arm: str) -> dict[str, Any]:

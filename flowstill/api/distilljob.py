@@ -55,6 +55,18 @@ class Student(Model):
         return self
 
 
+class Refine(Model):
+    """Distribution matching (DMD, arXiv 2311.18828) after the training, for one step only."""
+
+    name: Literal["dmd"] = "dmd"
+    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Updates of the student.")]
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0, description="Of the student; constant.")] = 1e-4
+    fake_learning_rate: Annotated[
+        float, Field(gt=0.0, le=1.0, description="Of the net that follows the student's own samples; constant.")
+    ] = 3e-4
+    fake_steps: Annotated[int, Field(ge=1, le=100, description="Updates of that net for each of the student.")] = 2
+
+
 class Method(Model):
     """SnapFlow distillation (arXiv 2604.05656) and its options."""
 
@@ -70,15 +82,17 @@ class Method(Model):
     state_jitter: Annotated[
         float, Field(ge=0.0, le=1.0, description="Std of noise on the normalised state, while training.")
     ] = 0.0
+    refine: Refine | None = None
+
+    @property
+    def multi_step(self) -> bool:
+        """Whether more than one step is trained: by the flow-matching half, unless refinement undoes it."""
+        return self.mix_ratio < 1 and self.refine is None
 
     @model_validator(mode="after")
     def _options_agree(self) -> "Method":
         if not 2 <= self.target_steps <= 100:
             raise ValueError("spec.method.targetSteps must be between 2 and 100")
-        if self.bank_size > 0 and self.target_steps == 2:
-            raise ValueError(
-                "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own"
-            )
         if self.bank_size > 0 and self.mix_ratio == 0:
             raise ValueError("spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank")
         return self
@@ -88,21 +102,54 @@ class Training(Model):
     """The optimisation: AdamW, linear warm-up, cosine decay."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=65_536, description="Samples of one update, over all processes.")] = 32
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     gradient_clip: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    gradient_accumulation: Annotated[
+        int, Field(ge=1, le=65_536, description="In how many parts a process computes its share, to save memory.")
+    ] = 1
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        Field(description="Of several processes: ddp, each holds all; fsdp, what is trained is shared out."),
+    ] = "ddp"
     ema: Annotated[float, Field(ge=0.0, lt=1.0, description="Decay of the published average; 0: none.")] = 0.0
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     checkpoint_every: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    fidelity_every: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="Steps between looks at held-out fidelity, which choose what is published; 0: only at the end.",
+        ),
+    ] = 500
+
+    @model_validator(mode="after")
+    def _parts_have_samples(self) -> "Training":
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                "spec.training.gradientAccumulation must be at most spec.training.batchSize: it says in how many parts "
+                "the samples of one update are computed"
+            )
+        return self
 
 
 class Export(Model):
-    """The ONNX graph; ``auto`` is the teacher's dtype."""
+    """The ONNX graph."""
 
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(
+            description="Type of the graph's weights and matrix products; inputs, outputs and the rest are float32. "
+            "auto: the type that the teacher is stored in where ONNX Runtime has kernels for it, else fp32."
+        ),
+    ] = "auto"
+    split: Annotated[
+        bool, Field(description="Write prefix.onnx and expert.onnx too, for servers that keep a prefix for more draws.")
+    ] = False
 
 
 class Validation(Model):
@@ -129,6 +176,15 @@ class DistillJobSpec(Model):
     export: Export = Field(default_factory=Export)
     validation: Validation = Field(default_factory=Validation)
     runtime: Runtime = Field(default_factory=Runtime)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "DistillJobSpec":
+        if self.method.bank_size > 0 and self.method.target_steps == 2 and not self.student.state_out:
+            raise ValueError(
+                "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "
+                "the student's own, unless the student is state-out"
+            )
+        return self
 
 
 class Progress(StatusModel):
@@ -160,6 +216,12 @@ class DistillJobStatus(StatusModel):
     start_time: Timestamp | None = None
     completion_time: Timestamp | None = None
     attempts: Annotated[int, Field(ge=0)] = 0
+    disruptions: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="On several nodes: attempts that the cluster ended; backoffLimit counts none of them."
+    )
+    active_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="On several nodes: of the attempts that ended; activeDeadlineSeconds counts them."
+    )
     image: Annotated[str, Field(max_length=512)] | None = None
     inputs_digest: Digest | None = None
     message: Message | None = None

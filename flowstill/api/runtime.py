@@ -36,7 +36,10 @@ class Runtime(Model):
     """How a child runs. ``image`` replaces the chart's image for the trainer or the evaluator."""
 
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    nodes: Annotated[
+        int, Field(ge=1, le=64, description="Pods of one training, each with resources and gpusPerNode of its own.")
+    ] = 1
+    gpus_per_node: Annotated[int, Field(ge=0, le=16, description="GPUs of a pod; training has a process for each.")] = 1
     resources: Resources | None = None
     node_selector: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)

@@ -29,6 +29,14 @@ def _rule(rule: str, message: str, field: str | None = None) -> Schema:
 
 
 RULES: dict[str, list[Schema]] = {
+    "DistillJobSpec": [
+        _rule(
+            "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
+            "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "
+            "the student's own, unless the student is state-out",
+            "method.bankSize",
+        ),
+    ],
     "Student": [
         _rule("self.draws == 1 || self.draws >= 8", "spec.student.draws must be 1 or 8 to 64", "draws"),
         _rule(
@@ -44,14 +52,16 @@ RULES: dict[str, list[Schema]] = {
             "targetSteps",
         ),
         _rule(
-            "self.bankSize == 0 || self.targetSteps > 2",
-            "spec.method.bankSize needs spec.method.targetSteps > 2: with 2 the target is the student's own",
-            "bankSize",
-        ),
-        _rule(
             "self.bankSize == 0 || self.mixRatio > 0.0",
             "spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank",
             "bankSize",
+        ),
+    ],
+    "Training": [
+        _rule(
+            "self.gradientAccumulation <= self.batchSize",
+            "spec.training.gradientAccumulation must be at most spec.training.batchSize",
+            "gradientAccumulation",
         ),
     ],
     "StudentSource": [
@@ -62,6 +72,13 @@ RULES: dict[str, list[Schema]] = {
         _rule(
             "has(self.uri) == has(self.digest)",
             "spec.student.uri and spec.student.digest belong together",
+        ),
+    ],
+    "StudentRolloutSpec": [
+        _rule(
+            "self.runtime.nodes == 1",
+            "spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes",
+            "runtime.nodes",
         ),
     ],
 }
@@ -166,7 +183,7 @@ def custom_resource_definition(kind: Kind) -> Schema:
 
 def _resource_schema(kind: Kind) -> Schema:
     spec = structural(kind.spec, RULES)
-    spec["x-kubernetes-validations"] = _immutable(spec)
+    spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", []), *_immutable(spec)]
     return {
         "description": kind.description,
         "type": "object",

@@ -27,7 +27,7 @@ Phase = Literal[
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
-ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "student", "student-draws"]
+ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
 
 
@@ -174,6 +174,12 @@ class StudentRolloutSpec(Model):
     gates: Gates = Field(default_factory=Gates)
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
+
+    @model_validator(mode="after")
+    def _one_node(self) -> "StudentRolloutSpec":
+        if self.runtime.nodes > 1:
+            raise ValueError("spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes")
+        return self
 
 
 class Interval(StatusModel):

@@ -57,13 +57,38 @@ class GraphParity(Model):
     difference: Annotated[float, Field(ge=0.0)]
 
 
+class PartDescription(Model):
+    """One graph of a pair; ``file`` is a path within the artifact."""
+
+    file: str
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
+
+
+class PairDescription(Model):
+    """The graph in two: ``expert`` takes what ``prefix`` gives, and noise. ``parity`` is against the one graph."""
+
+    prefix: PartDescription
+    expert: PartDescription
+    parity: list[GraphParity] = Field(default_factory=list)
+
+
 class OnnxDescription(Model):
-    """The exported graph; ``file`` is a path within the artifact. ``parity`` was measured at export, on the CPU."""
+    """The exported graph; ``file`` is a path within the artifact.
+
+    ``parity`` was measured at export, against PyTorch in float32, with ONNX Runtime's ``provider``.
+    """
 
     file: str
     inputs: list[TensorDescription]
     outputs: list[TensorDescription]
     parity: list[GraphParity] = Field(default_factory=list)
+    provider: str = "CPUExecutionProvider"
+    pair: PairDescription | None = None
+
+
+PARITY_THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}
+"""Largest difference of normalised actions between a graph and PyTorch in float32, by the graph's precision."""
 
 
 class StudentProperties(Model):
@@ -71,7 +96,8 @@ class StudentProperties(Model):
 
     ``method`` holds the method's name and every option. ``multi_step`` says whether it was trained for more
     than one step too. ``action_dim`` is the real one, ``padded_action_dim`` the tensors'. ``precision`` is
-    the graph's.
+    the graph's. ``published_step`` is the step of the training whose weights these are, and ``curve`` the path of the
+    looks that chose it (:mod:`flowstill.artifacts.curve`); students that were made before have neither.
     """
 
     policy_type: str
@@ -94,6 +120,8 @@ class StudentProperties(Model):
     precision: Literal["fp32", "fp16", "bf16"]
     onnx: OnnxDescription
     fidelity: list[Fidelity] = Field(default_factory=list)
+    published_step: Count | None = None
+    curve: str | None = None
     parameters: Count
     training_seconds: Annotated[float, Field(ge=0.0)]
 

@@ -48,19 +48,23 @@ def write_result(result: Result, work: Path, environment: Mapping[str, str] | No
 
     A full disk does not keep the child from saying so: the termination message is written all the same.
     """
-    line = result_line(result)
     try:
-        write_atomic(work / RESULT_FILE, line.encode() + b"\n")
+        write_atomic(work / RESULT_FILE, result_line(result).encode() + b"\n")
     except Exception as error:
         logger.error("%s is not written: %s", work / RESULT_FILE, error)
+    write_message(result, environment)
+
+
+def write_message(result: Result, environment: Mapping[str, str] | None = None) -> None:
+    """Write the result as the container's termination message, where there is a place for one."""
     variables = os.environ if environment is None else environment
     named = variables.get("FLOWSTILL_TERMINATION_LOG")
     path = Path(named or DEFAULT_TERMINATION_LOG)
     if not named and not path.exists():
-        logger.debug("no %s here; the result is in %s", path, work / RESULT_FILE)
+        logger.debug("no %s here; the result is in the work folder only", path)
         return
     try:
-        path.write_text(line, encoding="utf-8")
+        path.write_text(result_line(result), encoding="utf-8")
     except OSError as error:
         logger.error("the termination message %s is not written: %s", path, error)
 

@@ -24,7 +24,8 @@ from flowstill.artifacts.atomic import is_full, write_atomic
 from flowstill.artifacts.digests import canonical_json
 from flowstill.child.context import ChildContext
 from flowstill.child.progress import ProgressTracker
-from flowstill.child.result import RESULT_FILE, clip, write_result
+from flowstill.child.ranks import ALONE, Ranks
+from flowstill.child.result import RESULT_FILE, clip, write_message, write_result
 from flowstill.errors import USER_ERROR_EXIT_CODE, Interrupted, StorageFull, UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ _EXIT_CODES = {
 }
 
 
-def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
+def run_child(kind: Kind, work: Work, argv: Sequence[str], ranks: Ranks = ALONE) -> int:
     """Run one task in this process and say how it ended.
 
     Args:
@@ -50,24 +51,44 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str]) -> int:
         work: does it. Started again with the same work folder it continues; a work folder whose result
             already says Succeeded for the same task is not worked on again.
         argv: ``--spec FILE --output DIR``.
+        ranks: the processes that do it together.
 
     Returns:
         The exit code; the result is in ``DIR/result.json`` and in the termination message.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    who = "" if ranks.size == 1 else f"process {ranks.rank}: "
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who}%(message)s", stream=sys.stderr)
     parser = argparse.ArgumentParser(description=f"Run one {kind} task.")
     parser.add_argument("--spec", type=Path, required=True, help="JSON file that says what to do")
     parser.add_argument("--output", type=Path, required=True, help="work folder, which survives attempts")
     arguments = parser.parse_args(argv)
-    result = _guarded(kind, lambda: _attempt(kind, work, arguments.spec, arguments.output))
-    write_result(result, arguments.output)
-    log = logger.info if result.outcome == "Succeeded" else logger.error
-    log("%s: %s: %s", result.outcome, result.reason, result.message)
-    return _EXIT_CODES[result.outcome]
+
+    def end(result: Result) -> int:
+        if ranks.rank == 0:
+            write_result(result, arguments.output)
+        elif ranks.local_rank == 0:
+            write_message(result)  # its container has a termination message of its own
+        log = logger.info if result.outcome == "Succeeded" else logger.error
+        log("%s: %s: %s", result.outcome, result.reason, result.message)
+        return _EXIT_CODES[result.outcome]
+
+    def attempt() -> Result:
+        ranks.begin(end)
+        task = _read_task(kind, arguments.spec)
+        return _lead(kind, work, task, arguments.output) if ranks.rank == 0 else _follow(work, task, arguments.output)
+
+    with ranks.settled(_guarded(kind, attempt)) as result:
+        return end(result)
 
 
-def _attempt(kind: Kind, work: Work, spec: Path, output: Path) -> Result:
-    task = _read_task(kind, spec)
+def _follow(work: Work, task: Task, output: Path) -> Result:
+    """The work of a process that leaves files, progress and last words to rank 0."""
+    stop = threading.Event()
+    with _signals(stop), Path(os.devnull).open("w") as nowhere, ProgressTracker(nowhere) as progress:
+        return work(task, ChildContext(work=output, stop=stop, progress=progress))
+
+
+def _lead(kind: Kind, work: Work, task: Task, output: Path) -> Result:
     output.mkdir(parents=True, exist_ok=True)
     content = canonical_json(task.model_dump(mode="json", by_alias=True))
     before = _earlier_success(kind, content, output)

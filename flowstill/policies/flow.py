@@ -99,6 +99,10 @@ class FlowPolicy(Protocol):
         """A student that starts as this teacher."""
         ...
 
+    def copy_trained(self) -> "FlowPolicy":
+        """The same policy with copies of its own of what :meth:`trained` names; what is frozen is shared."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write a student's checkpoint that LeRobot loads from anywhere, offline."""
         ...
@@ -133,3 +137,8 @@ def euler(policy: FlowPolicy, prefix: Prefix, noise_BHD: Tensor, steps: int) -> 
 def average_velocity(noise_BHD: Tensor, chunk_BHD: Tensor) -> Tensor:
     """F(x_1, 0, 1) of the jump that leads from the noise to the chunk."""
     return noise_BHD - chunk_BHD
+
+
+def estimate_data(x_t_BHD: Tensor, velocity_BHD: Tensor, t_B: Tensor) -> Tensor:
+    """x_0 = x_t − t·F: where a jump of F(x_t, 0, t) lands; with an instantaneous velocity, the data it points at."""
+    return x_t_BHD - t_B[:, None, None] * velocity_BHD

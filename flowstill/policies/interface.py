@@ -28,6 +28,7 @@ class RunnerInfo:
         action_steps: steps of a chunk that are executed.
         state_dim: S.
         cameras: names of its image features.
+        camera_sizes: height and width of each.
         digest: of the artifact.
     """
 
@@ -42,6 +43,7 @@ class RunnerInfo:
     action_steps: int
     state_dim: int
     cameras: tuple[str, ...]
+    camera_sizes: tuple[tuple[int, int], ...]
     digest: str
 
 

@@ -208,6 +208,12 @@ class LeRobotFlow(ABC):
             preprocessor = self.without_state(preprocessor)
         return type(self)(policy, preprocessor, copy.deepcopy(self.postprocessor))
 
+    def copy_trained(self) -> Self:
+        """See :class:`FlowPolicy`."""
+        shared = {id(part): part for part in _frozen(self.policy, "", self.trained_parts)}
+        policy = copy.deepcopy(self.policy, shared)  # what the memo names is taken as its own copy
+        return type(self)(policy, self.preprocessor, self.postprocessor)
+
 
 def _adopt(student: nn.Module, teacher: nn.Module, path: str, trained: tuple[str, ...]) -> None:
     """Give the student the teacher's modules: its own copies of what is trained, the others themselves."""
@@ -224,3 +230,13 @@ def _adopt(student: nn.Module, teacher: nn.Module, path: str, trained: tuple[str
             setattr(student, name, part)
     if list(teacher.named_parameters(recurse=False)) or list(teacher.named_buffers(recurse=False)):
         raise NotImplementedError(f"{path or 'the policy'} has tensors of its own beside its modules")
+
+
+def _frozen(module: nn.Module, path: str, trained: tuple[str, ...]) -> Iterator[nn.Module]:
+    """The largest modules in which nothing is trained."""
+    for name, part in module.named_children():
+        inner = f"{path}{name}."
+        if any(beginning.startswith(inner) for beginning in trained):
+            yield from _frozen(part, inner, trained)
+        elif not inner.startswith(trained):
+            yield part

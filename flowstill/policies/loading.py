@@ -21,6 +21,7 @@ def load_policy(
     runtime: Literal["auto", "onnx", "torch"] = "auto",
     steps: int | None = None,
     draws: int | None = None,
+    neighbours: int | None = None,
     threads: int | None = None,
     provider: str = "cpu",
 ) -> Runner:
@@ -31,6 +32,7 @@ def load_policy(
         runtime: ``auto`` is ONNX for a student, torch for a checkpoint. ONNX imports no torch.
         steps: Euler steps; default one for a student, the checkpoint's own for a teacher.
         draws: noises per observation; default the student's own, 1 for a teacher.
+        neighbours: that count for the density of a draw; PyTorch only, the graph has the student's own.
         threads: of the runtime; default its own choice.
         provider: ``cpu``, ``cuda`` or ``tensorrt``.
 
@@ -52,9 +54,13 @@ def load_policy(
 
         policy = folder / "policy" if manifest.exists() else folder
         device = "cpu" if provider == "cpu" else "cuda"
-        return TorchRunner.load(policy, steps=steps, draws=draws, device=device, threads=threads, digest=name)
+        return TorchRunner.load(
+            policy, steps=steps, draws=draws, neighbours=neighbours, device=device, threads=threads, digest=name
+        )
     if steps not in (None, 1):
         raise UserError("the ONNX graph takes one step; use runtime='torch' for more", field="steps")
+    if neighbours is not None:
+        raise UserError("the ONNX graph has the student's own neighbours; use runtime='torch'", field="neighbours")
     from flowstill.policies.onnx_runner import OnnxRunner
 
     graph = _graph(folder, manifest)

@@ -95,6 +95,7 @@ class NumpyProcessors:
         self._tokenizers = {s.name: _tokenizer(s, length) for s in self._before if s.name == "flowstill_tokenizer"}
         features = self.config["input_features"]
         self._images = ImageRule.of(self.config)
+        self.shapes = {name: tuple(feature["shape"]) for name, feature in features.items()}
         self.image_keys = [k for k, f in features.items() if f["type"] == "VISUAL"]
         self.state_dim = int(features["observation.state"]["shape"][0])
         self.action_dim = int(self.config["output_features"]["action"]["shape"][0])

@@ -40,7 +40,7 @@ class OnnxRunner:
                 f"this onnxruntime has no {wanted}; install onnxruntime-gpu or use provider='cpu'",
                 field="provider",
             )
-        self._session: Any = onnxruntime.InferenceSession(str(graph), options, providers=[wanted])
+        self._session: Any = _session(graph, options, wanted)
         used = tuple(self._session.get_providers())
         if used[0] != wanted:  # onnxruntime falls back silently
             raise UserError(
@@ -49,6 +49,7 @@ class OnnxRunner:
         self._processors = NumpyProcessors(policy)
         self._inputs = {i.name for i in self._session.get_inputs()}
         config = self._processors.config
+        cameras = tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k)
         self.info = RunnerInfo(
             policy_type=config["type"],
             runtime="onnx",
@@ -60,7 +61,8 @@ class OnnxRunner:
             padded_action_dim=config["max_action_dim"],
             action_steps=config["n_action_steps"],
             state_dim=self._processors.state_dim,
-            cameras=tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k),
+            cameras=cameras,
+            camera_sizes=tuple((shape[1], shape[2]) for shape in (self._processors.shapes[name] for name in cameras)),
             digest=digest,
         )
 
@@ -73,3 +75,19 @@ class OnnxRunner:
             ["actions", "all_actions", "index", "density"], used
         )
         return Chunks(self._processors.after(chosen_BHD), chosen_BHD, all_BKHD, index_B, density_BK)
+
+
+def _session(graph: Path, options: Any, provider: str) -> Any:
+    """ONNX Runtime's session; a graph that the provider has no kernels for is the user's error."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=[provider])
+    except NoKernel as error:
+        raise UserError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run {graph.name} on {provider} ({error}); run it on a GPU "
+            "(provider='cuda'), or distil with export.precision fp16 or fp32",
+            field="provider",
+            reason="NoKernels",
+        ) from error

@@ -40,6 +40,7 @@ class TorchRunner:
             action_steps=flow.action_steps,
             state_dim=flow.state_dim,
             cameras=flow.cameras,
+            camera_sizes=tuple(_size(flow.policy.config.image_features[name].shape) for name in flow.cameras),
             digest=digest,
         )
 
@@ -50,6 +51,7 @@ class TorchRunner:
         *,
         steps: int | None,
         draws: int | None,
+        neighbours: int | None = None,
         device: str,
         threads: int | None,
         digest: str,
@@ -59,7 +61,11 @@ class TorchRunner:
             torch.set_num_threads(threads)
         flow = load_flow_policy(folder, device=device, field="policy")
         return cls(
-            flow, steps=steps or flow.steps, draws=draws or flow.draws, neighbours=flow.neighbours, digest=digest
+            flow,
+            steps=steps or flow.steps,
+            draws=draws or flow.draws,
+            neighbours=neighbours or flow.neighbours,
+            digest=digest,
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
@@ -81,6 +87,10 @@ class TorchRunner:
             )
             actions_BHA = flow.unnormalise(chosen_BHD)
         return Chunks(*(x.cpu().numpy() for x in (actions_BHA, chosen_BHD, all_BKHD, index_B, density_BK)))
+
+
+def _size(shape_3HW: tuple[int, ...]) -> tuple[int, int]:
+    return shape_3HW[1], shape_3HW[2]
 
 
 def tensors(observations: Observations) -> dict[str, Any]:

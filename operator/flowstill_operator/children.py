@@ -12,12 +12,22 @@ Document = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 CONTAINER = "child"
+USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
+Retry = Literal["never", "counted", "free"]
 
 
 @dataclass(frozen=True)
 class Child:
-    """A child Job as its parent sees it."""
+    """A child Job as its parent sees it.
+
+    Attributes:
+        retry: whether the parent may start another attempt, and whether that counts against
+            ``spec.runtime.backoffLimit``: only after a failure on several nodes, since on one the Job itself retries.
+        speechless: it failed with a user's exit code, and the words about it went with their pod.
+        ended: when an attempt on several nodes failed (RFC 3339).
+        seconds: from its start to that failure.
+    """
 
     state: ChildState = "Missing"
     ours: bool = True
@@ -27,6 +37,10 @@ class Child:
     reason: str = ""
     message: str = ""
     progress: ProgressReport | None = None
+    retry: Retry = "never"
+    speechless: bool = False
+    ended: str | None = None
+    seconds: int = 0
 
 
 MISSING = Child()
@@ -60,7 +74,7 @@ def newest(pods: Sequence[Document]) -> Document | None:
 
 def read_result(pod: Document | None) -> Result | None:
     """The Result in the pod's termination message; None when there is none that can be read."""
-    status = _container_status(pod)
+    status = container_status(pod)
     message = ((status.get("state") or {}).get("terminated") or {}).get("message") or ""
     lines = [line for line in message.splitlines() if line.strip()]
     if not lines:
@@ -93,22 +107,23 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
             reason=failure.get("reason") or "JobFailed",
             message=failure.get("message") or "",
         )
-    reason, message = _waiting(job, pod)
+    reason, message = why_waiting(job, pod)
     running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
     return Child("Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message)
 
 
-def _container_status(pod: Document | None) -> Document:
+def container_status(pod: Document | None) -> Document:
+    """The status of the child's container; empty before there is one."""
     statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
     found: Document = next((s for s in statuses if s.get("name") == CONTAINER), {})
     return found
 
 
-def _waiting(job: Document, pod: Document | None) -> tuple[str, str]:
+def why_waiting(job: Document, pod: Document | None) -> tuple[str, str]:
     """Why the child does not run yet: suspended, unschedulable, its image cannot be pulled."""
     if job.get("spec", {}).get("suspend"):
         return "Suspended", "the Job is suspended, waiting for quota"
-    waiting = (_container_status(pod).get("state") or {}).get("waiting") or {}
+    waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     if waiting.get("reason"):
         return waiting["reason"], waiting.get("message") or ""
     for condition in (pod or {}).get("status", {}).get("conditions") or []:

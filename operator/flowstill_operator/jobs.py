@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowstill.api import API_VERSION, GROUP
 from flowstill.api.runtime import Runtime
-from flowstill_operator.children import CONTAINER, Document
+from flowstill_operator.children import CONTAINER, USER_ERROR_EXIT_CODES, Document
 from flowstill_operator.platform import VOLUMES_ROOT, Platform
 from flowstill_operator.steps import Wanted
 
@@ -16,7 +16,6 @@ SPEC_ANNOTATION = f"{GROUP}/spec"
 SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
-USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 GPU = "nvidia.com/gpu"
 USER_ID = 65532
 
@@ -37,11 +36,22 @@ class Owner:
     name: str
     uid: str
 
+    @property
+    def hash(self) -> str:
+        """Of the UID: the end of every child's name."""
+        return hashlib.sha256(self.uid.encode()).hexdigest()[:8]
 
-def child_name(owner: Owner, role: str, *, reader: bool = False) -> str:
-    """``NAME-ROLE-HASH``: the same for every attempt of the operator, another for a re-created resource."""
-    suffix = hashlib.sha256(owner.uid.encode()).hexdigest()[:8]
-    return f"{owner.name[:40].rstrip('-.')}-{role}{'-read' if reader else ''}-{suffix}"
+
+def child_name(owner: Owner, role: str, *, reader: bool = False, attempt: int = 0) -> str:
+    """``NAME-ROLE-HASH``: the same for every life of the operator, another for a re-created resource.
+
+    ``attempt``: of a child that the operator tries again by itself, from 1: ``NAME-ROLE-ATTEMPT-HASH``. Host names of
+    ranks are made from it, so it has no dots.
+    """
+    name = owner.name[:40].rstrip("-.")
+    if attempt:
+        return f"{name.replace('.', '-')}-{role}-{attempt}-{owner.hash}"
+    return f"{name}-{role}{'-read' if reader else ''}-{owner.hash}"
 
 
 def work_uri(owner: Owner, role: str) -> str:
@@ -83,7 +93,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     if store is None:
         raise ValueError("a child needs a default store")
     task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
-    labels = {**runtime.labels, **_labels(owner, wanted)}
+    labels = {**runtime.labels, **child_labels(owner, wanted.role)}
     work = resolve(wanted.task.work, store)
     program = (
         ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
@@ -122,7 +132,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": child_name(owner, wanted.role, reader=wanted.reader),
+            "name": child_name(owner, wanted.role, reader=wanted.reader, attempt=wanted.attempt),
             "namespace": owner.namespace,
             "labels": labels,
             "ownerReferences": [
@@ -139,14 +149,22 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     }
 
 
-def _labels(owner: Owner, wanted: Wanted) -> dict[str, str]:
+def child_labels(owner: Owner, role: str) -> dict[str, str]:
+    """Labels of a child's Job and of its pods."""
     return {
         "app.kubernetes.io/name": "flowstill",
-        "app.kubernetes.io/component": wanted.role,
+        "app.kubernetes.io/component": role,
         "app.kubernetes.io/managed-by": "flowstill-operator",
+        **child_selector(owner, role),
+    }
+
+
+def child_selector(owner: Owner, role: str) -> dict[str, str]:
+    """The labels that tell this resource's children of that role from others."""
+    return {
         f"{GROUP}/owner-kind": owner.kind,
         f"{GROUP}/owner-name": owner.name,
-        f"{GROUP}/role": wanted.role,
+        f"{GROUP}/role": role,
     }
 
 

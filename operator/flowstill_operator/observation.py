@@ -6,10 +6,11 @@ from pydantic import ValidationError
 
 from flowstill.api.children import ProgressReport
 from flowstill.api.runtime import Runtime
-from flowstill_operator.children import MISSING, Child, Document, is_finished, newest, read_child
+from flowstill_operator.children import MISSING, Child, Document, is_finished
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import GPU, Owner, child_name, uris_in
 from flowstill_operator.platform import Platform
+from flowstill_operator.ranks import read_ranks, speaker
 from flowstill_operator.steps import Problem
 
 
@@ -19,23 +20,25 @@ def owner_of(resource: Document) -> Owner:
     return Owner(resource["kind"], metadata["namespace"], metadata["name"], metadata["uid"])
 
 
-async def observe_child(cluster: Cluster, owner: Owner, role: str, *, started: bool, look: bool) -> tuple[Child, Child]:
+async def observe_child(
+    cluster: Cluster, owner: Owner, role: str, *, started: bool, look: bool, attempt: int = 0
+) -> tuple[Child, Child]:
     """The child of that role and its reader, which is asked for only when the child cannot speak for itself.
 
-    ``look``: also ask a running child for its progress.
+    ``look``: also ask a running child for its progress. ``attempt``: of a child that the operator tries again.
     """
-    child = await _observe(cluster, owner, role, reader=False, look=look)
+    child = await _observe(cluster, owner, child_name(owner, role, attempt=attempt), look=look)
     mute = (child.state == "Missing" and started) or (child.state == "Succeeded" and child.result is None)
-    if not mute:
+    if not mute and not child.speechless:
         return child, MISSING
-    return child, await _observe(cluster, owner, role, reader=True, look=False)
+    return child, await _observe(cluster, owner, child_name(owner, role, reader=True), look=False)
 
 
-async def _observe(cluster: Cluster, owner: Owner, role: str, *, reader: bool, look: bool) -> Child:
-    job = await cluster.get("Job", owner.namespace, child_name(owner, role, reader=reader))
+async def _observe(cluster: Cluster, owner: Owner, name: str, *, look: bool) -> Child:
+    job = await cluster.get("Job", owner.namespace, name)
     pods = await cluster.pods(job) if job is not None else []
-    child = read_child(job, pods, owner.uid)
-    pod = newest(pods)
+    child = read_ranks(job, pods, owner.uid)
+    pod = None if job is None else speaker(job, pods)
     if look and job is not None and pod is not None and child.state == "Running" and not is_finished(job):
         progress: ProgressReport | None = await cluster.progress(pod)
         return Child(**{**child.__dict__, "progress": progress})
@@ -70,6 +73,9 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
                 "EnvRefused",
                 f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
             )
+    if runtime.nodes > 1 and platform.name == "local":
+        fix = "set it to 1, or apply the resource to a cluster (flowstill distill --runtime kubernetes, kubectl apply)"
+        return Problem("NodesRefused", f"spec.runtime.nodes: this machine is one node, not {runtime.nodes}: {fix}")
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
         return Problem("ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode")
     return None

@@ -21,12 +21,16 @@ WAITING_LOOK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """A child that should exist. A reader only prints the result that the child of that role left behind."""
+    """A child that should exist. A reader only prints the result that the child of that role left behind.
+
+    ``attempt``: from 1, of a child that the operator and not its Job tries again; else 0.
+    """
 
     role: Role
     task: AnyTask
     image: str
     reader: bool = False
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def judge_step(kind: str, started: bool, reading: bool, child: Child, reader: Ch
         state: Literal["queued", "running"] = "queued" if child.state == "Queued" else "running"
         return Step(state, reason=child.reason or child.state, message=child.message or WAITING_TEXT[state])
     result = child.result if child.result is not None and child.result.kind == kind else None
-    if child.state == "Failed":
+    if child.state == "Failed" and not child.speechless:
         return _failed(child, result)
     if child.state == "Succeeded" and result is not None:
         return _ended(result)
@@ -139,6 +143,8 @@ def _read(kind: str, reading: bool, child: Child, reader: Child) -> Step:
     if reader.state in ("Queued", "Running"):
         return Step("queued", reason=READING, message="reading the result from the work folder")
     result = reader.result if reader.result is not None and reader.result.kind == kind else None
+    if child.speechless and (result is None or result.outcome != "UserError"):
+        return _failed(child, None)
     if result is not None and result.outcome in ("Succeeded", "UserError"):
         return _ended(result)
     if gone:

@@ -12,6 +12,8 @@ MERGE = "application/merge-patch+json"
 _GROUPS = {
     "pods": "/api/v1",
     "events": "/api/v1",
+    "services": "/api/v1",
+    "endpointslices": "/apis/discovery.k8s.io/v1",
     "jobs": "/apis/batch/v1",
     "deployments": "/apis/apps/v1",
     "replicasets": "/apis/apps/v1",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowstill.api.children import Result
+from flowstill_operator.ranks import INDEX_ANNOTATION
 from tests.cluster.api_client import STRATEGIC, Document, Objects
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.waiting import until
@@ -69,6 +70,19 @@ class StandInKubelet:
         pod = until(found, f"a waiting pod of {prefix}", lambda: self.objects.list("pods", selector))
         assert pod is not None
         return pod
+
+    def ranks(self, owner: str, attempt: int, nodes: int) -> list[Document]:
+        """The waiting pods of that attempt of a training on several nodes, by their index."""
+        selector = f"flowstill.dev/owner-name={owner},flowstill.dev/role=train"
+        prefix = f"{owner}-train-{attempt}"
+
+        def found() -> list[Document]:
+            pods = [pod for pod in self.objects.list("pods", selector) if _job(pod).rpartition("-")[0] == prefix]
+            waiting = [pod for pod in pods if _is_waiting(pod)]
+            return waiting if len(waiting) == nodes else []
+
+        pods = until(found, f"{nodes} waiting pods of {prefix}", lambda: self.objects.list("pods", selector))
+        return sorted(pods, key=lambda pod: int(pod["metadata"]["annotations"][INDEX_ANNOTATION]))
 
     def run(self, pod: Document) -> None:
         """Its containers run and are ready."""

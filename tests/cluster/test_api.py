@@ -44,6 +44,10 @@ BAD = {
     "too many neighbours": (distill_job("b", student={"drawNeighbours": 5}), "drawNeighbours"),
     "one target step": (distill_job("b", method={"targetSteps": 1}), "targetSteps"),
     "bank of own targets": (distill_job("b", method={"targetSteps": 2, "bankSize": 10}), "bankSize"),
+    "more parts than samples": (
+        distill_job("b", training={"batchSize": 4, "gradientAccumulation": 5}),
+        "gradientAccumulation",
+    ),
     "unknown precision": (distill_job("b", training={"precision": "fp8"}), "precision"),
     "unknown field": (distill_job("b", method={"name": "snapflow", "lambda": 1}), "lambda"),
     "unknown scheme": (distill_job("b", teacher={"uri": "http://x/y"}), "uri"),
@@ -56,6 +60,8 @@ BAD = {
     "no student": (student_rollout("b", student={}), "student"),
     "student without digest": (student_rollout("b", student={"uri": "store://x"}), "digest"),
     "no tasks": (student_rollout("b", evaluation={"suite": "metaworld", "tasks": []}), "tasks"),
+    "no nodes": (distill_job("b", runtime={"nodes": 0}), "nodes"),
+    "evaluation on two nodes": (student_rollout("b", runtime={"nodes": 2}), "spec.runtime.nodes must be 1"),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
 
@@ -66,10 +72,17 @@ def test_a_bad_spec_is_refused_by_name(plane: ControlPlane, case: str) -> None:
     assert field in refusal(plane, resource)
 
 
+def test_a_bank_of_two_steps_is_for_state_out_students(plane: ControlPlane) -> None:
+    method = {"targetSteps": 2, "bankSize": 10}
+    assert "stateOut" in refusal(plane, distill_job("b", method=method))
+    apply(plane, distill_job("state-out", method=method, student={"stateOut": True}))
+
+
 CHANGED = {
     "teacher": distill_job(teacher={"uri": "store://other"}),
     "added digest": distill_job(teacher={"uri": "store://t", "digest": DIGEST}),
     "student": distill_job(student={"draws": 16}),
+    "nodes": distill_job(runtime={"nodes": 2}),
     "added image": distill_job(runtime={"image": "x"}),
     "added target": student_rollout(target={"deployment": {"name": "d"}}),
 }

@@ -26,6 +26,7 @@ NEEDED = {
     ("flowstill.dev", "studentrollouts/status"): {"update"},
     ("batch", "jobs"): {"get", "list", "watch", "create"},
     ("", "pods"): {"list", "watch"},
+    ("", "services"): {"get", "create"},
     ("", "events"): {"create"},
     ("apps", "deployments"): {"get", "list", "watch", "patch"},
 }
@@ -35,6 +36,9 @@ NOTHING = (
     ("", "configmaps"),
     ("", "namespaces"),
     ("", "nodes"),
+    ("", "services/proxy"),
+    ("", "services/status"),
+    ("", "endpoints"),
     ("", "persistentvolumeclaims"),
     ("", "pods/exec"),
     ("", "pods/log"),

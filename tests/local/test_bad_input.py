@@ -83,6 +83,9 @@ def teacher_cases() -> list[Case]:
              ("spec.teacher.uri: store://teachers/none cannot be read: nothing there", "flowstill store push")),
         Case("chunk", distill(teacher=GOOD_TEACHER, dataset=GOOD_DATASET, student={"actionSteps": 7}), "InvalidInput",
              ("spec.student.actionSteps: 7 is more",)),
+        Case("precision", distill(teacher=GOOD_TEACHER, dataset=GOOD_DATASET, export={"precision": "bf16"}),
+             "NoKernels", ("spec.export.precision: ONNX Runtime", "no bf16 kernel for MatMul in CPUExecutionProvider",
+                           "choose fp16 or fp32")),
     ]  # fmt: skip
 
 
@@ -130,10 +133,11 @@ def rollout_cases() -> list[Case]:
     return [
         case("task", "spec.evaluation.tasks: the suite metaworld has no task 'reach-under'", "reach-around",
              tasks=["reach-under"]),
-        case("state", "spec.evaluation.tasks: the student was trained on states of 7 numbers, the environment has 21",
-             tasks=["drawer-open-v3"]),
-        case("camera", "spec.evaluation.renameMap: the student expects 'observation.images.front'", renameMap={}),
-        case("map", "spec.evaluation.renameMap: the environment has no 'observation.a'",
+        case("state", "spec.evaluation.tasks: the student was trained on states of 7 numbers, drawer-open-v3 has 4: ",
+             tasks=["drawer-open-v3"], renameMap={"observation.images.black": tiny_smolvla.CAMERA}),
+        case("camera", "spec.evaluation.renameMap: the student expects 'observation.images.front', drawer-open-v3 ",
+             tasks=["drawer-open-v3"], renameMap={}),
+        case("map", "spec.evaluation.renameMap: reach-around has no 'observation.a'",
              renameMap={"observation.a": "b"}),
         case("baseline-arm", "spec.evaluation.arms: the gates compare teacher@10; add it",
              arms=["teacher@4", "student-draws"]),

@@ -1,4 +1,7 @@
-"""``flowstill-evaluate parity`` and ``rollouts`` as processes, on a tiny SmolVLA: interrupted, continued, published."""
+"""``flowstill-evaluate parity`` and ``rollouts`` as processes: interrupted, continued, published.
+
+The policy is a tiny SmolVLA that looks through a camera, which is really drawn.
+"""
 
 import json
 import os
@@ -52,7 +55,6 @@ def spec_file(environment, student, kind, **changes):
         "evaluation": {
             "suite": "metaworld",
             "tasks": ["reach-around"],
-            "renameMap": {"observation.images.top": tiny_smolvla.CAMERA},
             "episodesPerTask": EPISODES,
             "arms": ARMS,
             **changes,
@@ -83,10 +85,18 @@ def test_parity_of_an_export_holds(environment, student):
     assert result.teacher == result.baseline
 
 
-def test_a_camera_that_nothing_is_mapped_to_is_the_users_error(environment, student):
-    code, result, _ = finish(environment, "parity", spec_file(environment, student, "Parity", renameMap={}))
+def test_parity_of_an_export_in_fp16_has_its_own_threshold(environment, student):
+    half = publish_student(Path(environment["ROOT"]) / "half", precision="fp16")
+    code, result, said = finish(environment, "parity", spec_file(environment, half, "Parity"))
+    assert (code, result.reason) == (0, "ParityHolds"), said
+    assert 1e-6 < result.difference < result.threshold == 2e-2
+
+
+def test_a_camera_that_the_task_has_not_is_the_users_error(environment, student):
+    rename_map = {"observation.images.wrist": tiny_smolvla.CAMERA}
+    code, result, _ = finish(environment, "parity", spec_file(environment, student, "Parity", renameMap=rename_map))
     assert (code, result.outcome) == (65, "UserError")
-    assert result.message.startswith("spec.evaluation.renameMap: the student expects 'observation.images.front'")
+    assert result.message.startswith("spec.evaluation.renameMap: reach-around has no 'observation.images.wrist'")
 
 
 def test_rollouts_are_interrupted_continued_and_published(environment, student):

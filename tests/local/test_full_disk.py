@@ -16,7 +16,7 @@ from flowstill_operator import cli
 from flowstill_operator.engine import loop
 from tests.support.ground import Ground, may_mount, resource
 from tests.support.tiny_run import Tiny
-from tests.support.warm_children import WarmProcess
+from tests.support.warm_children import LATER_FULL, WarmProcess
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="a small full disk needs mount: root with CAP_SYS_ADMIN")
 KIB = 1024
@@ -92,8 +92,10 @@ def failed_for_want_of_room(ground: Ground, starts: int, *words: str) -> None:
     ids=["making-the-student", "publishing-it"],
 )
 def test_bank_checkpoint_and_publication_on_a_disk_that_grows(
-    tmp_path: Path, disk: Callable[[int], Disk], warm: WarmProcess, tiny: Tiny, room: int, place: str
-) -> None:
+    tmp_path: Path, disk: Callable[[int], Disk], warm: WarmProcess, tiny: Tiny, room: int, place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(LATER_FULL, "1")
     store = disk(1200)
     ground = Ground(tmp_path, warm)
     ground.store = store.path / "store"
@@ -132,6 +134,31 @@ def test_bank_checkpoint_and_publication_on_a_disk_that_grows(
     assert written(work, "bank/*") == bank
     assert written(work, "checkpoints/**/*") == checkpoints, "nothing was trained again"
     assert ground.resource("DistillJob", "job")["status"]["phase"] == "Succeeded"
+    assert written(ground.store, "students/*/manifest.json")
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(
+    tmp_path: Path, disk: Callable[[int], Disk], warm: WarmProcess, tiny: Tiny
+) -> None:
+    store = disk(2 * KIB)
+    ground = Ground(tmp_path, warm)
+    ground.store = store.path / "store"
+    job = resource("DistillJob", "job", {
+        "teacher": {"uri": f"file://{tiny.teacher_folder}"}, "dataset": {"uri": f"file://{tiny.dataset_folder}"},
+        "method": {"targetSteps": 3, "bankSize": 1024},
+        "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4},
+    })  # fmt: skip
+    assert ground.run(job).code == 1
+    failed = ground.condition("DistillJob", "job", "Failed")
+    assert failed is not None
+    assert failed["reason"] == "StorageFull", ground.log("job", "train")
+    words = ("spec.training.keepCheckpoints: the run needs ", "2 checkpoints of 0.7 MiB", " MiB are free")
+    assert [text for text in words if text not in failed["message"]] == [], failed["message"]
+    work = ground.work("DistillJob", "job", "train")
+    assert sorted(path.name for path in work.iterdir()) == ["result.json", "task.json"]
+
+    store.resize(16 * KIB)
+    assert ground.run(job).code == 0, ground.log("job", "train")
     assert written(ground.store, "students/*/manifest.json")
 
 

@@ -282,4 +282,4 @@ async def test_the_local_cluster_keeps_the_apis_promises(tmp_path):
     job_path.parent.mkdir(parents=True)
     job_path.write_text("{}")
     with pytest.raises(AlreadyExists):
-        await cluster.create_job({"metadata": {"name": "j"}})
+        await cluster.create({"metadata": {"name": "j"}})

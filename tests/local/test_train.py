@@ -39,13 +39,13 @@ def store(request, tmp_path_factory):
     return Store(root, request.param)
 
 
-def write_spec(folder, student=None, **training):
+def write_spec(folder, student=None, refine=None, **training):
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": "store://datasets/tiny"},
         "student": student or {},
-        "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5},
+        "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5} | ({"refine": refine} if refine else {}),
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
         | training,
     }
@@ -78,8 +78,8 @@ def finish(folder, store):
     return code, json.loads((folder / "termination").read_text())
 
 
-def until_checkpoint(folder, process):
-    while not list((folder / "checkpoints").glob("step-*/state.json")):
+def until_checkpoint(folder, process, where="checkpoints"):
+    while not list((folder / where).glob("step-*/state.json")):
         assert process.poll() is None, (folder / "stderr").read_text()
         time.sleep(0.05)
 
@@ -89,7 +89,7 @@ def artifact(store, result):
 
 
 def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
-    code, result = finish(write_spec(tmp_path / "a"), store)
+    code, result = finish(write_spec(tmp_path / "a", fidelityEvery=3), store)
     assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Published"), result
     folder = artifact(store, result)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -103,8 +103,13 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert all(0 < p["difference"] < 1e-4 for p in parity)
     assert manifest["properties"]["inputsDigest"] == result["inputsDigest"]
     assert [f["name"] for f in result["fidelity"]][-1] == "student-draws"
+    curve = json.loads((folder / "fidelity" / "curve.json").read_text())
+    assert [look["step"] for look in curve["looks"]] == [3, 6, 8]
+    assert curve["publishedStep"] == manifest["properties"]["publishedStep"]
+    assert f"published step {curve['publishedStep']} of 8: {curve['reason']}" in result["message"]
+    assert (folder / "fidelity" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
-    code, again = finish(write_spec(tmp_path / "b", checkpointEvery=2), store)
+    code, again = finish(write_spec(tmp_path / "b", checkpointEvery=2, fidelityEvery=3), store)
     assert (code, again["reason"], again["reused"]) == (0, "AlreadyPublished", True)
     assert again["student"] == result["student"]
     assert not (tmp_path / "b" / "checkpoints").exists()
@@ -112,7 +117,7 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
 
 @pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
-    options = {"steps": 200, "seed": 3, "checkpointEvery": 20}
+    options = {"steps": 200, "seed": 3, "checkpointEvery": 20, "fidelityEvery": 15}
     killed = write_spec(tmp_path / "killed", **options)
     process = start(killed, store)
     until_checkpoint(killed, process)
@@ -132,6 +137,60 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
 
     code, result = finish(killed, store)
     assert (code, result["reused"]) == (0, False)
+    weights = (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
+    (store.root / "by-inputs").rename(tmp_path / "forgotten")
+    code, whole = finish(write_spec(tmp_path / "whole", **options), store)
+    assert (code, whole["reused"]) == (0, False)
+    assert (artifact(store, whole) / "policy" / "model.safetensors").read_bytes() == weights
+    curves = [(artifact(store, found) / "fidelity" / "curve.json").read_bytes() for found in (result, whole)]
+    assert curves[0] == curves[1]
+    state = json.loads(max((killed / "checkpoints").glob("step-*/state.json")).read_text())
+    assert state["teacher"] == json.loads((artifact(store, whole) / "manifest.json").read_text())["properties"][
+        "teacher"]["digest"]  # fmt: skip
+
+
+def test_a_refined_student_is_for_one_step(store, tmp_path):
+    code, result = finish(write_spec(tmp_path / "refined", refine={"steps": 4}), store)
+    assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Published"), result
+    assert result["message"].startswith("12 steps in ")  # 8 of training, 4 of refinement
+    properties = json.loads((artifact(store, result) / "manifest.json").read_text())["properties"]
+    assert properties["multiStep"] is False
+    assert properties["method"]["refine"] == {
+        "name": "dmd", "steps": 4, "learningRate": 1e-4, "fakeLearningRate": 3e-4, "fakeSteps": 2,
+    }  # fmt: skip
+    assert json.loads((artifact(store, result) / "policy" / "config.json").read_text())["multi_step"] is False
+    said = (tmp_path / "refined" / "stderr").read_text()
+    assert "training: 1 of 12" in said
+    assert "refining: 9 of 12" in said
+    assert "refining: 12 of 12" in said
+
+
+@pytest.mark.long
+def test_a_run_killed_in_its_refinement_does_not_train_again_and_gives_the_same_weights(store, tmp_path):
+    options = {"refine": {"steps": 60}, "seed": 4}
+    killed = write_spec(tmp_path / "killed", **options)
+    process = start(killed, store)
+    until_checkpoint(killed, process, "refine")
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    (killed / "stderr").unlink()
+    trained = {path: path.stat().st_mtime_ns for path in (killed / "checkpoints").rglob("*")}
+
+    process = start(killed, store)
+    before = max((killed / "refine").glob("step-*")).name
+    while max((killed / "refine").glob("step-*")).name == before:
+        assert process.poll() is None, (killed / "stderr").read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    said = json.loads((killed / "termination").read_text())
+    assert said["outcome"] == "Interrupted"
+    assert "of refinement; the checkpoint is saved" in said["message"]
+
+    code, result = finish(killed, store)
+    assert (code, result["reused"]) == (0, False), result
+    assert "training: " not in (killed / "stderr").read_text()
+    assert {path: path.stat().st_mtime_ns for path in (killed / "checkpoints").rglob("*")} == trained
     weights = (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
     (store.root / "by-inputs").rename(tmp_path / "forgotten")
     code, whole = finish(write_spec(tmp_path / "whole", **options), store)

@@ -1,25 +1,28 @@
 """A published student of the tiny SmolVLA that has learnt nothing: exported, described, with its teacher beside it."""
 
 from pathlib import Path
+from typing import Literal
 
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish, push
 from tests.support import tiny_smolvla
 
+Precision = Literal["fp32", "fp16"]
 
-def publish_student(root: Path, *, draws: int = 8) -> StatusRef:
+
+def publish_student(root: Path, *, draws: int = 8, precision: Precision = "fp32") -> StatusRef:
     """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``."""
     from flowstill.policies.registry import load_flow_policy
     from flowstill.policies.torch_runner import tensors
-    from flowstill_trainer.export import export
+    from flowstill_trainer.export import ExportPlan, export
 
     teacher = tiny_smolvla.write_teacher(root / "teacher")
     ref = push(teacher, "store://teachers/tiny")
     flow = load_flow_policy(teacher).make_student(draws=draws, neighbours=3, action_steps=None, multi_step=True)
     flow.save(root / "student" / "policy")
     batch = flow.preprocess(tensors(tiny_smolvla.observations(8)))
-    export(flow, batch, root / "student" / "onnx" / "student.onnx")
+    export(flow, batch, root / "student" / "onnx" / "student.onnx", ExportPlan(precision))
     properties = StudentProperties(
         policy_type="flowstill_smolvla",
         method={"name": "snapflow"},
@@ -37,7 +40,7 @@ def publish_student(root: Path, *, draws: int = 8) -> StatusRef:
         inputs_digest=ref.digest,
         trainer_version="0",
         versions={},
-        precision="fp32",
+        precision=precision,
         onnx=OnnxDescription(file="onnx/student.onnx", inputs=[], outputs=[]),
         parameters=1,
         training_seconds=0.0,

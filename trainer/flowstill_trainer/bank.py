@@ -16,6 +16,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
 
 logger = logging.getLogger(__name__)
@@ -64,32 +65,60 @@ def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator)
 
 def make_bank(
     folder: Path, plan: BankPlan, teacher: FlowPolicy, student: FlowPolicy, frames: Frames,
-    progress: Callable[[int, int], None], stopped: Callable[[], bool],
+    progress: Callable[[int, int], None], stopped: Callable[[], bool], processes: Processes | None = None,
 ) -> Bank:  # fmt: skip
     """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
+
+    A part follows from its place alone, so the processes share them out; all of them then have the whole bank.
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
     """
+    processes = processes or Processes()
+    if processes.first:
+        _prepare(folder, plan)
+    processes.meet("bank begun")
+    starts = range(0, plan.size, PART)
+    held: dict[int, dict[str, Tensor]] = {}
+    for start in starts[processes.rank :: processes.size]:
+        path, count = _path(folder, start), min(PART, plan.size - start)
+        part = _read(path, count)
+        if part is None:
+            part = _roll_out(start, count, plan, teacher, frames, progress, lambda: stopped() or processes.ended())
+            temporary = path.with_suffix(".writing")
+            write_tensors(temporary, part)
+            temporary.rename(path)
+        held[start] = part
+        progress(min(start + PART, plan.size), plan.size)
+    processes.meet("bank made")
+    parts = [held.get(start) or _theirs(folder, start, plan) for start in starts]
+    bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
+    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
+
+
+def _prepare(folder: Path, plan: BankPlan) -> None:
+    """An empty folder, unless it holds parts of the same bank."""
     key = folder / "bank.json"
     if not key.exists() or json.loads(key.read_text()).get("inputs") != plan.inputs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(key, {"inputs": plan.inputs})
-    parts = []
-    for start in range(0, plan.size, PART):
-        path = folder / f"part-{start // PART:06d}.safetensors"
-        count = min(PART, plan.size - start)
-        part = _read(path, count)
-        if part is None:
-            part = _roll_out(start, count, plan, teacher, frames, progress, stopped)
-            temporary = path.with_suffix(".writing")
-            write_tensors(temporary, part)
-            temporary.rename(path)
-        parts.append(part)
-        progress(min(start + PART, plan.size), plan.size)
-    bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
-    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
+
+
+def _path(folder: Path, start: int) -> Path:
+    return folder / f"part-{start // PART:06d}.safetensors"
+
+
+def _theirs(folder: Path, start: int, plan: BankPlan) -> dict[str, Tensor]:
+    """A part that another process made.
+
+    Raises:
+        OSError: it is not there or damaged; another attempt makes it again.
+    """
+    part = _read(_path(folder, start), min(PART, plan.size - start))
+    if part is None:
+        raise OSError(f"{_path(folder, start)} was made by another process and cannot be read by this one")
+    return part
 
 
 def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -> Prefix | None:

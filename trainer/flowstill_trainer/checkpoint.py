@@ -1,16 +1,24 @@
-"""Checkpoints: safetensors and JSON, written atomically, the one before kept for when the last is damaged."""
+"""Checkpoints: safetensors and JSON, written atomically, the one before kept for when the last is damaged.
+
+One holds what changes: the trained tensors and what the optimizer knows of them, never the frozen gigabytes, of which
+``state.json`` names the digest. No generator's state is among it: random numbers are functions of the step, and
+``randomness`` in ``state.json`` says of which.
+"""
 
 import hashlib
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.artifacts.atomic import storage_full
+from flowstill.artifacts.curve import Look
 from flowstill.errors import UserError
 from flowstill_trainer.files import commit_folder, fresh_folder, write_json, write_tensors
 
@@ -29,6 +37,9 @@ class Checkpoint:
         average: their moving average; empty without EMA.
         optimizer: AdamW's moments, ``NAME/exp_avg`` and so on.
         seconds: trained so far, over all attempts.
+        loss: of the last update; None before the first.
+        looks: at held-out fidelity, so far.
+        best: weights of the look that is nearest to the teacher's distribution, where they are not those of this step.
     """
 
     step: int
@@ -36,6 +47,14 @@ class Checkpoint:
     average: Tensors
     optimizer: Tensors
     seconds: float
+    loss: float | None = None
+    looks: tuple[Look, ...] = ()
+    best: Tensors = field(default_factory=dict)
+
+    @property
+    def published(self) -> Tensors:
+        """The weights that would be published of this step."""
+        return self.average or self.weights
 
 
 class CheckpointFolder:
@@ -45,8 +64,9 @@ class CheckpointFolder:
         root: where they lie, one folder a checkpoint.
     """
 
-    def __init__(self, root: Path, inputs: str, keep: int) -> None:
-        self.root, self._inputs, self._keep = root, inputs, keep
+    def __init__(self, root: Path, inputs: str, keep: int, facts: Mapping[str, Any] | None = None) -> None:
+        """Of a run with these inputs; ``facts`` about it are written into every checkpoint for its readers."""
+        self.root, self._inputs, self._keep, self._facts = root, inputs, keep, dict(facts or {})
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write atomically, then remove the oldest beyond ``keep``.
@@ -73,14 +93,17 @@ class CheckpointFolder:
             "weights": checkpoint.weights,
             "average": checkpoint.average,
             "optimizer": checkpoint.optimizer,
+            "best": checkpoint.best,
         }
         digests = {}
         for name, tensors in parts.items():
             write_tensors(folder / f"{name}.safetensors", tensors)
             digests[name] = _digest(folder / f"{name}.safetensors")
-        state = {
+        state = self._facts | {
             "step": checkpoint.step,
             "seconds": checkpoint.seconds,
+            "loss": checkpoint.loss,
+            "looks": [look.model_dump(mode="json", by_alias=True) for look in checkpoint.looks],
             "inputs": self._inputs,
             "sha256": digests,
         }
@@ -104,19 +127,30 @@ class CheckpointFolder:
             for name, digest in state["sha256"].items():
                 if _digest(folder / f"{name}.safetensors") != digest:
                     raise ValueError(f"{name}.safetensors differs from its digest")
-            parts = {name: load_file(folder / f"{name}.safetensors") for name in state["sha256"]}
-        except (OSError, ValueError, KeyError) as error:
+            if state["inputs"] == self._inputs:
+                return _restored(state, {name: load_file(folder / f"{name}.safetensors") for name in state["sha256"]})
+        except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("checkpoint %s is damaged (%s); trying the one before", folder.name, error)
             return None
-        if state["inputs"] != self._inputs:
-            raise UserError(
-                f"{self.root} holds checkpoints of a run with other inputs; give another work folder",
-                field="--output",
-            )
-        return Checkpoint(state["step"], parts["weights"], parts["average"], parts["optimizer"], state["seconds"])
+        raise UserError(
+            f"{self.root} holds checkpoints of a run with other inputs; give another work folder", field="--output"
+        )
 
     def _folders(self) -> list[Path]:
         return sorted(self.root.glob("step-*")) if self.root.is_dir() else []
+
+
+def _restored(state: dict[str, Any], parts: dict[str, Tensors]) -> Checkpoint:
+    return Checkpoint(
+        step=state["step"],
+        weights=parts["weights"],
+        average=parts["average"],
+        optimizer=parts["optimizer"],
+        seconds=state["seconds"],
+        loss=state["loss"],
+        looks=tuple(Look.model_validate(look) for look in state["looks"]),
+        best=parts["best"],
+    )
 
 
 def _digest(path: Path) -> str:

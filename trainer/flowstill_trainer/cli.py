@@ -1,7 +1,9 @@
-"""``flowstill-train --spec FILE --output DIR``."""
+"""``flowstill-train --spec FILE --output DIR``: one process, or one of those that ``torchrun`` starts."""
 
+import logging
 import os
 import sys
+from functools import partial
 
 
 def main() -> int:
@@ -13,8 +15,14 @@ def main() -> int:
     settle_threads()
     from flowstill.child.run import run_child
     from flowstill_trainer.distill import distill
+    from flowstill_trainer.processes import Processes
 
-    return run_child("Train", distill, sys.argv[1:])
+    processes = Processes.from_environment()
+    code = run_child("Train", partial(distill, processes=processes), sys.argv[1:], processes)
+    if processes.size > 1:
+        logging.shutdown()
+        os._exit(code)  # all is said; an orderly end would wait for collective operations that others left
+    return code
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ decoded once. Larger image sets, and videos, are read frame by frame through LeR
 
 import hashlib
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowstill.api.distilljob import Dataset
-from flowstill.artifacts.atomic import is_full
+from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.flow import FlowPolicy
 
@@ -104,25 +103,11 @@ def load_frames(folder: Path, spec: Dataset, policy: FlowPolicy) -> Frames:
     Raises:
         DatasetRejected: it is unreadable or does not fit, naming the field and the fix.
     """
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    check_info(folder, spec)
-    try:
-        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
-        features = dataset.meta.features
-    except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
-        if is_full(error):
-            raise  # the cache that LeRobot makes of the table did not fit; the dataset may be good
-        raise DatasetRejected(
-            f"{folder} does not open as a LeRobotDataset v3; copy it again with all of its files "
-            f"({type(error).__name__}: {error})",
-            field="spec.dataset",
-        ) from error
+    dataset = open_dataset(folder, spec)
+    features = dataset.meta.features
     names = check_features(features, spec.rename_map, policy)
     table = dataset.hf_dataset.with_format("arrow")
     episode_N = _column(table, "episode_index")[:, 0].astype(np.int64)
-    if len(episode_N) == 0:
-        raise DatasetRejected("no frames are left; name episodes that exist", field="spec.dataset.episodes")
     last_N = np.searchsorted(episode_N, episode_N, side="right") - 1
     tasks = dataset.meta.tasks.sort_values("task_index").index.astype(str)
     training, held_out = hold_out(episode_N)
@@ -139,38 +124,6 @@ def load_frames(folder: Path, spec: Dataset, policy: FlowPolicy) -> Frames:
         held_out_V=torch.from_numpy(held_out),
         chunk_size=policy.chunk_size,
     )
-
-
-def check_info(folder: Path, spec: Dataset) -> None:
-    """That it is a LeRobotDataset v3 with the episodes that are asked for: LeRobot itself goes on without them.
-
-    Raises:
-        DatasetRejected: it is not.
-    """
-    path = folder / "meta" / "info.json"
-    try:
-        info = json.loads(path.read_text())
-        version, total = str(info["codebase_version"]), int(info["total_episodes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetRejected(
-            f"{folder} is no LeRobotDataset v3: {path} cannot be read ({type(error).__name__}: {error}); give the "
-            "folder that holds meta and data",
-            field="spec.dataset",
-        ) from error
-    if not version.startswith("v3."):
-        raise DatasetRejected(
-            f"the dataset is of LeRobot's format {version}, and v3 is read here; convert it with "
-            "python -m lerobot.scripts.convert_dataset_v21_to_v30 (from v2.1)",
-            field="spec.dataset",
-        )
-    if total < 1:
-        raise DatasetRejected("the dataset has no episodes; record some", field="spec.dataset")
-    strangers = [episode for episode in spec.episodes or [] if episode >= total]
-    if strangers:
-        raise DatasetRejected(
-            f"there is no episode {', '.join(map(str, strangers[:8]))}; the dataset has episodes 0 to {total - 1}",
-            field="spec.dataset.episodes",
-        )
 
 
 def check_features(features: dict[str, Any], rename_map: dict[str, str], policy: FlowPolicy) -> dict[str, str]:

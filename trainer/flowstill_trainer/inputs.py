@@ -5,10 +5,11 @@ from typing import Any
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.artifacts.digests import json_digest
 
-TRAINER_VERSION = "2"
+TRAINER_VERSION = "3"
 """Raise it when the same inputs would give another student."""
-KEEPING = {"checkpoint_every", "keep_checkpoints"}
-"""Options of training that do not change the student."""
+KEEPING = {"checkpoint_every", "keep_checkpoints", "gradient_accumulation", "parallel"}
+"""Options of training that do not change the student: what is kept, and who computes which samples of an update. The
+latter, like the number of processes, changes the order of sums: a student's last digits, not what it learns."""
 
 
 def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[st
             "renameMap": dict(spec.dataset.rename_map),
         },
         "student": spec.student.model_dump(mode="json", by_alias=True),
-        "method": spec.method.model_dump(mode="json", by_alias=True),
+        "method": spec.method.model_dump(mode="json", by_alias=True, exclude_none=True),
         "training": spec.training.model_dump(mode="json", by_alias=True, exclude=KEEPING),
         "export": spec.export.model_dump(mode="json", by_alias=True),
         "trainer": TRAINER_VERSION,

@@ -4,17 +4,20 @@ import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from flowstill.api.distilljob import DistillJobSpec, Fidelity
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.atomic import storage_full
-from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
+from flowstill.artifacts.curve import CURVE, Curve
+from flowstill.artifacts.manifest import StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.curve import write_curve
 from flowstill_trainer.data import Frames
-from flowstill_trainer.export import CHECKED, Graph, export
+from flowstill_trainer.export import CHECKED, FP32, ExportPlan, Graph, describe, export
 from flowstill_trainer.files import fresh_folder
 from flowstill_trainer.inputs import TRAINER_VERSION
 
@@ -47,23 +50,32 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def build_folder(folder: Path, student: FlowPolicy, frames: Frames) -> Graph:
-    """``policy/`` and ``onnx/`` of the artifact; the graph is checked.
+def export_batch(student: FlowPolicy, frames: Frames) -> dict[str, Any]:
+    """The preprocessed held-out observations on which a graph is held against PyTorch."""
+    index_B = frames.held_out_V[torch.arange(CHECKED) % len(frames.held_out_V)]
+    return student.preprocess(frames.observations(index_B))
+
+
+def build_folder(
+    folder: Path, student: FlowPolicy, frames: Frames, curve: Curve | None = None, plan: ExportPlan = FP32
+) -> Graph:
+    """``policy/``, ``fidelity/`` (of a student that was watched) and ``onnx/`` of the artifact; the graph is checked.
 
     Raises:
         StorageFull: it did not fit.
     """
-    index_B = frames.held_out_V[torch.arange(CHECKED) % len(frames.held_out_V)]
-    batch = student.preprocess(frames.observations(index_B))
+    batch = export_batch(student, frames)
     with storage_full("the student", folder):
         fresh_folder(folder)
         student.save(folder / "policy")
-        return export(student, batch, folder / GRAPH)
+        if curve is not None:
+            write_curve(folder, curve)
+        return export(student, batch, folder / GRAPH, plan)
 
 
 def publish_student(
     folder: Path, graph: Graph, student: FlowPolicy, spec: DistillJobSpec, origin: Origin,
-    fidelity: list[Fidelity], seconds: float,
+    fidelity: list[Fidelity], published_step: int, seconds: float,
 ) -> StatusRef:  # fmt: skip
     """Describe the folder in its manifest and put it into the default store."""
     properties = StudentProperties(
@@ -85,9 +97,11 @@ def publish_student(
         inputs_digest=origin.inputs,
         trainer_version=TRAINER_VERSION,
         versions=versions(),
-        precision="fp32",
-        onnx=OnnxDescription(file=GRAPH, inputs=graph.inputs, outputs=graph.outputs, parity=graph.parity),
+        precision=graph.plan.precision,
+        onnx=describe(graph, folder),
         fidelity=fidelity,
+        published_step=published_step,
+        curve=CURVE,
         parameters=sum(p.numel() for p in student.policy.parameters()),
         training_seconds=round(seconds, 3),
     )

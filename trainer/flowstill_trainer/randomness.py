@@ -5,6 +5,7 @@ interrupted continues with exactly the numbers it would have had.
 """
 
 import hashlib
+from typing import Any
 
 import torch
 
@@ -14,6 +15,16 @@ def generator(seed: int, purpose: str, step: int) -> torch.Generator:
     name = f"{seed}/{purpose}/{step}".encode()
     key = int.from_bytes(hashlib.sha256(name).digest()[:8], "little") >> 1
     return torch.Generator().manual_seed(key)
+
+
+def described(seed: int) -> dict[str, Any]:
+    """Where a run's random numbers come from, for those who read its checkpoints."""
+    return {
+        "generators": "torch CPU generators, seeded by the first 8 bytes (little endian, without the lowest bit) of "
+        "SHA-256 of SEED/PURPOSE/STEP",
+        "seed": seed,
+        "state": None,
+    }
 
 
 class Order:

@@ -2,22 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn
 
 import torch
-from lerobot_policy_flowstill.prefix import Prefix, concatenate
 from torch import Tensor
 
-from flowstill.api.distilljob import Method, Training
-from flowstill.errors import Interrupted, NonFiniteLoss
-from flowstill.policies.flow import FlowPolicy, time_law
-from flowstill_trainer.bank import Bank, jitter_noise
+from flowstill.api.distilljob import Training
+from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.batches import Batch, Batches, Sampled
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
-from flowstill_trainer.data import Frames
-from flowstill_trainer.methods.snapflow import Samples, SnapFlow, split
-from flowstill_trainer.randomness import Order, generator
+from flowstill_trainer.methods.snapflow import SnapFlow
+from flowstill_trainer.parallel import Shared
+from flowstill_trainer.processes import Processes
+from flowstill_trainer.watch import Watch, is_look
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -38,111 +39,34 @@ def autocast(training: Training, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=training.precision == "bf16")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees.
-
-    Attributes:
-        frame_B: the frame of every row.
-        observations: preprocessed observations of the first rows; None when every prefix is known.
-        prefix: of the remaining rows, where it is known already.
-        samples: noise, times and targets of all rows.
-        teacher_observations: the jumps' rows as the teacher sees them; None where its prefix is the student's, or
-            is not needed.
-    """
-
-    frame_B: Tensor
-    observations: dict[str, Any] | None
-    prefix: Prefix | None
-    samples: Samples
-    teacher_observations: dict[str, Any] | None = None
-
-    def encode(self, policy: FlowPolicy) -> Prefix:
-        """The prefix of all rows, by at most one pass of the VLM."""
-        parts = [] if self.observations is None else [policy.encode_prefix(self.observations)]
-        parts += [] if self.prefix is None else [self.prefix]
-        return parts[0] if len(parts) == 1 else concatenate(parts)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What each step sees; a function of the step alone."""
-
-    frames: Frames
-    bank: Bank | None
-    policy: FlowPolicy
-    teacher: FlowPolicy
-    method: Method
-    training: Training
-
-    def orders(self) -> tuple[Order, Order]:
-        """Shuffled passes over the training frames and over the bank."""
-        seed = self.training.seed
-        banked = len(self.bank.frame_N) if self.bank is not None else len(self.frames.training_T)
-        return Order(seed, "frames", len(self.frames.training_T)), Order(seed, "rollouts", banked)
-
-    def iterate(self, first: int) -> Iterator[Batch]:
-        """Batches from step ``first`` on."""
-        order, rollouts = self.orders()
-        flow, jumps = split(self.training.batch_size, self.method.mix_ratio)
-        for step in range(first, self.training.steps):
-            yield self._batch(step, order.take(step * flow, flow), rollouts.take(step * jumps, jumps))
-
-    def _batch(self, step: int, flow_F: Tensor, jump_C: Tensor) -> Batch:
-        random, policy, bank = generator(self.training.seed, "step", step), self.policy, self.bank
-        flow, size, to = len(flow_F), len(flow_F) + len(jump_C), policy.device
-        frame_F = self.frames.training_T[flow_F]
-        noise_BHD = torch.randn((size, policy.chunk_size, policy.padded_action_dim), generator=random)
-        jitter_BS = jitter_noise(self.method.state_jitter, size, policy.state_dim, random)
-        t_F = time_law(torch.rand(flow, generator=random))
-        prefix, rollout_CHD = None, None
-        if bank is None:
-            frame_B = torch.cat([frame_F, self.frames.training_T[jump_C]])
-        else:
-            frame_B = torch.cat([frame_F, bank.frame_N[jump_C]])
-            noise_BHD[flow:], jitter_BS[flow:] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
-            rollout_CHD = bank.chunk_NHD[jump_C].to(to)
-            if bank.prefix is not None and len(jump_C):
-                prefix = bank.prefix[jump_C.to(to)]
-        seen = size if prefix is None else flow
-        observations, action_FHD, valid_FH = self._observe(frame_B[:seen], jitter_BS[:seen], flow)
-        samples = Samples(action_FHD, valid_FH.to(to), t_F.to(to), noise_BHD.to(to), rollout_CHD)
-        return Batch(frame_B, observations, prefix, samples, self._as_teacher(frame_B[flow:], jitter_BS[flow:]))
-
-    def _as_teacher(self, frame_C: Tensor, jitter_CS: Tensor) -> dict[str, Any] | None:
-        """The same observations with the same jitter through the teacher's processor, where that gives others."""
-        if self.bank is not None or not self.policy.state_out or len(frame_C) == 0:
-            return None
-        return self.teacher.preprocess(self.frames.observations(frame_C), jitter_CS)
-
-    def _observe(self, frame_B: Tensor, jitter_BS: Tensor, flow: int) -> tuple[dict[str, Any] | None, Tensor, Tensor]:
-        """Preprocessed observations with jitter; the first rows' padded chunks (F, H, D) and validity (F, H)."""
-        policy = self.policy
-        if len(frame_B) == 0:
-            nothing = torch.zeros((0, policy.chunk_size, policy.padded_action_dim), device=policy.device)
-            return None, nothing, torch.zeros(nothing.shape[:2], dtype=torch.bool)
-        action_BHA, valid_BH = self.frames.chunks(frame_B)
-        batch = policy.preprocess(self.frames.observations(frame_B) | {"action": action_BHA}, jitter_BS)
-        return batch, policy.prepare_action(batch)[:flow], valid_BH[:flow]
-
-
 class Trainer:
     """A student under training.
 
     Attributes:
         step: updates done.
         seconds: trained so far, over all attempts.
+        last_loss: of the last update; None before the first.
+        watch: looks at the student now and then, and chooses the step to publish; None: the last one.
     """
 
     def __init__(
-        self, student: FlowPolicy, teacher: FlowPolicy, batches: Batches, checkpoints: CheckpointFolder
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy,
+        batches: Batches,
+        checkpoints: CheckpointFolder,
+        processes: Processes | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.processes, self.watch = processes or Processes(), watch
         self.training, method = batches.training, batches.method
+        check_parts(self.training, self.processes)
         self.method = SnapFlow(
             method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
         )
-        self.parameters: dict[str, Tensor] = dict(student.trained())
+        self.shared = Shared(student, self.loss, self.processes, self.training.parallel)
+        self.parameters = self.shared.parameters
         config = student.policy.config
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
@@ -153,6 +77,7 @@ class Trainer:
         )
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
         self.step, self.seconds = 0, 0.0
+        self.last_loss: float | None = None
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
         """Train to the end, from the last checkpoint if there is one; then hold the published weights.
@@ -162,39 +87,62 @@ class Trainer:
             NonFiniteLoss: loss or gradient is NaN or infinite; nothing of that step is kept.
         """
         found = self.checkpoints.latest()
+        self.agree(None if found is None else found.step)
         if found is not None:
             self.restore(found)
-        for batch in self.batches.iterate(self.step):
-            if stopped():
-                self.checkpoints.save(self.state())
-                raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+        self._look(stopped)
+        for sampled in self.batches.iterate(self.step):
+            if self.processes.any(stopped()):
+                self._stop()
             started = time.monotonic()
-            loss = self.update(batch)
+            loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
+            self.last_loss = loss
+            self._look(stopped)
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
-                self.checkpoints.save(self.state())
+                self.save()
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
-        self.use_average()
+        if self.processes.any(self._unseen()):
+            self._stop()  # the last look was cut short
+        self.use_published()
 
-    def update(self, batch: Batch) -> float:
+    def _stop(self) -> NoReturn:
+        self.save()
+        raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
+
+    def _unseen(self) -> bool:
+        """Whether this process should look at the student as it is now, and has not."""
+        return self.watch is not None and self.last_loss is not None and self.watch.due(self.step)
+
+    def _look(self, stopped: Callable[[], bool]) -> None:
+        """Look at the student when it is time; all processes make it whole, rank 0 looks.
+
+        A look that is cut short by ``stopped()`` is made when the run goes on.
+        """
+        if not is_look(self.step, self.training.fidelity_every, self.training.steps) or not self.processes.any(
+            self._unseen()
+        ):
+            return
+        weights = {name: self.shared.whole(value) for name, value in self.published().items()}
+        with self.shared.gathered(), suppress(Interrupted):
+            if self.watch is not None and self.last_loss is not None:
+                self.watch.look(self.step, self.last_loss, weights, stopped)
+
+    def update(self, sampled: Sampled) -> float:
         """One step of the optimizer; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.training)
-        teacher = self.teacher if self.method.needs_teacher else None
-        with autocast(self.training, self.student.device):
-            prefix = batch.encode(self.student)
-            seen = batch.teacher_observations
-            other = None if seen is None else self.teacher.encode_prefix(seen)
-            loss = self.method.loss(self.student, teacher, prefix, batch.samples, other).total
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.training.gradient_clip)
-        value = float(loss.detach())
-        if not (math.isfinite(value) and math.isfinite(float(norm))):
-            frames = _few(self.batches.frames.index_N[batch.frame_B])
+        rank, size = self.processes.rank, self.processes.size
+        parts = size * self.training.gradient_accumulation
+        mine = [partial(self.batches.batch, sampled, number, parts) for number in range(rank, parts, size)]
+        value = self.shared.backward(mine)
+        norm = self.shared.clip(self.training.gradient_clip)
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {float(norm)}, on the dataset's frames {frames}; "
+                f"step {self.step + 1}: loss {value}, gradient norm {norm}, on the dataset's frames {frames}; "
                 "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
                 f"in {self.checkpoints.root}",
                 field="spec.training",
@@ -207,37 +155,94 @@ class Trainer:
                 torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         return value
 
+    def loss(self, batch: Batch) -> Tensor:
+        """What the batch adds to the loss of the update that it is a part of."""
+        teacher = self.teacher if self.method.needs_teacher else None
+        with autocast(self.training, self.student.device):
+            prefix = batch.encode(self.student)
+            seen = batch.teacher_observations
+            other = None if seen is None else self.teacher.encode_prefix(seen)
+            return self.method.loss(self.student, teacher, prefix, batch.samples, other).total
+
+    def save(self) -> None:
+        """Write a checkpoint; of several processes rank 0 does, and the others go on to the next step."""
+        state = self.state()
+        if self.processes.first:
+            self.checkpoints.save(state)
+
     def state(self) -> Checkpoint:
-        """Everything that this run is now."""
+        """Everything that this run is now, in whole tensors; see :meth:`Shared.whole`."""
+        whole = self.shared.whole
         moments: Tensors = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}/{key}"] = value
-        weights = {n: p.detach() for n, p in self.parameters.items()}
-        return Checkpoint(self.step, weights, self.average, moments, self.seconds)
+                moments[f"{name}/{key}"] = whole(value)
+        weights = {n: whole(p) for n, p in self.parameters.items()}
+        average = {n: whole(p) for n, p in self.average.items()}
+        looks, best = ((), {}) if self.watch is None else self.watch.state(self.step)
+        return Checkpoint(self.step, weights, average, moments, self.seconds, self.last_loss, looks, best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(found.weights[name])
+                parameter.copy_(self.shared.as_held(name, found.weights[name]))
                 if self.average:
-                    self.average[name].copy_(found.average[name])
+                    self.average[name].copy_(self.shared.as_held(name, found.average[name]))
         for name, value in found.optimizer.items():
             owner, _, key = name.rpartition("/")
             parameter = self.parameters[owner]
-            place = value if key == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][key] = place
-        self.step, self.seconds = found.step, found.seconds
+            self.optimizer.state[parameter][key] = value if key == "step" else self.shared.as_held(owner, value)
+        self.step, self.seconds, self.last_loss = found.step, found.seconds, found.loss
+        if self.watch is not None:
+            self.watch.restore(found.looks, found.best or found.published)
 
-    def use_average(self) -> None:
-        """Put the moving average in place of the weights, if there is one."""
+    def agree(self, step: int | None) -> None:
+        """That all processes continue from the same checkpoint.
+
+        Raises:
+            RuntimeError: they do not; another attempt reads them anew.
+        """
+        theirs = self.processes.share("checkpoint", lambda: str(step))
+        if theirs != str(step):
+            raise RuntimeError(
+                f"process {self.processes.rank} finds the checkpoint of step {step} and the first one that of step "
+                f"{theirs} in {self.checkpoints.root}; all of them must see the same work folder"
+            )
+
+    def published(self) -> Tensors:
+        """The weights that would be published now: their moving average, if there is one."""
+        return self.average or self.parameters
+
+    def use_published(self) -> None:
+        """Hold what is published, in plain whole tensors: of the step that the watch chose, else of the last one."""
         with torch.no_grad():
             for name, value in self.average.items():
                 self.parameters[name].copy_(value)
+        self.shared.release()
+        self.parameters = self.shared.parameters
+        if self.watch is not None and self.watch.choice().step != self.step:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(self.watch.best[name])
 
 
-def _few(index_B: Tensor) -> str:
+def check_parts(training: Training, processes: Processes) -> None:
+    """That every part of an update has samples.
+
+    Raises:
+        UserError: it has fewer samples than parts.
+    """
+    parts = processes.size * training.gradient_accumulation
+    if training.batch_size < parts:
+        raise UserError(
+            f"{training.batch_size} samples of an update cannot be shared out to {processes.size} processes with "
+            f"gradientAccumulation {training.gradient_accumulation}: make it at least {parts}",
+            field="spec.training.batchSize",
+        )
+
+
+def few_frames(index_B: Tensor) -> str:
     """The different numbers of a batch, the first of them when they are many."""
     frames = index_B.unique().tolist()
     more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""

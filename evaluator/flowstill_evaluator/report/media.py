@@ -45,7 +45,12 @@ def embed(records: Path, episodes: Sequence[Episode]) -> list[Clip]:
         room -= size
         seen.add(path)
         kind = _TYPES[path.suffix]
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
         paired = len(arms[str(episode.video)]) > 1
-        clips.append(Clip(episode, kind.startswith("video/"), paired, f"data:{kind};base64,{data}"))
+        clips.append(Clip(episode, kind.startswith("video/"), paired, data_uri(path)))
     return clips
+
+
+def data_uri(path: Path) -> str:
+    """A film or picture as an address that holds it."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:{_TYPES[path.suffix]};base64,{data}"

@@ -14,12 +14,13 @@ from flowstill_evaluator.gates.base import points
 from flowstill_evaluator.gates.chain import TITLES
 from flowstill_evaluator.report.figures import Forest, Ridge, Row, forest, ridge, ticks_between
 from flowstill_evaluator.report.media import Clip, embed
-from flowstill_evaluator.report.subject import Subject
+from flowstill_evaluator.report.subject import Subject, Training
 from flowstill_evaluator.report.summary import ArmSummary, Summary
 from flowstill_evaluator.statistics import PairCounts, difference_interval, mcnemar
 
 _METHODS = {"snapflow": "SnapFlow"}
-_POLICIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
+_FAMILIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
+_POLICIES = _FAMILIES | {f"flowstill_{kind}": name for kind, name in _FAMILIES.items()}
 _UNITS = {"S1": " / 100", "P6": " / 100", "P2": " ×", "P3": " ×"}
 _POINTS = {"S3", "P1", "P5"}
 _HEADLINES = {
@@ -29,7 +30,14 @@ _HEADLINES = {
 }
 
 
-def render_page(subject: Subject, evidence: Evidence, summary: Summary, limits: Gates, records: Path) -> str:
+def render_page(
+    subject: Subject,
+    evidence: Evidence,
+    summary: Summary,
+    limits: Gates,
+    records: Path,
+    training: Training | None = None,
+) -> str:
     """The page as one string: no script, no address that a browser would have to fetch."""
     environment = Environment(
         loader=PackageLoader("flowstill_evaluator", "report"),
@@ -70,6 +78,7 @@ def render_page(subject: Subject, evidence: Evidence, summary: Summary, limits: 
         latency_figure=None if isinstance(evidence.latency, Gap) else latency_figure(evidence),
         speed=_speed(evidence),
         fidelity=_fidelity(evidence),
+        training=training,
         clips=failure_clips(records, evidence),
         run=None if isinstance(evidence.run, Gap) else evidence.run,
         gaps=_gaps(evidence),

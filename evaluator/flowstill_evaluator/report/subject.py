@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from flowstill.artifacts.curve import Curve
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -10,6 +12,14 @@ class Artifact:
 
     uri: str
     digest: str | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the student was watched while it trained; ``picture`` is a data URI."""
+
+    curve: Curve
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Subject:
     training_seconds: float | None = None
     trainer_version: str | None = None
     evaluator_version: str | None = None
+    published_step: int | None = None
 
     @property
     def baseline_is_teacher(self) -> bool:

@@ -14,13 +14,21 @@ import numpy as np
 import numpy.typing as npt
 from metaworld.envs.sawyer_reach_v3 import SawyerReachEnvV3
 
-from flowstill_evaluator.suites.metaworld_env import SawyerTask, prepare
+from flowstill_evaluator.suites.interface import CameraView, Offer, View
+from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, SawyerTask, prepare, states_only
 
 TASK_NAME = "reach-around"
 INSTRUCTION = "reach behind the post"
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper", "goal_x", "goal_y", "goal_z")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper_effort")
 MAX_STEPS = 120  # the scripted expert needs 40 to 80
+FRONT_CAMERA, BLACK_CAMERA = "observation.images.front", "observation.images.top"
+OFFER = Offer(
+    states={len(STATE_NAMES): ", ".join(STATE_NAMES)},
+    cameras=(FRONT_CAMERA,),
+    black=(BLACK_CAMERA,),
+    action_size=ACTION_SIZE,
+)
 
 POST_XY = (0.0, 0.68)
 POST_RADIUS = 0.055
@@ -104,12 +112,13 @@ class ReachAroundEnv(SawyerTask):
     """
 
     sim: _ReachAroundSim
+    offer = OFFER
 
-    def __init__(self, max_steps: int = MAX_STEPS) -> None:
+    def __init__(self, view: View | None = None, max_steps: int = MAX_STEPS) -> None:
         if not 1 <= max_steps <= _ReachAroundSim.max_path_length:
             raise ValueError(f"max_steps: {max_steps} is outside 1 to {_ReachAroundSim.max_path_length}")
-        super().__init__(prepare(_ReachAroundSim()), max_steps)
-        self.camera = _camera()
+        super().__init__(prepare(_ReachAroundSim()), max_steps, view or states_only(len(STATE_NAMES), BLACK_CAMERA))
+        self.film_camera = _camera()
 
     def _place(self, seed: int) -> None:
         draw = np.random.default_rng(seed)
@@ -122,6 +131,9 @@ class ReachAroundEnv(SawyerTask):
     def _state(self) -> npt.NDArray[np.float64]:
         current = self.sim._get_curr_obs_combined_no_goal()
         return np.concatenate([current[:4], self.sim.target])
+
+    def _picture(self, camera: CameraView) -> npt.NDArray[np.uint8]:
+        return self._drawer.draw(self.sim.data, self.film_camera, camera.height, camera.width)
 
     def _failed(self) -> bool:
         return self.sim.touched

@@ -1,46 +1,26 @@
 """Suites by name: which tasks they have, what a task is called in words, and how to make its environment."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from flowstill.errors import UserError
+from flowstill_evaluator.suites.interface import Environment, Observation, Offer, View
 
-if TYPE_CHECKING:
-    from flowstill_evaluator.suites.metaworld_env import StepResult
-
-Observation = dict[str, npt.NDArray[Any]]
+METAWORLD = "metaworld"
 
 
-class Environment(Protocol):
-    """One simulated episode at a time, deterministic in (seed, actions)."""
-
-    def reset(self, seed: int) -> Observation:
-        """Start the episode of ``seed``."""
-        ...
-
-    def step(self, action: npt.ArrayLike) -> StepResult:
-        """Apply one action."""
-        ...
-
-    def render(self) -> npt.NDArray[np.uint8]:
-        """Draw the scene, uint8 (height, width, 3)."""
-        ...
-
-    def close(self) -> None:
-        """Free what rendering holds."""
-        ...
-
-
-def make_environment(suite: str, task: str) -> Environment:
+def make_environment(suite: str, task: str, view: View | None = None) -> Environment:
     """Make the environment of one task.
+
+    Args:
+        suite: the suite.
+        task: one of its tasks.
+        view: what the policy looks at (``views.view_of``); default: the task's whole state and a black camera.
 
     Raises:
         UserError: no such suite or task.
@@ -49,11 +29,19 @@ def make_environment(suite: str, task: str) -> Environment:
     from flowstill_evaluator.suites import metaworld_env, reach_around
 
     if task == reach_around.TASK_NAME:
-        return reach_around.ReachAroundEnv()
+        return reach_around.ReachAroundEnv(view)
     try:
-        return metaworld_env.MetaWorldEnv(task)
+        return metaworld_env.MetaWorldEnv(task, view)
     except ValueError as error:
         raise UserError(str(error), field="spec.evaluation.tasks") from error
+
+
+def offer_of(suite: str, task: str) -> Offer:
+    """What that task's environments can show."""
+    _check_suite(suite)
+    from flowstill_evaluator.suites import metaworld_env, reach_around
+
+    return reach_around.OFFER if task == reach_around.TASK_NAME else metaworld_env.OFFER
 
 
 def instructions(suite: str, tasks: Sequence[str]) -> dict[str, str]:
@@ -87,32 +75,14 @@ def control_hz(suite: str) -> int:
     return CONTROL_HZ
 
 
-def action_size(suite: str) -> int:
-    """Numbers of an action."""
-    _check_suite(suite)
-    from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE
-
-    return ACTION_SIZE
-
-
 def rename(observation: Mapping[str, npt.NDArray[Any]], rename_map: Mapping[str, str]) -> Observation:
-    """Give the environment's features the names that the policy knows them by.
-
-    Raises:
-        UserError: the map names a feature that the environment does not have.
-    """
-    for name in rename_map:
-        if name not in observation:
-            raise UserError(
-                f"the environment has no {name!r}; it has {', '.join(sorted(observation))}",
-                field="spec.evaluation.renameMap",
-            )
+    """Give the environment's features the names that the policy knows them by."""
     return {rename_map.get(name, name): value for name, value in observation.items()}
 
 
 def _check_suite(suite: str) -> None:
-    if suite != "metaworld":
-        raise UserError(f"there is no suite {suite!r}; use metaworld", field="spec.evaluation.suite")
+    if suite != METAWORLD:
+        raise UserError(f"there is no suite {suite!r}; use {METAWORLD}", field="spec.evaluation.suite")
 
 
 def _metaworld_instructions() -> dict[str, str]:

@@ -16,8 +16,9 @@ import torch
 from lerobot_policy_flowstill.draws import densest_chunk
 from loading import load_teacher
 
-from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
-from flowstill_evaluator.suites.reach_around import INSTRUCTION, ReachAroundEnv
+from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.metaworld_env import IMAGE_SIZE
+from flowstill_evaluator.suites.reach_around import BLACK_CAMERA, INSTRUCTION, ReachAroundEnv
 
 EXECUTED = 8
 NEIGHBOURS = 3
@@ -54,7 +55,7 @@ class Policy:
         """Raw states → what the model takes."""
         size = len(state_BS)
         image = torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE)
-        return self.preprocess({STATE_KEY: state_BS, IMAGE_KEY: image, "task": [INSTRUCTION] * size})
+        return self.preprocess({STATE: state_BS, BLACK_CAMERA: image, "task": [INSTRUCTION] * size})
 
     def sampler(self, steps: int) -> Sampler:
         """LeRobot's own ``predict_action_chunk`` with ``steps`` Euler steps."""
@@ -101,7 +102,7 @@ class Fleet:
     def _lockstep(
         self, policy: Policy, sample: Sampler, draws: int, seeds: list[int]
     ) -> list[tuple[bool, bool, int, int]]:
-        state = {i: self.envs[i].reset(seed)[STATE_KEY] for i, seed in enumerate(seeds)}
+        state = {i: self.envs[i].reset(seed)[STATE] for i, seed in enumerate(seeds)}
         outcome = [(False, False, 0, 0)] * len(seeds)
         chunk = 0
         while state:
@@ -113,7 +114,7 @@ class Fleet:
                     result = self.envs[i].step(action)
                     _, _, clamped, steps = outcome[i]
                     outcome[i] = (result.success, result.touched, clamped + result.clamped, steps + 1)
-                    state[i] = result.observation[STATE_KEY]
+                    state[i] = self.envs[i].observe()[STATE]
                     if result.done:
                         del state[i]
                         break

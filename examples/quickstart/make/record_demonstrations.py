@@ -16,9 +16,11 @@ import numpy.typing as npt
 from rich.progress import track
 
 from flowstill_evaluator.suites.expert import WayRoundExpert
-from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ, IMAGE_KEY, IMAGE_SIZE, STATE_KEY
+from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ, IMAGE_SIZE
 from flowstill_evaluator.suites.reach_around import (
     ACTION_NAMES,
+    BLACK_CAMERA,
     INSTRUCTION,
     STATE_NAMES,
     ReachAroundEnv,
@@ -43,7 +45,7 @@ def demonstrate(seed: int) -> Demonstration | None:
     """Let the expert try the episode ``seed``; None when it failed."""
     global _env
     _env = _env or ReachAroundEnv()
-    state = _env.reset(seed)[STATE_KEY]
+    state = _env.reset(seed)[STATE]
     expert = WayRoundExpert(np.random.default_rng([seed, 1]))
     expert.start(state)
     states, actions = [], []
@@ -52,7 +54,7 @@ def demonstrate(seed: int) -> Demonstration | None:
         states.append(state)
         actions.append(action.label.astype(np.float32))
         result = _env.step(action.executed)
-        state = result.observation[STATE_KEY]
+        state = _env.observe()[STATE]
         if result.done:
             return Demonstration(np.stack(states), np.stack(actions)) if result.success else None
 
@@ -101,8 +103,8 @@ def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
         fps=CONTROL_HZ,
         robot_type="sawyer",
         features={
-            STATE_KEY: {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)},
-            IMAGE_KEY: {
+            STATE: {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)},
+            BLACK_CAMERA: {
                 "dtype": "image",
                 "shape": (IMAGE_SIZE, IMAGE_SIZE, 3),
                 "names": ["height", "width", "channels"],
@@ -114,7 +116,7 @@ def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
     black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     for demonstration in track(demonstrations, description="LeRobotDataset"):
         for state_S, action_D in zip(demonstration.state_TS, demonstration.action_TD, strict=True):
-            dataset.add_frame({STATE_KEY: state_S, IMAGE_KEY: black, "action": action_D, "task": INSTRUCTION})
+            dataset.add_frame({STATE: state_S, BLACK_CAMERA: black, "action": action_D, "task": INSTRUCTION})
         dataset.save_episode()
     dataset.finalize()
 

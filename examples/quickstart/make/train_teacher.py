@@ -23,8 +23,9 @@ from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_pro
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from tiny_vlm import write_vlm_folder
 
-from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, IMAGE_SIZE, STATE_KEY
-from flowstill_evaluator.suites.reach_around import ACTION_NAMES, INSTRUCTION, STATE_NAMES
+from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.metaworld_env import IMAGE_SIZE
+from flowstill_evaluator.suites.reach_around import ACTION_NAMES, BLACK_CAMERA, INSTRUCTION, STATE_NAMES
 
 CHUNK = 16
 EXECUTED = 8
@@ -60,7 +61,7 @@ class Demonstrations:
 
     def stats(self) -> dict[str, dict[str, torch.Tensor]]:
         """Mean and standard deviation, as LeRobot's normaliser reads them."""
-        named = {STATE_KEY: self.state_NS, "action": self.action_ND}
+        named = {STATE: self.state_NS, "action": self.action_ND}
         return {name: {"mean": x.mean(0), "std": x.std(0)} for name, x in named.items()}
 
     def chunks(self, index_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,8 +75,8 @@ def make_config(vlm: str) -> SmolVLAConfig:
     """The teacher's configuration: 0.8 M parameters, the usual 32 padded state and action dimensions."""
     return SmolVLAConfig(
         input_features={
-            STATE_KEY: PolicyFeature(FeatureType.STATE, (len(STATE_NAMES),)),
-            IMAGE_KEY: PolicyFeature(FeatureType.VISUAL, (3, IMAGE_SIZE, IMAGE_SIZE)),
+            STATE: PolicyFeature(FeatureType.STATE, (len(STATE_NAMES),)),
+            BLACK_CAMERA: PolicyFeature(FeatureType.VISUAL, (3, IMAGE_SIZE, IMAGE_SIZE)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (len(ACTION_NAMES),))},
         device="cpu",
@@ -120,13 +121,13 @@ class Trainer:
         index_B, self.order = self.order[:size], self.order[size:]
         action_BHD, past_BH = self.data.chunks(index_B)
         sample = {
-            STATE_KEY: self.data.state_NS[index_B] + self.noise_S * torch.randn(size, len(self.noise_S)),
-            IMAGE_KEY: torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE),
+            STATE: self.data.state_NS[index_B] + self.noise_S * torch.randn(size, len(self.noise_S)),
+            BLACK_CAMERA: torch.zeros(size, 3, IMAGE_SIZE, IMAGE_SIZE),
             "action": action_BHD,
             "task": [INSTRUCTION] * size,
         }
         ready = self.preprocess(sample)
-        keys = (STATE_KEY, IMAGE_KEY, "action", OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK)
+        keys = (STATE, BLACK_CAMERA, "action", OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK)
         return {key: ready[key] for key in keys} | {"action_is_pad": past_BH}
 
     def step(self, step: int, steps: int, peak: float, size: int) -> float:

@@ -54,6 +54,10 @@ class OneStep(nn.Module):  # type: ignore[misc]
         with torch.no_grad():
             self.folded_time_1E = self.embed_time(one, torch.zeros_like(one))
 
+    def unfold(self) -> None:
+        """Undo :meth:`fold`: times are computed again from the weights as they are."""
+        self.folded_time_1E = None
+
     def jump(self, prefix: Prefix, noise_BKHD: Tensor) -> Tensor:
         """All K chunks of every observation by one call of the expert, (B, K, H, D)."""
         noise_XHD = noise_BKHD.flatten(0, 1)
@@ -65,7 +69,11 @@ class OneStep(nn.Module):  # type: ignore[misc]
 
     def sample_all(self, seen: Prepared, noise_BKHD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The chosen chunk (B, H, D), all (B, K, H, D), the choice (B,) and the densities (B, K)."""
-        all_BKHD = self.jump(self.encode(seen), noise_BKHD)
+        return self.sample_after(self.encode(seen), noise_BKHD)
+
+    def sample_after(self, prefix: Prefix, noise_BKHD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """:meth:`sample_all` from a prefix that was encoded before."""
+        all_BKHD = self.jump(prefix, noise_BKHD)
         actions_BHD, index_B, density_BK = densest_chunk(
             all_BKHD,
             action_steps=self.config.n_action_steps,

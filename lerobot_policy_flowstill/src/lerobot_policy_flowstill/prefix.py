@@ -67,6 +67,20 @@ class Prefix:
     layers: tuple[tuple[Tensor, Tensor], ...]
     state_BS: Tensor | None = None
 
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by the names that they have as outputs and inputs of exported graphs."""
+        named = {"prefix_mask": self.pad_mask_BP}
+        for i, (key, value) in enumerate(self.layers):
+            named |= {f"key_{i}": key, f"value_{i}": value}
+        return named if self.state_BS is None else named | {"state": self.state_BS}
+
+    @classmethod
+    def of(cls, named: Mapping[str, Tensor]) -> "Prefix":
+        """The reverse of :meth:`named`."""
+        count = sum(name.startswith("key_") for name in named)
+        layers = tuple((named[f"key_{i}"], named[f"value_{i}"]) for i in range(count))
+        return cls(named["prefix_mask"], layers, named.get("state"))
+
     def __getitem__(self, rows: Any) -> "Prefix":
         """The prefix of some of the observations."""
         state_BS = None if self.state_BS is None else self.state_BS[rows]

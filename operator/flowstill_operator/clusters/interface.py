@@ -1,5 +1,6 @@
 """The only way to effects: what a cluster must do for the reconcile loop."""
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from flowstill.api.children import ProgressReport
@@ -7,7 +8,9 @@ from flowstill.errors import FlowstillError
 from flowstill_operator.children import Document
 from flowstill_operator.steps import Note
 
-Kind = Literal["DistillJob", "StudentRollout", "Job", "Deployment"]
+Kind = Literal["DistillJob", "StudentRollout", "Job", "Service", "Deployment"]
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""Of a pod: its Job."""
 
 
 class AlreadyExists(FlowstillError):
@@ -45,11 +48,14 @@ class Cluster(Protocol):
     async def pods(self, job: Document) -> list[Document]:
         """The pods of a Job."""
 
+    async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The pods with those labels, as they are now."""
+
     async def progress(self, pod: Document) -> ProgressReport | None:
         """What a running child says about itself; None when it does not answer."""
 
-    async def create_job(self, manifest: Document) -> None:
-        """Create it. Raises AlreadyExists, Refused."""
+    async def create(self, manifest: Document) -> None:
+        """Create a Job or a Service. Raises AlreadyExists, Refused."""
 
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply as field manager ``flowstill``, never forced.

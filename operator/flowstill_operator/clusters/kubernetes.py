@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,17 @@ from flowstill.api import API_VERSION, GROUP, VERSION
 from flowstill.api.children import ProgressReport
 from flowstill.errors import FlowstillError
 from flowstill_operator.children import Document, is_finished
-from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Gone, Kind, Refused
+from flowstill_operator.clusters.interface import (
+    JOB_NAME_LABEL,
+    AlreadyExists,
+    Conflict,
+    FieldOwned,
+    Gone,
+    Kind,
+    Refused,
+)
 from flowstill_operator.jobs import PROGRESS_PORT
+from flowstill_operator.ranks import INDEX_ANNOTATION
 from flowstill_operator.steps import Note, timestamp
 
 log = logging.getLogger(__name__)
@@ -27,11 +37,11 @@ USERS_FIELD_MANAGER = "flowstill-cli"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
 PROGRESS_TIMEOUT_SECONDS = 2.0
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 COLLECTIONS: dict[Kind, tuple[str, str]] = {
     "DistillJob": (f"apis/{GROUP}/{VERSION}", "distilljobs"),
     "StudentRollout": (f"apis/{GROUP}/{VERSION}", "studentrollouts"),
     "Job": ("apis/batch/v1", "jobs"),
+    "Service": ("api/v1", "services"),
     "Deployment": ("apis/apps/v1", "deployments"),
 }
 
@@ -98,6 +108,8 @@ class KubernetesCluster:
                 del self._pods[metadata["namespace"], job]
         else:
             kept = {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata}
+            index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION)
+            kept |= {} if index is None else {"annotations": {INDEX_ANNOTATION: index}}
             pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
@@ -113,8 +125,11 @@ class KubernetesCluster:
         namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
         if not is_finished(job):
             return list(self._pods.get((namespace, name), {}).values())
-        selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
-        query = [("labelSelector", selector)]
+        return await self.find_pods(namespace, {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]})
+
+    async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The pods with those labels, as the API server has them now."""
+        query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))]
         status, body = await self._request("GET", f"/api/v1/namespaces/{quote(namespace)}/pods", query=query)
         _check(status, body)
         pods: list[Document] = body.get("items") or []
@@ -137,9 +152,9 @@ class KubernetesCluster:
             log.debug("no progress from %s: %s", address, error)
             return None
 
-    async def create_job(self, manifest: Document) -> None:
-        """Create it."""
-        path = _path("Job", manifest["metadata"]["namespace"])
+    async def create(self, manifest: Document) -> None:
+        """Create a Job or a Service."""
+        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
         status, body = await self._request("POST", path, body=manifest, query=[("fieldManager", FIELD_MANAGER)])
         if status == 409:
             raise AlreadyExists(_message(body))

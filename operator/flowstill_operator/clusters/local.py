@@ -11,7 +11,7 @@ import json
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -171,7 +171,11 @@ class LocalCluster:
                 found.append((stored["job"], await asyncio.to_thread(_fetch_progress, url)))
         return found
 
-    async def create_job(self, manifest: Document) -> None:
+    async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
+        return []
+
+    async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
         name = manifest["metadata"]["name"]
         path = self._job_path(name)

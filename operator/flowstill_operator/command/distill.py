@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from flowstill.api import API_VERSION
 from flowstill.api.distilljob import DistillJobSpec
@@ -53,14 +54,18 @@ FLAGS = (
     Flag("--batch-size", "training.batchSize", "samples a step"),
     Flag("--warmup-steps", "training.warmupSteps", "steps of linear warm-up, unless given at most a tenth of --steps"),
     Flag("--ema", "training.ema", "decay of the published average of the weights; 0: none"),
+    Flag("--fidelity-every", "training.fidelityEvery", "steps between looks that choose what is published; 0: one"),
     Flag("--precision", "training.precision", "bf16 or fp32"),
+    Flag("--export-precision", "export.precision", "of the ONNX graph: auto, fp32, fp16 or bf16 (docs/onnx.md)"),
     Flag("--seed", "training.seed", "of everything random"),
     Flag("--target-steps", "method.targetSteps", "Euler steps of the rollout that makes the target"),
     Flag("--bank-size", "method.bankSize", "teacher rollouts computed once and reused; 0: fresh ones every step"),
+    Flag("--refine-steps", "method.refine.steps", "steps of distribution matching after the training (default: none)"),
     Flag("--draws", "student.draws", "noises that the student takes at once: 1, or 8 to 64"),
     Flag("--teacher-steps", "teacher.steps", "denoising steps of the teacher as it is used today"),
     Flag("--threshold", "validation.threshold", "of --validate-after: largest difference of normalised actions"),
     Flag("--gpus", "runtime.gpusPerNode", "GPUs of the child's pod; a child on this machine uses what it finds"),
+    Flag("--nodes", "runtime.nodes", "pods that train together, on a cluster, each with --gpus"),
 )
 OTHERS = {
     "teacher.uri": "TEACHER",
@@ -209,8 +214,11 @@ def _spec(options: argparse.Namespace, platform: Platform) -> DistillJobSpec:
     for flag in FLAGS:
         given = getattr(options, flag.dest)
         if given is not None:
-            section, _, field = flag.field.partition(".")
-            values.setdefault(section, {})[field] = given
+            *sections, field = flag.field.split(".")
+            section = values
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[field] = given
     try:
         spec = DistillJobSpec.model_validate(values)
     except ValidationError as error:
@@ -285,18 +293,27 @@ def _name(options: argparse.Namespace) -> str:
 
 def _explain(item: ErrorDetails) -> str:
     """One finding of the models, by the flag that it is about."""
-    field = ".".join(str(part) for part in item["loc"][:2])
+    path = ".".join(str(part) for part in item["loc"])
+    field = next((name for name in FLAG_OF if f"{path}.".startswith(f"{name}.")), None)
     message = by_flags(item["msg"].removeprefix("Value error, "))
-    if field not in FLAG_OF:
+    if field is None:
         return message
     return f"{FLAG_OF[field]}: {item['input']}: {message}"
 
 
 def _default(field: str) -> Any:
-    """The default of a field, ``section.name``, as the models have it."""
-    section, _, name = field.partition(".")
-    model = DistillJobSpec.model_fields[section].annotation
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ValueError(f"spec.{section} is no section")
-    [default] = [info.default for info in model.model_fields.values() if info.alias == name]
-    return default
+    """The default of a field, ``section.name``, as the models have it; None where it or its section has none."""
+    model: Any = DistillJobSpec
+    *sections, name = field.split(".")
+    for section in sections:
+        info = _fields(model)[section]
+        if info.default is None:
+            return None
+        model = info.annotation
+    default = _fields(model)[name].default
+    return None if default is PydanticUndefined else default
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by their names in YAML."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}

@@ -8,14 +8,17 @@ from pydantic import ValidationError
 
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill_operator.children import MISSING, Child, Document
-from flowstill_operator.clusters.interface import Cluster
-from flowstill_operator.jobs import Owner
+from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Cluster
+from flowstill_operator.jobs import Owner, child_selector
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
+from flowstill_operator.ranks import is_ended
 from flowstill_operator.steps import RUNNING_LOOK_SECONDS, Problem, Role, parse_timestamp, started
 
 TERMINAL = frozenset({"Succeeded", "Failed"})
-NOT_STARTED = ("Pending",)
+RESTARTING = "Restarting"
+"""The attempt that ``status.attempts`` counts is decided on, and its Job is not made yet."""
+NOT_STARTED = ("Pending", RESTARTING)
 PARITY = "ParityVerified"
 STEPS: tuple[tuple[Role, str], ...] = (("train", "Trained"), ("parity", PARITY))
 """Each child, and the condition that says how far it is."""
@@ -28,6 +31,7 @@ class Observed:
     Attributes:
         image: of the trainer; pinned once it is in the status.
         validation_image: of the evaluator today; the plan pins it when its child starts.
+        pods_left: pods of earlier attempts that have not ended; looked for when an attempt is over or about to begin.
     """
 
     owner: Owner
@@ -39,6 +43,13 @@ class Observed:
     validation_image: str
     children: Mapping[Role, Child] = field(default_factory=dict)
     readers: Mapping[Role, Child] = field(default_factory=dict)
+    pods_left: tuple[str, ...] = ()
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of a training on several nodes it is, from 1; 0 on one node, where the Job counts them."""
+        several = self.spec is not None and self.spec.runtime.nodes > 1
+        return max(1, self.status.attempts) if several else 0
 
     def child(self, role: Role) -> Child:
         """The child of that role."""
@@ -80,14 +91,27 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     if status.phase in TERMINAL or observed.problem is not None:
         return observed
     role = current_role(status)
+    begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
+    attempt = observed.attempt if role == "train" else 0
     child, reader = await observe_child(
         cluster,
         observed.owner,
         role,
-        started=started(status.conditions, dict(STEPS)[role], NOT_STARTED),
+        started=begun,
         look=role != "train" or _look_is_due(status, now),
+        attempt=attempt,
     )
-    return replace(observed, children={role: child}, readers={role: reader})
+    between = child.state == "Failed" or (child.state == "Missing" and not begun)
+    left = await _pods_left(cluster, observed.owner) if attempt and between else ()
+    return replace(observed, children={role: child}, readers={role: reader}, pods_left=left)
+
+
+async def _pods_left(cluster: Cluster, owner: Owner) -> tuple[str, ...]:
+    """Pods of this resource's training that have not ended, whatever became of their Jobs."""
+    pods = await cluster.find_pods(owner.namespace, child_selector(owner, "train"))
+    jobs = [(pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, "") for pod in pods]
+    ours = [pod for pod, job in zip(pods, jobs, strict=True) if job.endswith(f"-{owner.hash}")]
+    return tuple(sorted(pod["metadata"]["name"] for pod in ours if not is_ended(pod)))
 
 
 def current_role(status: DistillJobStatus) -> Role:

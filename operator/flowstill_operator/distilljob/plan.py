@@ -11,6 +11,7 @@ from flowstill.api.conditions import find_condition
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
 from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
+from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
 from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, TERMINAL, Observed
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
@@ -77,8 +78,14 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     reading = before is not None and before.reason == READING
     begun = started(status.conditions, "Trained", NOT_STARTED)
     child = observed.child("train")
-    draft.set(attempts=max(status.attempts, child.attempts), image=status.image or child.image or observed.image)
+    attempts = observed.attempt or max(status.attempts, child.attempts)
+    draft.set(attempts=attempts, image=status.image or child.image or observed.image)
     step = judge_step("Train", begun, reading, child, observed.reader("train"))
+    if step.state == "failed":
+        following = after_failure(observed, spec, draft, step)
+        if isinstance(following, Move):
+            return following
+        step = following
     task = TrainTask(
         resource=f"{observed.owner.namespace}/{observed.owner.name}",
         uid=observed.owner.uid,
@@ -90,9 +97,12 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
         draft.set(start_time=timestamp(draft.now))
     match step.state:
         case "start":
+            waiting = wait_for_pods(observed, draft)
+            if waiting is not None:
+                return waiting
             draft.set(phase="Queued", message=WAITING_TEXT["queued"])
             draft.condition("Trained", "Unknown", "Queued", WAITING_TEXT["queued"])
-            return Move((Wanted("train", task, image),))
+            return Move((Wanted("train", task, image, attempt=observed.attempt),))
         case "read":
             draft.condition("Trained", "Unknown", READING, step.message)
             return Move((Wanted("train", task, image, reader=True),))

@@ -14,6 +14,7 @@ from flowstill_operator.distilljob import observe as distilljob_observe
 from flowstill_operator.distilljob import plan as distilljob_plan
 from flowstill_operator.engine.queue import KeyQueue
 from flowstill_operator.engine.status import same_status, status_document
+from flowstill_operator.indexed import rank_service
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout import manifests as rollout_manifests
 from flowstill_operator.rollout import observe as rollout_observe
@@ -160,19 +161,27 @@ class Reconciler:
                 return controller.target_refused(observed, refusal.reason, str(refusal))
         return None
 
-    async def _create(self, manifest: Document, uid: str, role: str) -> None:
-        """Create the Job, or adopt it when it is ours from an earlier life of the operator."""
+    async def _create(self, job: Document, uid: str, role: str) -> None:
+        """Create the Job, after the Service by which its ranks find each other when it has several."""
+        service = rank_service(job)
+        if service is not None:
+            await self._create_or_adopt("Service", service, uid)
+        if await self._create_or_adopt("Job", job, uid):
+            self.observer.child_created(role)
+
+    async def _create_or_adopt(self, kind: Literal["Job", "Service"], manifest: Document, uid: str) -> bool:
+        """Create it, or adopt it when it is ours from an earlier life of the operator; whether it was created."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
         try:
-            await self.cluster.create_job(manifest)
+            await self.cluster.create(manifest)
         except AlreadyExists as error:
-            found = await self.cluster.get("Job", namespace, name)
+            found = await self.cluster.get(kind, namespace, name)
             if found is None:
-                raise Conflict(f"Job {namespace}/{name} vanished while it was adopted") from error
+                raise Conflict(f"{kind} {namespace}/{name} vanished while it was adopted") from error
             if not owned_by(found, uid):
-                raise Refused(f"a Job {name} exists and belongs to somebody else: delete or rename it") from error
-            return
-        self.observer.child_created(role)
+                raise Refused(f"a {kind} {name} exists and belongs to somebody else: delete or rename it") from error
+            return False
+        return True
 
     async def _tell(self, resource: Document, note: Note) -> None:
         try:

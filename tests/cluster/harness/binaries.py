@@ -46,6 +46,7 @@ CONTROL_PLANE = (
     _kubernetes("kubectl"),
 )
 NODE = (_kubernetes("kubelet"), _kubernetes("kube-proxy"), Tool("pause", TOOLS / "pause", "."))
+COREDNS = Tool("coredns", TOOLS / "coredns", ".")
 HELM = Tool("helm", TOOLS / "helm", "helm.sh/helm/v4/cmd/helm")
 
 

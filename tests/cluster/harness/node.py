@@ -17,6 +17,15 @@ from tests.cluster.harness.processes import Background, free_port, run, start, w
 NAME = "node-1"
 _PREFIX = "fst-node-"
 _READY_LIMIT_S = 120.0
+_COREFILE = """\
+.:53 {{
+    bind {address}
+    errors
+    kubernetes cluster.local {{
+        kubeconfig {kubeconfig}
+    }}
+}}
+"""
 
 
 class Node:
@@ -65,6 +74,17 @@ class Node:
         """Make an image of the store usable by pods (``imagePullPolicy: Never``), and return its name."""
         self.containerd.load(self.images, name)
         return name
+
+    def start_dns(self) -> None:
+        """Let pods resolve Services by name, which few tests need (built on first use).
+
+        Raises:
+            HarnessError: it did not start; the message has the end of its log.
+        """
+        dns = binaries.ensure((binaries.COREDNS,), self._report)["coredns"]
+        path = self.folder / "Corefile"
+        path.write_text(_COREFILE.format(address=network.NODE_ADDRESS, kubeconfig=self.plane.kubeconfig))
+        self._processes.append(start("coredns", [str(dns), "-conf", str(path)], self.folder))
 
     def volume(self, name: str, path: Path, namespace: str, size: str = "10Gi") -> None:
         """Make a folder of this machine a volume, and bind the new claim `name` in `namespace` to it."""

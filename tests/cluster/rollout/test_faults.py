@@ -208,10 +208,10 @@ async def test_what_the_server_refuses_is_told_apart(scene: Scene) -> None:
             "spec": {"template": {"spec": job["spec"]["template"]["spec"]}},
         }
         with pytest.raises(AlreadyExists):
-            await cluster.create_job(again)
+            await cluster.create(again)
         again["metadata"]["name"] = "No Such Name"
         with pytest.raises(Refused, match=r"metadata\.name"):
-            await cluster.create_job(again)
+            await cluster.create(again)
         deployment = DeploymentTarget(name=TARGET, container="policy")
 
         def change(found: Document) -> Document:

@@ -143,11 +143,18 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("DistillJob", "method.name", "snapflow", "magic"),
         ("DistillJob", "method.consistencyWeight", 0.001, 0),
         ("DistillJob", "method.mixRatio", 1, 1.5),
+        ("DistillJob", "method.refine", {"steps": 1}, {}),
+        ("DistillJob", "method.refine", {"name": "dmd", "steps": 1}, {"name": "gan", "steps": 1}),
+        ("DistillJob", "method.refine", {"steps": 1, "learningRate": 1}, {"steps": 1, "learningRate": 0}),
+        ("DistillJob", "method.refine", {"steps": 1, "fakeLearningRate": 1}, {"steps": 1, "fakeLearningRate": 1.1}),
+        ("DistillJob", "method.refine", {"steps": 1, "fakeSteps": 100}, {"steps": 1, "fakeSteps": 0}),
         ("DistillJob", "training.ema", 0.999, 1),
         ("DistillJob", "training.precision", "fp32", "fp8"),
         ("DistillJob", "training.steps", 1, 0),
+        ("DistillJob", "training.fidelityEvery", 0, -1),
         ("DistillJob", "training.steps", 1, 1.5),
         ("DistillJob", "runtime.shmSize", "512Mi", "lots"),
+        ("DistillJob", "runtime.nodes", 64, 0),
         ("DistillJob", "runtime.env", [{"name": "A"}], [{"name": "1A"}]),
         ("DistillJob", "runtime.nodeSelector", {"a": "b"}, {"a": "b" * 64}),
         ("StudentRollout", "evaluation.suite", "metaworld", "chess"),
@@ -177,10 +184,12 @@ REFUSED = {
     RULES["Student"][0]["rule"]: changed("DistillJob", "student", {"draws": 4, "drawNeighbours": 1}),
     RULES["Student"][1]["rule"]: changed("DistillJob", "student", {"draws": 8, "drawNeighbours": 5}),
     RULES["Method"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 1}),
-    RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
-    RULES["Method"][2]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
+    RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
+    RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
+    RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
+    RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
 
 
@@ -194,10 +203,16 @@ def test_each_rule_is_one_of_the_types_with_the_same_words(rule: dict[str, Any])
     assert rule in in_schema
 
 
+def test_a_state_out_student_may_have_a_bank_of_two_steps() -> None:
+    document = changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}) | {"student": {"stateOut": True}}
+    assert KINDS[0].spec.model_validate(document).method.bank_size == 1  # type: ignore[attr-defined]
+
+
 @EVERY_KIND
 def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
     schema = spec_schema(kind)
-    rules = {rule["fieldPath"]: rule for rule in schema["x-kubernetes-validations"]}
+    transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
+    rules = {rule["fieldPath"]: rule for rule in transitions}
     assert rules.keys() == {f".{name}" for name in schema["properties"]}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]

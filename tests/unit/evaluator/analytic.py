@@ -1,24 +1,11 @@
 """Real implementations of the two interfaces: a mass on a line, and controllers."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from flowstill.policies.interface import Chunks, RunnerInfo
-from flowstill_evaluator.suites.registry import Observation
+from flowstill_evaluator.suites.interface import Observation, StepResult
 
 CHUNK, PADDED = 8, 6
-
-
-@dataclass(frozen=True)
-class Step:
-    observation: Observation
-    success: bool
-    done: bool
-    reward: float
-    clamped: bool
-    joint_velocity: np.ndarray
-    touched: bool
 
 
 class Line:
@@ -33,9 +20,9 @@ class Line:
             raise RuntimeError(f"cannot start {seed}")
         self._x = float(np.random.default_rng(seed).uniform(0.5, 1.5))
         self._steps = 0
-        return self._seen()
+        return self.observe()
 
-    def step(self, action) -> Step:
+    def step(self, action) -> StepResult:
         wanted = float(np.asarray(action, dtype=np.float64)[0])
         move = 0.1 * float(np.clip(wanted, -1, 1))
         self._x += move
@@ -43,7 +30,7 @@ class Line:
         success, touched = abs(self._x) < 0.06, abs(self._x) > 2
         done = success or touched or self._steps >= 40
         speed = np.array([move, 0.0])
-        return Step(self._seen(), success, done, -abs(self._x), abs(wanted) > 1, speed, touched)
+        return StepResult(success, done, -abs(self._x), abs(wanted) > 1, speed, touched)
 
     def render(self) -> np.ndarray:
         return np.zeros((160, 160, 3), dtype=np.uint8)
@@ -51,7 +38,7 @@ class Line:
     def close(self) -> None:
         self.closed = True
 
-    def _seen(self) -> Observation:
+    def observe(self) -> Observation:
         return {"observation.state": np.array([self._x], dtype=np.float32)}
 
 
@@ -68,6 +55,7 @@ def info(draws: int = 1, state_dim: int = 1, action_dim: int = 1, cameras: tuple
         action_steps=4,
         state_dim=state_dim,
         cameras=cameras,
+        camera_sizes=((32, 32),) * len(cameras),
         digest="sha256:" + "0" * 64,
     )
 

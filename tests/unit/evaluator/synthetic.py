@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flowstill.artifacts.curve import Curve, Look
 from flowstill_evaluator.evidence import Evidence, Expected, load_evidence
 
 STUDENT, TEACHER = "sha256:" + "5" * 64, "sha256:" + "7" * 64
@@ -150,3 +151,16 @@ def read_json(folder: Path, name: str) -> Any:
 
 def load(folder: Path, **changes: Any) -> Evidence:
     return load_evidence(folder, expected(**changes))
+
+
+def curve(steps: list[int], *, published: int, reason: str = "nearest") -> Curve:
+    """What a trainer writes about its looks at these steps; nothing is checked."""
+    looks = [
+        Look(
+            step=step, loss=0.1, distances=[0.1, 0.2], distance=0.15, distance_error=0.05, spread=0.9, cosine=0.8,
+            nearest_cosine=0.9, mse_mean=0.4, mse_median=0.3, mse_p90=0.8, mse_p95=1.0, mean_error=0.1,
+        )
+        for step in steps
+    ]  # fmt: skip
+    values = {"teacher_steps": 10, "observations": 64, "chunks": 16, "steps": max(steps, default=1), "looks": looks}
+    return Curve.model_construct(**values, published_step=published, reason=reason)

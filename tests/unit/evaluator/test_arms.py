@@ -1,6 +1,5 @@
 """Which arms run, against what, and what is refused before anything is simulated."""
 
-import numpy as np
 import pytest
 
 from flowstill.api.children import RolloutsTask
@@ -9,8 +8,7 @@ from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import OnnxDescription, StudentProperties
 from flowstill.artifacts.stores import publish
 from flowstill.errors import ArtifactError, UserError
-from flowstill_evaluator.arms import References, check_fit, compare, reference_arm, resolve
-from tests.unit.evaluator.analytic import info
+from flowstill_evaluator.arms import References, compare, reference_arm, resolve
 
 TEACHER = StatusRef(uri="store://teachers/t", digest="sha256:" + "1" * 64)
 STUDENT = StatusRef(uri="store://students/s", digest="sha256:" + "2" * 64)
@@ -58,25 +56,27 @@ def references(draws=8, baseline=TEACHER, baseline_is_student=False):
     return References(STUDENT, properties(draws), TEACHER, baseline, baseline_is_student)
 
 
-def test_all_six_arms_with_the_teachers_own_steps():
+def test_all_arms_with_the_teachers_own_steps():
     comparison = compare(task(), references())
     assert [(a.name, a.steps, a.draws, a.runtime) for a in comparison.arms] == [
         ("teacher@10", 12, 1, "torch"),
         ("teacher@4", 4, 1, "torch"),
         ("teacher@2", 2, 1, "torch"),
         ("teacher@1", 1, 1, "torch"),
+        ("teacher@10-draws", 12, 8, "torch"),
         ("student", None, 1, "onnx"),
         ("student-draws", None, 8, "onnx"),
     ]
     assert (comparison.served, comparison.baseline, comparison.action_steps) == ("student-draws", "teacher@10", 8)
     assert comparison["student"].reference == f"{STUDENT.uri}@{STUDENT.digest}"
     assert reference_arm(references()) == comparison["teacher@10"]
+    assert comparison["teacher@10-draws"].neighbours == properties().draw_neighbours
 
 
 def test_a_student_of_one_draw_is_served_with_one():
     comparison = compare(task(), references(draws=1))
     assert comparison.served == "student"
-    assert "student-draws" not in [a.name for a in comparison.arms]
+    assert not [a.name for a in comparison.arms if "draws" in a.name]
     with pytest.raises(UserError, match=r"spec\.evaluation\.arms: the student has one draw"):
         compare(task(arms=["teacher@10", "student", "student-draws"]), references(draws=1))
 
@@ -128,16 +128,3 @@ def test_resolve_reads_and_pins(tmp_path, monkeypatch):
     (teacher / "config.json").write_text("{ }")
     with pytest.raises(ArtifactError, match=r"spec\.teacher\.digest"):
         resolve(task(student))
-
-
-def test_what_a_policy_must_fit():
-    seen = {"observation.state": np.zeros(7, np.float32), "observation.images.top": np.zeros((32, 32, 3), np.uint8)}
-    fitting = {"state_dim": 7, "action_dim": 4, "cameras": ("observation.images.top",)}
-    check_fit(info(**fitting), "arm", seen, 4)
-    for change, message in [
-        ({"cameras": ("observation.images.wrist",)}, r"renameMap: arm expects 'observation.images.wrist'"),
-        ({"state_dim": 8}, r"tasks: arm was trained on states of 8 numbers, the environment has 7"),
-        ({"action_dim": 6}, r"tasks: arm gives actions of 6 numbers, the environment takes 4"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            check_fit(info(**{**fitting, **change}), "arm", seen, 4)

@@ -13,7 +13,7 @@ from flowstill.api.studentrollout import ArmResult, GateResult, Interval
 from flowstill.artifacts.manifest import RolloutsProperties, StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch, publish, push
 from flowstill.child.context import ChildContext
-from flowstill.errors import DigestMismatch, UserError
+from flowstill.errors import ArtifactError, DigestMismatch, UserError
 from flowstill_evaluator.cli import main
 from flowstill_evaluator.decision import MAX_DECISION_BYTES, fitted_result
 from flowstill_evaluator.gates.chain import TITLES
@@ -38,7 +38,7 @@ def store(tmp_path, monkeypatch):
     return folder
 
 
-def published(tmp_path, draws=8, break_records=None, **records):
+def published(tmp_path, draws=8, break_records=None, curve=None, **records):
     """Teacher, student and records in the store; what a judge is asked about."""
     teacher_folder = tmp_path / "teacher"
     teacher_folder.mkdir(exist_ok=True)
@@ -48,6 +48,10 @@ def published(tmp_path, draws=8, break_records=None, **records):
     student_folder = tmp_path / "student"
     (student_folder / "onnx").mkdir(parents=True, exist_ok=True)
     (student_folder / "onnx" / "student.onnx").write_bytes(b"graph")
+    if curve is not None:
+        (student_folder / "fidelity").mkdir()
+        (student_folder / "fidelity" / "curve.json").write_text(curve)
+        (student_folder / "fidelity" / "curve.png").write_bytes(b"a picture")
     properties = StudentProperties(
         policy_type="smolvla",
         method={"name": "snapflow", "targetSteps": 10, "mixRatio": 1.0},
@@ -138,6 +142,25 @@ def test_good_records_end_in_published_evidence(store, tmp_path):
     assert [a["success"] for a in report["arms"] if a["name"] == "student-draws"] == [197]
     assert len(report["velocityShifts"]) == 7
     assert "The student may be served" in (folder / "report.html").read_text()
+
+
+def test_the_students_curve_is_in_the_report(store, tmp_path):
+    curve = syn.curve([300, 600], published=300)
+    result, _ = run(published(tmp_path, curve=curve.model_dump_json(by_alias=True)), tmp_path)
+    folder = fetch(result.evidence, "evidence")
+    assert "data:image/png;base64,YSBwaWN0dXJl" in (folder / "report.html").read_text()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["training"] == curve.model_dump(by_alias=True)
+
+
+def test_a_student_without_a_curve_is_judged_all_the_same(store, tmp_path):
+    result, _ = run(published(tmp_path), tmp_path)
+    assert json.loads((fetch(result.evidence, "evidence") / "report.json").read_text())["training"] is None
+
+
+def test_a_curve_that_cannot_be_read_is_named(store, tmp_path):
+    with pytest.raises(ArtifactError, match=r"curve\.json is no curve that this version reads: looks"):
+        run(published(tmp_path, curve=syn.curve([], published=1).model_dump_json(by_alias=True)), tmp_path)
 
 
 def test_the_command_says_it_in_one_line(store, tmp_path, monkeypatch):

@@ -66,6 +66,21 @@ def test_another_draw_is_forgiven_in_a_tie_only(chunks, gap, disagreements):
     assert difference(left, right, STEPS, REAL).disagreements == disagreements
 
 
+@pytest.mark.parametrize(("moved", "gap", "disagreements"), [(0.01, 0.039, 0), (0.01, 0.041, 1), (0.0, 0.039, 1)])
+def test_a_rounded_graph_ties_as_far_as_its_chunks_moved(chunks, moved, gap, disagreements):
+    """Four times the farthest move of a chunk of that observation; in float32 the tie stays what it is."""
+    other = (chunks.index_B[2] + 1) % 5
+    density_BK = chunks.density_BK.copy()
+    density_BK[2, other] = density_BK[2, chunks.index_B[2]] - gap
+    index_B = chunks.index_B.copy()
+    index_B[2] = other
+    left = replace(chunks, density_BK=density_BK)
+    right = replace(changed(left, (2, 0, 1, 1), moved), index_B=index_B)
+    right = changed(right, (3, 0, 1, 1), 1.0)  # another observation's move excuses nothing here
+    assert difference(left, right, STEPS, REAL, rounded=True).disagreements == disagreements
+    assert difference(left, right, STEPS, REAL).disagreements == 1
+
+
 @pytest.mark.parametrize(
     ("measured", "outcome", "words", "number"),
     [

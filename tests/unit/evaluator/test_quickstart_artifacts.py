@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from flowstill.artifacts.digests import tree_digest
-from flowstill_evaluator.suites.metaworld_env import STATE_KEY
+from flowstill_evaluator.suites.interface import STATE
 from flowstill_evaluator.suites.reach_around import POST_XY
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
@@ -42,9 +42,9 @@ def bytes_stand_in_readme(folder):
 
 def episodes_of(folder):
     """States and actions of each episode: a list of (T, 7) and (T, 4) arrays."""
-    table = parquet.read_table(folder / "data", columns=[STATE_KEY, "action", "episode_index"])
+    table = parquet.read_table(folder / "data", columns=[STATE, "action", "episode_index"])
     state, action = (
-        table[key].combine_chunks().flatten().to_numpy().reshape(len(table), -1) for key in (STATE_KEY, "action")
+        table[key].combine_chunks().flatten().to_numpy().reshape(len(table), -1) for key in (STATE, "action")
     )
     starts = np.flatnonzero(np.diff(table["episode_index"].to_numpy())) + 1
     return list(zip(np.split(state, starts), np.split(action, starts), strict=True))
@@ -129,7 +129,7 @@ def test_teacher_was_normalised_by_demonstrations_of_this_kind():
     """The dataset is the first eighth of what the teacher saw, so their means nearly agree."""
     teacher = load_file(QUICKSTART / "teacher" / "policy_preprocessor_step_5_normalizer_processor.safetensors")
     stats = json.loads((QUICKSTART / "dataset" / "meta" / "stats.json").read_text())
-    for key in (STATE_KEY, "action"):
+    for key in (STATE, "action"):
         apart = np.abs(teacher[f"{key}.mean"] - np.array(stats[key]["mean"])) / teacher[f"{key}.std"]
         assert apart.max() < 0.1, f"{key}: {apart.round(3)} standard deviations"
         np.testing.assert_allclose(teacher[f"{key}.std"], stats[key]["std"], rtol=0.05)

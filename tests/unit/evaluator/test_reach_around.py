@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from flowstill_evaluator.suites.expert import WayRoundExpert
-from flowstill_evaluator.suites.metaworld_env import IMAGE_KEY, STATE_KEY, MetaWorldEnv
+from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.metaworld_env import MetaWorldEnv
 from flowstill_evaluator.suites.reach_around import (
+    BLACK_CAMERA,
     GOAL_HIGH,
     GOAL_LOW,
     POST_RADIUS,
@@ -34,14 +36,14 @@ def straight_to_goal(state: np.ndarray) -> np.ndarray:
 
 def drive(env: ReachAroundEnv, seed: int, expert: WayRoundExpert | None = None):
     """Play one episode; without an expert, straight at the goal."""
-    state = env.reset(seed)[STATE_KEY]
+    state = env.reset(seed)[STATE]
     if expert is not None:
         expert.start(state)
     states = [state]
     while True:
         action = straight_to_goal(state) if expert is None else expert.act(state).executed
         result = env.step(action)
-        state = result.observation[STATE_KEY]
+        state = env.observe()[STATE]
         states.append(state)
         if result.done:
             return result, np.stack(states)
@@ -49,16 +51,16 @@ def drive(env: ReachAroundEnv, seed: int, expert: WayRoundExpert | None = None):
 
 def test_observation_is_what_the_policy_expects(env):
     observation = env.reset(0)
-    assert observation[STATE_KEY].shape == (7,)
-    assert observation[STATE_KEY].dtype == np.float32
-    assert observation[IMAGE_KEY].shape == (32, 32, 3)
-    assert observation[IMAGE_KEY].dtype == np.uint8
-    assert not observation[IMAGE_KEY].any()
-    np.testing.assert_allclose(observation[STATE_KEY][4:], env.sim.target, rtol=1e-6)
+    assert observation[STATE].shape == (7,)
+    assert observation[STATE].dtype == np.float32
+    assert observation[BLACK_CAMERA].shape == (32, 32, 3)
+    assert observation[BLACK_CAMERA].dtype == np.uint8
+    assert not observation[BLACK_CAMERA].any()
+    np.testing.assert_allclose(observation[STATE][4:], env.sim.target, rtol=1e-6)
 
 
 def test_start_and_goal_vary_with_the_seed_inside_their_boxes(env):
-    states = np.stack([env.reset(seed)[STATE_KEY] for seed in range(8)])
+    states = np.stack([env.reset(seed)[STATE] for seed in range(8)])
     assert len(np.unique(states[:, :3], axis=0)) == 8
     assert len(np.unique(states[:, 4:], axis=0)) == 8
     slack = 0.012  # the weld holds the hand softly
@@ -107,12 +109,13 @@ def test_expert_reaches_the_goal_on_both_sides(env):
 
 def test_expert_labels_stay_well_inside_the_action_range(env):
     expert = WayRoundExpert(np.random.default_rng(0))
-    state = env.reset(5)[STATE_KEY]
+    state = env.reset(5)[STATE]
     expert.start(state)
     for _ in range(30):
         action = expert.act(state)
         assert np.abs(action.label).max() < 0.8
-        state = env.step(action.executed).observation[STATE_KEY]
+        env.step(action.executed)
+        state = env.observe()[STATE]
 
 
 def test_same_seed_and_actions_give_the_same_floats(env):
@@ -145,8 +148,8 @@ def test_actions_outside_the_range_are_clipped_and_reported(env):
     clipped.reset(0)
     result = wide.step([0.0, 0.0, 1.5, -1.0])
     assert result.clamped
-    same = clipped.step([0.0, 0.0, 1.0, -1.0])
-    np.testing.assert_array_equal(result.observation[STATE_KEY], same.observation[STATE_KEY])
+    clipped.step([0.0, 0.0, 1.0, -1.0])
+    np.testing.assert_array_equal(wide.observe()[STATE], clipped.observe()[STATE])
     assert result.joint_velocity.shape == (7,)
     assert np.abs(result.joint_velocity).max() > 0
 
@@ -171,22 +174,22 @@ def test_bad_settings_are_refused(env):
 
 def test_a_plain_meta_world_task_repeats_and_shows_its_goal():
     env = MetaWorldEnv("drawer-open-v3", max_steps=20)
-    first, other, again = (env.reset(seed)[STATE_KEY] for seed in (1, 2, 1))
+    first, other, again = (env.reset(seed)[STATE] for seed in (1, 2, 1))
     assert first.shape == (21,)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.abs(first[18:]).max() > 0
-    moved = env.step([0.0, 1.0, 0.0, 0.0])
-    assert not np.array_equal(moved.observation[STATE_KEY], again)
+    env.step([0.0, 1.0, 0.0, 0.0])
+    assert not np.array_equal(env.observe()[STATE], again)
 
 
 def test_plain_reach_succeeds_when_driven_to_its_goal():
     env = MetaWorldEnv("reach-v3")
-    state = env.reset(0)[STATE_KEY]
+    state = env.reset(0)[STATE]
     while True:
         way = state[18:21] + HAND_OVER_TIPS - state[:3]
         result = env.step(np.append(np.clip(10 * way, -1, 1), 0.0))
-        state = result.observation[STATE_KEY]
+        state = env.observe()[STATE]
         if result.done:
             break
     assert result.success

@@ -66,6 +66,7 @@ def test_cameras_are_renamed(folder):
     ("changes", "words"),
     [
         ({"cameras": (OTHER,)}, f"spec.dataset.renameMap: the student needs {OTHER}; the dataset offers {CAMERA}"),
+        ({"episodes": [1, 7]}, r"spec.dataset.episodes: there is no episode 7; the dataset has episodes 0 to 2"),
         ({"state_dim": 3}, r"spec.dataset: observation.state has shape \(7,\), the student's has \(3,\)"),
     ],
 )
@@ -75,5 +76,5 @@ def test_what_does_not_fit_is_named(folder, changes, words):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    with pytest.raises(DatasetRejected, match=r"spec\.dataset: .* does not open as a LeRobotDataset v3"):
+    with pytest.raises(DatasetRejected, match=r"spec\.dataset: .* is no LeRobotDataset v3: .*info\.json"):
         seen(tmp_path)

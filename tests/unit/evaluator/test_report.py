@@ -11,7 +11,7 @@ from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.report.figures import Row, forest, ticks_between
 from flowstill_evaluator.report.media import MAX_BYTES, embed
 from flowstill_evaluator.report.page import reasons, render_page
-from flowstill_evaluator.report.subject import Artifact, Subject
+from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import arm_results, summarise
 from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
@@ -45,12 +45,12 @@ def subject(**changes):
     return Subject(**(values | changes))
 
 
-def page_of(folder, tmp_subject=None, gates=None, **changes):
+def page_of(folder, tmp_subject=None, gates=None, training=None, **changes):
     evidence = syn.load(folder, **changes)
     limits = Gates.model_validate(gates or {})
     results = run_gates(evidence, limits)
     summary = summarise(evidence, results, overall(results))
-    return render_page(tmp_subject or subject(), evidence, summary, limits, folder)
+    return render_page(tmp_subject or subject(), evidence, summary, limits, folder, training)
 
 
 @pytest.fixture
@@ -88,6 +88,14 @@ def read(page):
     reader.feed(page)
     assert reader.open == []
     return reader, re.sub(r"\s+", " ", " ".join(reader.text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("flowstill_smolvla", "SmolVLA"), ("flowstill_pi0", "π0"), ("flowstill_pi05", "π0.5")]
+)
+def test_a_students_policy_has_its_name(records, kind, name):
+    _, text = read(page_of(records, subject(policy_type=kind)))
+    assert f"A {name} policy was distilled" in text
 
 
 def test_the_page_answers_the_four_questions(records):
@@ -147,6 +155,17 @@ def test_missing_evidence_is_named(records):
     assert "The evidence does not decide" in text
     assert "the records have no fidelity.json" in text
     assert "the records have no episodes.jsonl" in text
+
+
+def test_how_the_student_was_watched(records):
+    curve = syn.curve([300, 600, 900], published=600, reason="nearer than step 900 by 0.1")
+    picture = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+    page = page_of(records, training=Training(curve, picture))
+    reader, text = read(page)
+    assert "Published is step 600 of 900: nearer than step 900 by 0.1." in text
+    assert "teacher at 10 denoising steps 3 times, on 64 held-out observations with 16 chunks each" in text
+    assert picture in reader.addresses
+    assert "While it was trained" not in read(page_of(records))[1]
 
 
 def test_nothing_at_all_still_makes_a_page(tmp_path):

@@ -50,12 +50,16 @@ class FakeCluster:
     async def pods(self, job):
         return copy.deepcopy(self.pods_by_job.get(job["metadata"]["name"], []))
 
+    async def find_pods(self, namespace, labels):
+        every = [pod for pods in self.pods_by_job.values() for pod in pods]
+        return copy.deepcopy([pod for pod in every if labels.items() <= pod["metadata"].get("labels", {}).items()])
+
     async def progress(self, pod):
         return None
 
-    async def create_job(self, manifest):
+    async def create(self, manifest):
         metadata = manifest["metadata"]
-        key = ("Job", metadata["namespace"], metadata["name"])
+        key = (manifest["kind"], metadata["namespace"], metadata["name"])
         if self.refuse_create is not None:
             raise self.refuse_create
         if key in self.objects:
@@ -66,7 +70,12 @@ class FakeCluster:
             document["metadata"]["uid"] = f"job-{len(self.created)}"
             document["status"] = {}
             self.put(document)
-            self.created.append(metadata["name"])
+            if manifest["kind"] == "Job":
+                self.created.append(metadata["name"])
+            if manifest["spec"].get("completionMode") == "Indexed":
+                self.pods_by_job[metadata["name"]] = [
+                    rank_pod(manifest, i) for i in range(manifest["spec"]["completions"])
+                ]
 
         self._effect(act)
 
@@ -146,3 +155,45 @@ class FakeCluster:
         metadata = job["metadata"]
         self.objects.pop(("Job", metadata["namespace"], metadata["name"]))
         self.pods_by_job.pop(metadata["name"], None)
+
+    def end_ranks(
+        self, job, failure=None, *, codes, message="it ended", deleted=(), disrupted=(), result=None, now=None
+    ):
+        """An Indexed Job ends. ``codes``: exit codes by index, None of a pod that still runs; ``failure``: a reason."""
+        name = job["metadata"]["name"]
+        kind = "Failed" if failure else "Complete"
+        condition = {"type": kind, "status": "True", "reason": failure or "", "message": message}
+        if now is not None:
+            condition["lastTransitionTime"] = now
+            job["status"]["startTime"] = now
+        job["status"]["conditions"] = [condition]
+        for pod in self.pods_by_job[name]:
+            index = int(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
+            end_rank(pod, codes[index], result if index == 0 else None)
+            if index in deleted:
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            if index in disrupted:
+                pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+        self.put(job)
+
+
+def rank_pod(job, index):
+    """The pod of that index, as its Job makes it."""
+    name = job["metadata"]["name"]
+    labels = {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": name}
+    annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {
+        "metadata": {"name": f"{name}-{index}-x", "labels": labels, "annotations": annotations},
+        "status": {"phase": "Pending"},
+    }
+
+
+def end_rank(pod, code, result=None):
+    """The pod ends with that exit code, or still runs when it is None."""
+    if code is None:
+        pod["status"] = {"phase": "Running"}
+        return
+    message = "" if result is None else result.model_dump_json(by_alias=True, exclude_none=True)
+    state = {"terminated": {"exitCode": code, "message": message}}
+    phase = "Failed" if code else "Succeeded"
+    pod["status"] = {"phase": phase, "containerStatuses": [{"name": "child", "state": state}]}

@@ -1,5 +1,6 @@
 """``flowstill distill``: from flags to a DistillJob, and where the student and the manifest go."""
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,15 @@ from flowstill.artifacts.stores import fetch, publish
 from flowstill.errors import UserError
 from flowstill_operator import cli
 from flowstill_operator.command.delivery import check_output, deliver
-from flowstill_operator.command.distill import FLAG_OF, FLAGS, HEADER, check_name, order, write_manifest
+from flowstill_operator.command.distill import (
+    FLAG_OF,
+    FLAGS,
+    HEADER,
+    add_arguments,
+    check_name,
+    order,
+    write_manifest,
+)
 from flowstill_operator.command.files import manifest_of, read_manifests
 from flowstill_operator.platform import local_platform
 from tests.unit.artifacts.samples import make_folder, student_properties
@@ -79,24 +88,30 @@ GIVEN = {
     "--batch-size": ("128", 128),
     "--warmup-steps": ("3", 3),
     "--ema": ("0.999", 0.999),
+    "--fidelity-every": ("50", 50),
     "--precision": ("fp32", "fp32"),
+    "--export-precision": ("fp16", "fp16"),
     "--seed": ("7", 7),
     "--target-steps": ("4", 4),
     "--bank-size": ("100", 100),
+    "--refine-steps": ("1500", 1500),
     "--draws": ("16", 16),
     "--teacher-steps": ("5", 5),
     "--threshold": ("0.01", 0.01),
     "--gpus": ("2", 2),
+    "--nodes": ("2", 2),
 }
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
 def test_each_flag_sets_its_field_and_only_that(flag):
     text, value = GIVEN[flag.name]
-    spec = asked("--validate-after", flag.name, text).document["spec"]
+    # On a cluster every flag means something.
+    cluster, inputs = ("--runtime", "kubernetes", "--validate-after"), {"teacher": "store://t", "dataset": "store://d"}
+    spec = asked(*cluster, flag.name, text, **inputs).document["spec"]
     assert field(spec, flag.field) == value
-    section, _, name = flag.field.partition(".")
-    plain = asked("--validate-after").document["spec"]
+    section, name, *_ = flag.field.split(".")
+    plain = asked(*cluster, **inputs).document["spec"]
     left = {**spec[section]}
     left.pop(name)
     before = {key: item for key, item in plain.get(section, {}).items() if key != name}
@@ -106,12 +121,24 @@ def test_each_flag_sets_its_field_and_only_that(flag):
     }
 
 
+def test_the_help_says_the_defaults_and_that_there_is_no_refinement():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert "training steps (default: 10000)" in text
+    assert "after the training (default: none)" in text
+    assert "Undefined" not in text
+
+
 def test_every_flag_names_a_field_that_is_there():
-    schema = DistillJobSpec.model_json_schema(by_alias=True)
     for path in FLAG_OF:
-        section, _, name = path.partition(".")
-        model = schema["properties"][section]["$ref"].rpartition("/")[2]
-        assert name in schema["$defs"][model]["properties"], path
+        schema = DistillJobSpec.model_json_schema(by_alias=True)
+        definitions = schema["$defs"]
+        for name in path.split("."):
+            assert name in schema["properties"], path
+            found = schema["properties"][name]
+            model = found.get("$ref") or found.get("anyOf", [{}])[0].get("$ref", "")
+            schema = definitions.get(model.rpartition("/")[2], {})
 
 
 def test_switches_and_renamed_cameras():
@@ -134,12 +161,15 @@ def test_warm_up_takes_at_most_a_tenth_unless_it_is_given(steps, warmup):
         (["--lr", "0"], "--lr: 0: Input should be greater than 0"),
         (["--mix-ratio", "nan"], "--mix-ratio: nan: Input should be a finite number"),
         (["--precision", "fp8"], "--precision: fp8: Input should be 'fp32' or 'bf16'"),
+        (["--refine-steps", "0"], "--refine-steps: 0: Input should be greater than or equal to 1"),
         (["--draws", "4"], "--draws must be 1 or 8 to 64"),
         (["--target-steps", "1"], "--target-steps must be between 2 and 100"),
         (["--bank-size", "9", "--target-steps", "2"], "--bank-size needs --target-steps > 2"),
         (["--bank-size", "9", "--mix-ratio", "0"], "--bank-size needs --mix-ratio > 0"),
+        (["--nodes", "2"], "--nodes: this machine is one node, not 2: set it to 1, or apply the resource to a cluster"),
         (["--gpus", "-1"], "--gpus: -1: Input should be greater than or equal to 0"),
         (["--threshold", "0.1"], "--threshold: it is the limit of --validate-after; give that too"),
+        (["--rename-map", "front=" + "x" * 129], "--rename-map: " + "x" * 129 + ": String should have at most 128"),
         (["--rename-map", "front"], "--rename-map: 'front': use OLD=NEW"),
         (["--name", "My_Policy"], "--name: 'My_Policy': use 1 to 40 lower-case letters"),
         (["--namespace", "robots"], "--namespace: it belongs to --runtime kubernetes"),

@@ -149,6 +149,8 @@ LOCAL = local_platform("file:///tmp/store")
         (distill_spec(training={"step": 4}), PLATFORM, "InvalidSpec", "spec.training.step: unknown field"),
         (distill_spec(runtime={"env": [{"name": "FLOWSTILL_STORE"}]}), PLATFORM, "EnvRefused", "FLOWSTILL_STORE"),
         (distill_spec(runtime=OWN_GPUS), PLATFORM, "ResourcesRefused", "gpusPerNode"),
+        (distill_spec(runtime={"nodes": 2}), LOCAL, "NodesRefused", "spec.runtime.nodes: this machine is one"),
+        (distill_spec(runtime={"nodes": 65}), PLATFORM, "InvalidSpec", "spec.runtime.nodes"),
         ({}, PLATFORM, "InvalidSpec", "spec.teacher"),
     ],
 )  # fmt: skip

@@ -58,6 +58,20 @@ def test_onnx_is_torch(published, batch, draws):
         assert len(set(theirs.density_BK.ravel().tolist())) > 1
 
 
+def test_a_runner_takes_other_neighbours_than_the_artifact_says(published):
+    folder, seen = published / "policy", tiny_smolvla.observations(3)
+    noise = np.random.default_rng(4).normal(size=(3, 8, tiny_smolvla.CHUNK, 8)).astype(np.float32)
+
+    def density(neighbours):
+        runner = TorchRunner.load(
+            folder, steps=None, draws=8, neighbours=neighbours, device="cpu", threads=None, digest="sha256:x"
+        )
+        return runner.act(seen, noise).density_BK
+
+    assert np.array_equal(density(None), density(3))
+    assert (density(1) > density(3)).all()  # the nearest one is nearer than the mean of three
+
+
 def test_both_describe_themselves_alike(published):
     ours, theirs = onnx(published).info, in_torch(published).info
     assert ours.runtime == "onnx"

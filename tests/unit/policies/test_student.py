@@ -54,6 +54,26 @@ def test_only_expert_projections_and_time_are_trained(tiny):
     assert all((name in where) == bool(where) for name in ("model.state_proj.weight", "model.state_proj.bias"))
 
 
+def test_a_copy_of_what_is_trained_computes_the_same_and_shares_the_rest(tiny):
+    teacher = tiny.teacher()
+    twin = teacher.copy_trained()
+    batch, noise = tiny.batch(teacher), torch.randn((4, teacher.chunk_size, teacher.padded_action_dim))
+    prefix = teacher.encode_prefix(batch)
+    theirs = teacher.velocity(prefix, noise, torch.ones(4))
+    assert torch.equal(twin.velocity(prefix, noise, torch.ones(4)), theirs)
+    assert torch.equal(twin.encode_prefix(batch).layers[0][0], prefix.layers[0][0])
+    trained = dict(twin.trained())
+    stored = {name: p.data_ptr() for name, p in teacher.policy.named_parameters()}
+    for name, parameter in twin.policy.named_parameters():
+        assert (parameter.data_ptr() == stored[name]) == (name not in trained), name
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(0.1)
+    assert torch.equal(teacher.velocity(prefix, noise, torch.ones(4)), theirs)
+    assert not torch.allclose(twin.velocity(prefix, noise, torch.ones(4)), theirs, atol=1e-3)
+    assert not any(p.requires_grad for p in teacher.policy.parameters())
+
+
 def test_lerobot_loads_a_moved_student_offline(tiny, tmp_path, monkeypatch):
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors

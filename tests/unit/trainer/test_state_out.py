@@ -6,9 +6,10 @@ import torch
 from flowstill.api.distilljob import Method
 from flowstill.policies.flow import euler
 from flowstill_trainer.bank import BankPlan, make_bank
+from flowstill_trainer.batches import Batches
 from flowstill_trainer.checkpoint import CheckpointFolder
-from flowstill_trainer.fidelity import measure
-from flowstill_trainer.train import Batches, Trainer, autocast
+from flowstill_trainer.train import Trainer, autocast
+from tests.unit.trainer.test_fidelity import measured
 from tests.unit.trainer.test_train import TRAINING, run, weights
 
 pytestmark = pytest.mark.parametrize("tiny", ["pi05"], indirect=True)
@@ -31,7 +32,7 @@ def test_targets_are_the_frozen_teachers_rollouts_from_its_own_prompt(tiny, tmp_
     one = trainer(tiny, tmp_path, Method(target_steps=steps, state_jitter=0.05))
     for parameter in one.parameters.values():  # so that the student's own targets would be others
         torch.nn.init.normal_(parameter, std=0.1)
-    batch = next(one.batches.iterate(0))
+    batch = one.batches.batch(next(one.batches.iterate(0)))
     theirs = one.teacher.encode_prefix(batch.teacher_observations)
     flow = len(batch.samples.t_F)
     target = one.method.target(one.student, one.teacher, batch.encode(one.student), batch.samples, theirs)
@@ -57,11 +58,12 @@ def test_the_bank_holds_the_teachers_rollouts_and_the_students_prefixes(tiny, tm
     assert not torch.allclose(bank.prefix.layers[1][0], theirs.layers[1][0], atol=1e-2)
 
 
-@pytest.mark.parametrize("options", [{"target_steps": 2}, {"target_steps": 3, "bank_size": 10}])
+@pytest.mark.parametrize(
+    "options", [{"target_steps": 2}, {"target_steps": 3, "bank_size": 10}, {"target_steps": 2, "bank_size": 10}]
+)
 def test_it_trains_and_its_fidelity_is_measured(tiny, tmp_path, options):
     one = trainer(tiny, tmp_path, Method(**options))
     start = weights(one)
     assert all(0 < loss < 100 for loss in run(one))
     assert not torch.equal(one.parameters["model.state_proj.weight"], start["model.state_proj.weight"])
-    found = measure(one.teacher, one.student, one.batches.frames, teacher_steps=10, seed=0)
-    assert [f.name for f in found][-2:] == ["student", "student-draws"]
+    assert list(measured(tiny, one.teacher, one.student))[-2:] == ["student", "student-draws"]

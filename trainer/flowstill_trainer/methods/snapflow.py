@@ -18,6 +18,19 @@ from flowstill.policies.flow import FlowPolicy, average_velocity, conditional_ve
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Over how many steps of chunks the means of an update's loss go, whatever part of it is computed; each ().
+
+    Attributes:
+        flow: those of the flow-matching rows that lie within their episodes.
+        jump: those of the jumps' rows.
+    """
+
+    flow: Tensor
+    jump: Tensor
+
+
+@dataclass(frozen=True)
 class Samples:
     """One batch: the first F rows are flow matching, the other C = B − F are jumps.
 
@@ -27,6 +40,7 @@ class Samples:
         t_F: flow times.
         noise_BHD: ε of the first rows, x_1 of the others.
         rollout_CHD: the teacher's chunks from ``noise_BHD[F:]`` when they come from a bank.
+        counts: of the whole update that these rows are a part of; None: of these rows.
     """
 
     action_FHD: Tensor
@@ -34,11 +48,12 @@ class Samples:
     t_F: Tensor
     noise_BHD: Tensor
     rollout_CHD: Tensor | None = None
+    counts: Counts | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss and its parts, each before weighting."""
+    """The loss and its parts, each before weighting; of a part of an update, what it adds to the update's."""
 
     total: Tensor
     flow_matching: Tensor
@@ -82,6 +97,7 @@ class SnapFlow:
     ) -> Loss:
         """The loss of one batch, by one call of the student with gradient. All arithmetic here is fp32.
 
+        Losses and gradients of the parts of an update add up to those of the whole: means go over ``samples.counts``.
         ``teacher_prefix`` is that of the jumps' rows where the teacher sees another prefix than the student.
         """
         flow = samples.action_FHD.shape[0]
@@ -95,8 +111,10 @@ class SnapFlow:
         velocity_FHD = conditional_velocity(samples.action_FHD, noise_BHD[:flow])
         error_FHA = error_BHA[:flow] - velocity_FHD[..., : student.action_dim]
         error_CHA = error_BHA[flow:] - target_CHD[..., : student.action_dim]
-        flow_loss = masked_mean(error_FHA.square(), samples.valid_FH)
-        jump_loss = masked_mean(error_CHA.square(), torch.ones_like(error_CHA[..., 0], dtype=torch.bool))
+        every_CH = torch.ones_like(error_CHA[..., 0], dtype=torch.bool)
+        counts = samples.counts or Counts(samples.valid_FH.sum(), every_CH.sum())
+        flow_loss = masked_mean(error_FHA.square(), samples.valid_FH, counts.flow)
+        jump_loss = masked_mean(error_CHA.square(), every_CH, counts.jump)
         total = (1 - self.mix_ratio) * flow_loss + self.mix_ratio * self.consistency_weight * jump_loss
         return Loss(total, flow_loss.detach(), jump_loss.detach())
 
@@ -124,7 +142,7 @@ class SnapFlow:
             return average_velocity(noise_CHD, euler(source, seen, noise_CHD, self.target_steps))
 
 
-def masked_mean(error_BHA: Tensor, valid_BH: Tensor) -> Tensor:
-    """Mean over the valid steps; 0 when there is none."""
-    count = valid_BH.sum() * error_BHA.shape[-1]
+def masked_mean(error_BHA: Tensor, valid_BH: Tensor, steps: Tensor | None = None) -> Tensor:
+    """The sum over the valid steps as a part of a mean over ``steps``, by default these; 0 when there is none."""
+    count = (valid_BH.sum() if steps is None else steps) * error_BHA.shape[-1]
     return (error_BHA * valid_BH[..., None]).sum() / count.clamp_min(1)

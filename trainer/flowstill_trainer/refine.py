@@ -1,0 +1,232 @@
+"""Refinement: a second phase of training in which a trained one-step student comes to draw as its teacher does.
+
+Its losses are those of :mod:`~flowstill_trainer.methods.dmd`; here is what happens at a step, and what is kept
+between steps.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from lerobot_policy_flowstill.prefix import Prefix
+from torch import Tensor
+
+from flowstill.api.distilljob import Refine, Training
+from flowstill.artifacts.curve import Look
+from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.bank import jitter_noise
+from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
+from flowstill_trainer.data import Frames
+from flowstill_trainer.learner import Learner
+from flowstill_trainer.methods.dmd import Draw, direction, draw, fake_loss, student_chunk, surrogate
+from flowstill_trainer.randomness import Order, generator
+from flowstill_trainer.train import Progress, autocast, few_frames
+
+FIELD = "spec.method.refine"
+
+
+def refuse_several_processes(processes: int) -> None:
+    """Refinement runs in one process.
+
+    Raises:
+        UserError: there are several.
+    """
+    if processes > 1:
+        raise UserError(
+            f"refinement runs in one process, and this is one of {processes}; set spec.runtime.nodes and "
+            "spec.runtime.gpusPerNode to 1, or leave refine out",
+            field=FIELD,
+        )
+
+
+@dataclass(frozen=True)
+class RefineSampled:
+    """The samples of one step, all on the CPU: the same observations for every update, fresh numbers for each.
+
+    Attributes:
+        frame_B: the frame of every row.
+        jitter_BS: what is added to the normalised states.
+        fake_draws: for each update of the fake.
+        student_draw: for the student's.
+    """
+
+    frame_B: Tensor
+    jitter_BS: Tensor
+    fake_draws: tuple[Draw, ...]
+    student_draw: Draw
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks see of some of a step's observations, in all of its updates.
+
+    Attributes:
+        rows: which of the step's they are.
+        share: the part of all that they are.
+        ours: the student's prefix.
+        theirs: the teacher's and the fake's.
+    """
+
+    rows: slice
+    share: float
+    ours: Prefix
+    theirs: Prefix
+
+
+@dataclass(frozen=True)
+class RefineBatches:
+    """What each step sees; a function of the step alone."""
+
+    frames: Frames
+    student: FlowPolicy
+    teacher: FlowPolicy
+    refine: Refine
+    training: Training
+    state_jitter: float
+
+    def iterate(self, first: int) -> Iterator[RefineSampled]:
+        """The samples of each step, from step ``first`` on."""
+        training_T, size = self.frames.training_T, self.training.batch_size
+        order = Order(self.training.seed, "refine", len(training_T))
+        for step in range(first, self.refine.steps):
+            yield self._sample(step, training_T[order.take(step * size, size)])
+
+    def _sample(self, step: int, frame_B: Tensor) -> RefineSampled:
+        random, size = generator(self.training.seed, "refine", step), len(frame_B)
+        jitter_BS = jitter_noise(self.state_jitter, size, self.student.state_dim, random)
+        fakes = tuple(draw(self.student, size, random) for _ in range(self.refine.fake_steps))
+        return RefineSampled(frame_B, jitter_BS, fakes, draw(self.student, size, random))
+
+    def see(self, sampled: RefineSampled) -> list[Seen]:
+        """The prefixes, by one pass of the VLM over each part; by two where the student's prompt is another."""
+        parts = self.training.gradient_accumulation
+        return [self._see(sampled, slice(number, None, parts)) for number in range(parts)]
+
+    def _see(self, sampled: RefineSampled, rows: slice) -> Seen:
+        frame_B, jitter_BS = sampled.frame_B[rows], sampled.jitter_BS[rows]
+        ours = self._encode(self.student, frame_B, jitter_BS)
+        theirs = self._encode(self.teacher, frame_B, jitter_BS) if self.student.state_out else ours
+        return Seen(rows, len(frame_B) / len(sampled.frame_B), ours, theirs)
+
+    def _encode(self, policy: FlowPolicy, frame_B: Tensor, jitter_BS: Tensor) -> Prefix:
+        return policy.encode_prefix(policy.preprocess(self.frames.observations(frame_B), jitter_BS))
+
+
+class Refiner:
+    """A student under refinement, beginning with the weights that it has.
+
+    Attributes:
+        step: updates of the student done.
+        seconds: trained so far, over all attempts, the training before included.
+    """
+
+    def __init__(
+        self,
+        student: FlowPolicy,
+        teacher: FlowPolicy,
+        batches: RefineBatches,
+        checkpoints: CheckpointFolder,
+        seconds: float = 0.0,
+        looks: tuple[Look, ...] = (),
+    ) -> None:
+        """``looks`` are those of the training before, which the checkpoints keep."""
+        self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.fake = teacher.copy_trained()
+        self.training, refine = batches.training, batches.refine
+        clip = self.training.gradient_clip
+        self.learners = {
+            "student": Learner(student, refine.learning_rate, clip),
+            "fake": Learner(self.fake, refine.fake_learning_rate, clip),
+        }
+        trained = self.learners["student"].weights()
+        self.average = {n: p.clone() for n, p in trained.items()} if self.training.ema else {}
+        self.step, self.seconds, self.looks = 0, seconds, looks
+
+    def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
+        """Refine to the end; then hold the published weights.
+
+        Raises:
+            Interrupted: ``stopped()``; a checkpoint is saved.
+            NonFiniteLoss: a loss or a gradient is NaN or infinite; nothing of that step is kept.
+        """
+        total = self.batches.refine.steps
+        for sampled in self.batches.iterate(self.step):
+            if stopped():
+                self.checkpoints.save(self.state())
+                raise Interrupted(f"stopped at step {self.step} of {total} of refinement; the checkpoint is saved")
+            started = time.monotonic()
+            loss = self.update(sampled)
+            spent = time.monotonic() - started
+            self.seconds += spent
+            if self.step % self.training.checkpoint_every == 0 or self.step == total:
+                self.checkpoints.save(self.state())
+            progress(self.step, total, loss, self.training.batch_size / max(spent, 1e-9))
+        with torch.no_grad():
+            for name, value in self.average.items():
+                self.learners["student"].parameters[name].copy_(value)
+
+    def update(self, sampled: RefineSampled) -> float:
+        """The fake's updates, then the student's one; returns the student's loss."""
+        with autocast(self.training, self.student.device):
+            seen = self.batches.see(sampled)
+        for numbers in sampled.fake_draws:
+            self._descend("fake", (self._fake_loss(part, numbers) for part in seen), sampled)
+        drawn = sampled.student_draw
+        loss = self._descend("student", (self._student_loss(part, drawn) for part in seen), sampled)
+        self.step += 1
+        if self.average:
+            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+            weights = self.learners["student"].weights()
+            torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
+        return loss
+
+    def _fake_loss(self, seen: Seen, numbers: Draw) -> Tensor:
+        numbers = numbers.part(seen.rows, self.fake.device)
+        with autocast(self.training, self.student.device):
+            with torch.no_grad():
+                chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
+            return seen.share * fake_loss(self.fake, seen.theirs, chunk_BHD, numbers)
+
+    def _student_loss(self, seen: Seen, numbers: Draw) -> Tensor:
+        numbers = numbers.part(seen.rows, self.student.device)
+        with autocast(self.training, self.student.device):
+            chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
+            found_BHA = direction(self.fake, self.teacher, seen.theirs, chunk_BHD, numbers)
+            return seen.share * surrogate(chunk_BHD[..., : self.student.action_dim], found_BHA)
+
+    def _descend(self, who: str, parts: Iterator[Tensor], sampled: RefineSampled) -> float:
+        try:
+            return self.learners[who].update(parts)
+        except FloatingPointError as error:
+            rate = {"student": "learningRate", "fake": "fakeLearningRate"}[who]
+            frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
+            raise NonFiniteLoss(
+                f"step {self.step + 1} of refinement, {who}: {error}, on the dataset's frames {frames}; lower {rate} "
+                f"or use precision fp32. The checkpoints before this step are kept in {self.checkpoints.root}",
+                field=FIELD,
+            ) from error
+
+    def state(self) -> Checkpoint:
+        """Everything that this refinement is now."""
+        weights = {who: learner.weights() for who, learner in self.learners.items()}
+        moments = {who: learner.moments() for who, learner in self.learners.items()}
+        return Checkpoint(self.step, _joined(weights), self.average, _joined(moments), self.seconds, looks=self.looks)
+
+    def restore(self, found: Checkpoint) -> None:
+        """Become what was saved, bit for bit."""
+        for who, learner in self.learners.items():
+            learner.restore(_part(found.weights, who), _part(found.optimizer, who))
+        for name, value in self.average.items():
+            value.copy_(found.average[name])
+        self.step, self.seconds = found.step, found.seconds
+
+
+def _joined(parts: dict[str, Tensors]) -> Tensors:
+    return {f"{who}/{name}": value for who, part in parts.items() for name, value in part.items()}
+
+
+def _part(tensors: Tensors, who: str) -> Tensors:
+    start = f"{who}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -1,0 +1,176 @@
+"""A student watched while it trains: looks at its held-out fidelity, and the weights of the best one.
+
+A look is a function of the weights alone: the observations, the noises and the teacher's chunks are the same for all.
+So a run that was interrupted makes the looks that it would have made. What is known lies in the checkpoints; the
+teacher's chunks, which cost the most, lie beside them.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flowstill.artifacts.curve import Curve, Look
+from flowstill.artifacts.digests import file_digest
+from flowstill.errors import NonFiniteLoss
+from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
+from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.selection import Choice, choose, nearest
+
+logger = logging.getLogger(__name__)
+REFERENCE = "reference"
+"""Purpose of the noises that every look and the teacher share."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The teacher's chunks at its own steps on held-out observations, and the noises that they come from."""
+
+    held_out: HeldOut
+    noise_BNKHD: Tensor
+    chunk_BNF: Tensor
+    teacher_steps: int
+
+
+def make_reference(
+    folder: Path, inputs: str, held_out: HeldOut, teacher: FlowPolicy, *, steps: int, seed: int, stopped: Stopped
+) -> Reference:
+    """The teacher's chunks, computed once and kept in ``folder`` for the next attempt.
+
+    Raises:
+        Interrupted: ``stopped()``.
+    """
+    noise = held_out.noise(teacher, seed, REFERENCE)
+    path, key = folder / "reference.safetensors", folder / "reference.json"
+    chunk_BNF = _read(path, key, inputs)
+    if chunk_BNF is None:
+        chunk_BNF = held_out.samples(
+            teacher, lambda prefix, noise_BKHD: teacher.chunk(prefix, noise_BKHD[:, 0], steps), noise, stopped
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        key.unlink(missing_ok=True)
+        write_tensors(path, {"chunk": chunk_BNF})
+        write_json(key, {"inputs": inputs, "sha256": file_digest(path)})
+    return Reference(held_out, noise, chunk_BNF, steps)
+
+
+def _read(path: Path, key: Path, inputs: str) -> Tensor | None:
+    try:
+        known = json.loads(key.read_text())
+        if known == {"inputs": inputs, "sha256": file_digest(path)}:
+            return load_file(path)["chunk"]
+        logger.warning("%s is of other inputs or damaged; computing it again", path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read (%s); computing it again", path, error)
+    return None
+
+
+def is_look(step: int, every: int, last: int) -> bool:
+    """Whether the student is looked at after that step: every ``every`` steps, 0 for never, and after the last."""
+    return step == last or (every > 0 and step > 0 and step % every == 0)
+
+
+class Watch:
+    """Looks at a student, and keeps the weights of the best look in memory, on the CPU.
+
+    Attributes:
+        looks: in the order of steps.
+        best: weights of the look that is nearest to the teacher's distribution; empty when none is usable.
+    """
+
+    def __init__(
+        self,
+        reference: Reference,
+        student: FlowPolicy,
+        every: int,
+        last: int,
+        announce: Callable[[int, float], None] = lambda *_: None,
+    ) -> None:
+        """Every ``every`` steps, 0 for never before the end, and at step ``last``; ``announce`` hears step and loss."""
+        self._reference, self._student, self._every, self._last = reference, student, every, last
+        self._announce = announce
+        self.looks: tuple[Look, ...] = ()
+        self.best: dict[str, Tensor] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether a look at this step is wanted and not yet made."""
+        return is_look(step, self._every, self._last) and (not self.looks or self.looks[-1].step < step)
+
+    def look(self, step: int, loss: float, weights: Mapping[str, Tensor], stopped: Stopped) -> Look:
+        """Look at the student with these trained weights; its own are back when this returns.
+
+        Raises:
+            Interrupted: ``stopped()``; nothing of the look is kept.
+            NonFiniteLoss: the student's chunks are not numbers.
+        """
+        self._announce(step, loss)
+        seen = self._reference
+        with wearing(self._student, weights):
+            chunk_BNF = seen.held_out.samples(
+                self._student,
+                lambda prefix, noise_BKHD: self._student.jump(prefix, noise_BKHD)[:, 0],
+                seen.noise_BNKHD,
+                stopped,
+            )
+        if not bool(chunk_BNF.isfinite().all()):
+            raise NonFiniteLoss(
+                f"step {step}: the student's chunks on held-out observations are not finite; lower learningRate or use "
+                "precision fp32",
+                field="spec.training",
+            )
+        found = describe(step, loss, chunk_BNF, seen.chunk_BNF)
+        self.looks = (*self.looks, found)
+        if nearest(self.looks) is found:
+            self.best = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+        error = 0.0 if found.distance_error is None else found.distance_error
+        logger.info("step %d: energy distance %.4f ± %.4f, spread %.2f", step, found.distance, error, found.spread)
+        return found
+
+    def state(self, step: int) -> tuple[tuple[Look, ...], dict[str, Tensor]]:
+        """What a checkpoint of this step keeps: the looks, and the best weights unless they are the step's own."""
+        found = nearest(self.looks)
+        own = found is not None and found.step == step
+        return self.looks, {} if own else self.best
+
+    def restore(self, looks: tuple[Look, ...], best: Mapping[str, Tensor]) -> None:
+        """Know what an earlier attempt knew; ``best`` are the best weights, whatever when no look is usable."""
+        self.looks = looks
+        self.best = {name: weight.to("cpu", copy=True) for name, weight in best.items()} if nearest(looks) else {}
+
+    def choice(self) -> Choice:
+        """The step to publish; its weights are the current ones or ``best``."""
+        return choose(self.looks)
+
+    def curve(self) -> Curve:
+        """What is published of it."""
+        choice = self.choice()
+        return Curve(
+            teacher_steps=self._reference.teacher_steps,
+            observations=len(self._reference.held_out.index_B),
+            chunks=CHUNKS,
+            steps=self._last,
+            published_step=choice.step,
+            reason=choice.reason,
+            looks=list(self.looks),
+        )
+
+
+@contextmanager
+def wearing(student: FlowPolicy, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The student with other trained weights, by exchanging storages: nothing is copied, nothing is rounded."""
+    own = {name: (parameter, parameter.data) for name, parameter in student.trained()}
+    try:
+        for name, (parameter, _) in own.items():
+            parameter.data = weights[name].detach().to(parameter.device)
+        yield
+    finally:
+        for parameter, data in own.values():
+            parameter.data = data
