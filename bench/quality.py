@@ -13,6 +13,7 @@ bench can be stopped at any time and goes on where it was. Results: bench/result
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -46,6 +47,7 @@ from flowstill_evaluator.lockstep import Round, WorkerPool, policy_threads, pool
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.records import Outcome, episodes_of
 from flowstill_evaluator.suites.registry import instructions
+from flowstill_trainer.inputs import TRAINER_VERSION
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "quality.json"
@@ -86,7 +88,8 @@ def distilled(results: Results, wanted: Setting, seed: int) -> str:
     """
     spec = wanted.spec(TEACHER, DATASET, seed)
     name = f"{wanted.name}/{seed}"
-    work = WORK / "work" / name.replace("/", "-").replace(" ", "-").replace(",", "")
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{name} trainer {TRAINER_VERSION}")
+    work = WORK / "work" / slug
     work.mkdir(parents=True, exist_ok=True)
     task = TrainTask(
         resource=f"quality/{name}", uid=str(uuid.uuid5(uuid.NAMESPACE_URL, name)), work=f"file://{work}", spec=spec

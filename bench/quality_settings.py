@@ -69,6 +69,7 @@ NO_BANK = {"bankSize": 0, "mixRatio": 0.5}
 SETTINGS = (
     Setting("10, bank"),
     Setting("4, bank", {"targetSteps": 4}),
+    Setting("10, bank, refined", {"refine": {"name": "dmd", "steps": 500}}),
     Setting("10, bank, half flow matching", {"mixRatio": 0.5}),
     Setting("2", {"targetSteps": 2, **NO_BANK}),
     Setting("2, the paper's weight", {"targetSteps": 2, "consistencyWeight": 0.1, **NO_BANK}),
