@@ -128,6 +128,7 @@ def weights(store, result):
     return (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(warm, store, tmp_path):
     options = {"steps": 120, "seed": 3, "checkpointEvery": 10}
     whole = write_spec(tmp_path / "whole", **options)
