@@ -91,7 +91,7 @@ def store(tiny, tmp_path_factory):
     return TrainStore(root, "smolvla")
 
 
-def start(warm, folder, store):
+def start(warm, folder, store, size=SIZE):
     common = (
         dict(os.environ)
         | meeting_point()
@@ -102,7 +102,8 @@ def start(warm, folder, store):
             "OMP_NUM_THREADS": "1",
         }
     )
-    return [Rank(warm, folder, common | rank_variables(rank)) for rank in range(SIZE)]
+    ranks = range(size)
+    return [Rank(warm, folder, common | rank_variables(rank) | {"WORLD_SIZE": str(size)}) for rank in ranks]
 
 
 def checkpoints(folder):
@@ -128,6 +129,7 @@ def weights(store, result):
     return (artifact(store, result) / "policy" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(warm, store, tmp_path):
     options = {"steps": 120, "seed": 3, "checkpointEvery": 10}
     whole = write_spec(tmp_path / "whole", **options)
@@ -161,3 +163,23 @@ def test_too_few_samples_for_all_is_the_users_error(warm, store, tmp_path):
     assert (codes, result["outcome"]) == ([65] * SIZE, "UserError")
     assert result["message"].startswith("spec.training.batchSize: 4 samples")
     assert "at least 6" in result["message"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel):
+    def curve(name, ranks):
+        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel}
+        folder = write_spec(tmp_path / name, **options)
+        if (known := store.root / "by-inputs").exists():
+            known.rename(tmp_path / f"forgotten-{name}")
+        codes, result = finish(ranks(folder), folder)
+        assert set(codes) == {0}, (folder / "stderr").read_text()
+        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
+
+    both = curve("both", lambda folder: start(warm, folder, store))
+    alone = curve("alone", lambda folder: start(warm, folder, store, size=1))
+    assert [look["step"] for look in both["looks"]] == [3, 6, 8]
+    assert both["publishedStep"] == alone["publishedStep"]
+    for ours, theirs in zip(both["looks"], alone["looks"], strict=True):
+        assert ours["distances"] == pytest.approx(theirs["distances"], abs=1e-4)
+        assert ours["mseMean"] == pytest.approx(theirs["mseMean"], rel=1e-3)

@@ -115,6 +115,20 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert not (tmp_path / "b" / "checkpoints").exists()
 
 
+def stop_after_a_checkpoint(work, store, phase):
+    """Start it again, send SIGTERM when it has saved once more; the message that it leaves."""
+    process = start(work, store)
+    before = max((work / phase).glob("step-*")).name
+    while max((work / phase).glob("step-*")).name == before:
+        assert process.poll() is None, (work / "stderr").read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 143
+    said = json.loads((work / "termination").read_text())
+    assert said["outcome"] == "Interrupted"
+    return said["message"]
+
+
 @pytest.mark.long
 def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     options = {"steps": 200, "seed": 3, "checkpointEvery": 20, "fidelityEvery": 15}
@@ -124,16 +138,7 @@ def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
 
-    process = start(killed, store)
-    before = max((killed / "checkpoints").glob("step-*")).name
-    while max((killed / "checkpoints").glob("step-*")).name == before:
-        assert process.poll() is None, (killed / "stderr").read_text()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
-    said = json.loads((killed / "termination").read_text())
-    assert said["outcome"] == "Interrupted"
-    assert "checkpoint is saved" in said["message"]
+    assert "checkpoint is saved" in stop_after_a_checkpoint(killed, store, "checkpoints")
 
     code, result = finish(killed, store)
     assert (code, result["reused"]) == (0, False)
@@ -176,16 +181,7 @@ def test_a_run_killed_in_its_refinement_does_not_train_again_and_gives_the_same_
     (killed / "stderr").unlink()
     trained = {path: path.stat().st_mtime_ns for path in (killed / "checkpoints").rglob("*")}
 
-    process = start(killed, store)
-    before = max((killed / "refine").glob("step-*")).name
-    while max((killed / "refine").glob("step-*")).name == before:
-        assert process.poll() is None, (killed / "stderr").read_text()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
-    said = json.loads((killed / "termination").read_text())
-    assert said["outcome"] == "Interrupted"
-    assert "of refinement; the checkpoint is saved" in said["message"]
+    assert "of refinement; the checkpoint is saved" in stop_after_a_checkpoint(killed, store, "refine")
 
     code, result = finish(killed, store)
     assert (code, result["reused"]) == (0, False), result

@@ -52,8 +52,8 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
         return _result(
             known, key, reused=True, message="the same inputs were distilled before; reused without training"
         )
-    plan = plan_export(spec.export, teacher_folder)
     policy = _load_teacher(teacher_folder, processes.start_collectives())
+    plan = plan_export(spec.export, teacher_folder)
     frames = load_frames(dataset_folder, spec.dataset, policy)
     student = policy.make_student(
         draws=spec.student.draws,

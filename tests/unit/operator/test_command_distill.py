@@ -86,6 +86,7 @@ GIVEN = {
     "--mix-ratio": ("1", 1.0),
     "--lr": ("5e-4", 5e-4),
     "--batch-size": ("128", 128),
+    "--gradient-accumulation": ("4", 4),
     "--warmup-steps": ("3", 3),
     "--ema": ("0.999", 0.999),
     "--fidelity-every": ("50", 50),

@@ -24,11 +24,21 @@ from flowstill_trainer.export.onnx_files import Example, write
 from flowstill_trainer.export.precision import CPU
 from flowstill_trainer.publish import build_folder, export_batch
 from tests.support import tiny_smolvla
-from tests.support.tiny_run import Tiny
+from tests.support.tiny_run import Tiny, small
 
 REPOSITORY = Path(__file__).parents[3]
 LIMIT = 2e-2
 FLOAT16, BFLOAT16 = onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
+
+
+OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
+
+
+@pytest.fixture(scope="module", params=["smolvla", *OTHERS])
+def tiny(request, tmp_path_factory):
+    """Every policy in turn; each costs several exports."""
+    with small(request.param):
+        yield Tiny(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def a_student(tiny):
