@@ -9,10 +9,14 @@ every seed. The last column is Flowstill's without a camera.
 """
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from flowstill_evaluator.suites.graphics import choose_library
@@ -31,12 +35,42 @@ class Played:
     seconds: float
 
 
-def play_ours(environment: Any, expert: Any, seed: int, action_steps: int) -> Played:
+@lru_cache
+def ours(task: str, size: int) -> Any:
+    """Flowstill's environment; with ``size`` 0 without a camera."""
+    from flowstill_evaluator.suites.interface import CameraView, View
+    from flowstill_evaluator.suites.registry import make_environment
+
+    cameras = (CameraView("observation.image", size, size),) if size else ()
+    environment = make_environment("metaworld", task, View(39, cameras))
+    environment.reset(0)  # the first look makes the graphics context
+    return environment
+
+
+@lru_cache
+def theirs(task: str) -> Any:
+    """LeRobot's environment, which is made by its first reset."""
+    from lerobot.envs.metaworld import MetaworldEnv
+
+    wrapper = MetaworldEnv(task, obs_type="pixels_agent_pos")
+    wrapper.reset(seed=0)
+    return wrapper
+
+
+def expert(task: str) -> Any:
+    """Meta-World's scripted expert."""
+    from lerobot.envs.metaworld import TASK_POLICY_MAPPING
+
+    return TASK_POLICY_MAPPING[task]()
+
+
+def play_ours(task: str, size: int, seed: int, action_steps: int) -> Played:
     """The expert sees Meta-World's own observation; the policy's view is made once a chunk."""
+    environment, driver = ours(task, size), expert(task)
     started = time.perf_counter()
     environment.reset(seed)
     for step in range(1, LIMIT + 1):
-        result = environment.step(expert.get_action(environment._own))
+        result = environment.step(driver.get_action(environment._own))
         if result.done:
             break
         if step % action_steps == 0:
@@ -44,42 +78,36 @@ def play_ours(environment: Any, expert: Any, seed: int, action_steps: int) -> Pl
     return Played(result.success, step, time.perf_counter() - started)
 
 
-def play_lerobot(wrapper: Any, expert: Any, seed: int) -> Played:
-    """LeRobot's environment; it makes its observation after every action."""
+def play_lerobot(task: str, seed: int) -> Played:
+    """LeRobot's wrapper makes its observation after every action."""
+    wrapper, driver = theirs(task), expert(task)
     started = time.perf_counter()
     wrapper.reset(seed=seed)
     for step in range(1, LIMIT + 1):
         own = wrapper._env._last_stable_obs if step > 1 else wrapper._env._get_obs()
-        wrapper_action = expert.get_action(own).clip(-1.0, 1.0).astype("float32")
-        _, _, done, _, info = wrapper.step(wrapper_action)
+        action = driver.get_action(own).clip(-1.0, 1.0).astype("float32")
+        _, _, done, _, info = wrapper.step(action)
         if done or step == LIMIT:
             break
     return Played(bool(info["is_success"]), step, time.perf_counter() - started)
 
 
 def compare(task: str, options: argparse.Namespace) -> str:
-    """One line of the table.
+    """One line of the table; each simulator has a process of its own, as in an evaluation.
 
     Raises:
-        SystemExit: the two disagree about an episode.
+        SystemExit: two disagree about an episode.
     """
-    from lerobot.envs.metaworld import TASK_POLICY_MAPPING, MetaworldEnv
-
-    from flowstill_evaluator.suites.interface import CameraView, View
-    from flowstill_evaluator.suites.registry import make_environment
-
-    camera = CameraView("observation.image", options.size, options.size)
-    ours, blind = (make_environment("metaworld", task, View(39, cameras)) for cameras in ((camera,), ()))
-    theirs = MetaworldEnv(task, obs_type="pixels_agent_pos")
-    theirs.reset(seed=0)
-    expert = TASK_POLICY_MAPPING[task]()
     arms: dict[str, list[Played]] = {"ours": [], "theirs": [], "blind": []}
-    for seed in range(options.episodes):
-        arms["ours"].append(play_ours(ours, expert, seed, options.action_steps))
-        arms["theirs"].append(play_lerobot(theirs, expert, seed))
-        arms["blind"].append(play_ours(blind, expert, seed, options.action_steps))
-        if len({arms[name][-1].success for name in arms}) != 1:
-            raise SystemExit(f"{task}, seed {seed}: the simulators disagree: {[arms[name][-1] for name in arms]}")
+    with ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        one = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in arms}
+        for seed in range(options.episodes):
+            for name, size in (("ours", options.size), ("blind", 0)):
+                arms[name].append(one[name].submit(play_ours, task, size, seed, options.action_steps).result())
+            arms["theirs"].append(one["theirs"].submit(play_lerobot, task, seed).result())
+            if len({arms[name][-1].success for name in arms}) != 1:
+                raise SystemExit(f"{task}, seed {seed}: the simulators disagree: {[arms[name][-1] for name in arms]}")
     median = {name: statistics.median(played.seconds for played in found) for name, found in arms.items()}
     solved = sum(played.success for played in arms["ours"])
     return (
