@@ -10,9 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,7 @@ def published(folder: Path) -> StatusRef | None:
 def simulate(session: Session) -> Batch:
     """Run what is missing of every arm, and collect held-out observations."""
     path = session.folder / "observations.npz"
-    with Simulators(session) as simulators:
+    with closing(Simulators(session)) as simulators:
         for arm in session.comparison.arms:
             if missing := session.log.missing(arm.name, session.episodes):
                 run_arm(session, arm, missing, simulators)
@@ -170,7 +170,7 @@ def simulate(session: Session) -> Batch:
 
 
 class Simulators:
-    """The simulators of an evaluation, started when a policy first needs them. A context manager."""
+    """The simulators of an evaluation, started when a policy first needs them."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -199,14 +199,6 @@ class Simulators:
         if self._pool is not None:
             self._pool[1].close()
             self._pool = None
-
-    def __enter__(self) -> Simulators:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def run_arm(session: Session, arm: Arm, missing: list[Episode], simulators: Simulators) -> None:

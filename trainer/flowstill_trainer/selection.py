@@ -47,9 +47,7 @@ def choose(looks: Sequence[Look]) -> Choice:
         return Choice(
             found.step, f"at step {last.step} draws spread {last.spread:.2f} of the teacher's: the student collapsed"
         )
-    difference_B = torch.tensor(last.distances, dtype=torch.float64) - torch.tensor(
-        found.distances, dtype=torch.float64
-    )
+    difference_B = _distances(last) - _distances(found)
     gain, error = float(difference_B.mean()), standard_error(difference_B)
     figures = f"by {gain:.2g}, with a standard error of {error:.2g}"
     if gain > error:
