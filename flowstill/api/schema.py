@@ -74,6 +74,18 @@ RULES: dict[str, list[Schema]] = {
             "spec.student.uri and spec.student.digest belong together",
         ),
     ],
+    "Evaluation": [
+        _rule(
+            "(self.suite == 'custom') == has(self.custom)",
+            "spec.evaluation.custom and the suite custom belong together",
+            "custom",
+        ),
+        _rule(
+            "!has(self.maxEpisodesPerTask) || self.maxEpisodesPerTask >= self.episodesPerTask",
+            "spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask",
+            "maxEpisodesPerTask",
+        ),
+    ],
     "StudentRolloutSpec": [
         _rule(
             "self.runtime.nodes == 1",

@@ -14,6 +14,7 @@ from flowstill.api.fields import (
     Model,
     Name,
     ParityThreshold,
+    ShortText,
     Source,
     StatusModel,
     StatusRef,
@@ -28,6 +29,7 @@ Phase = Literal[
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
 ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
+DEFAULT_MOST_EPISODES = 200
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
 
 
@@ -56,20 +58,62 @@ class Parity(Model):
     samples: Annotated[int, Field(ge=1, le=65_536)] = 64
 
 
+class CustomSuite(Model):
+    """Environments of the user's own, in the evaluator's image or on its ``PYTHONPATH``."""
+
+    entry_point: Annotated[
+        str,
+        Field(
+            max_length=256,
+            pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
+            description="PACKAGE.MODULE:FUNCTION; the function makes the Gymnasium environment of a task.",
+        ),
+    ]
+    config: Annotated[
+        dict[str, ShortText], Field(max_length=32, description="Keyword arguments of that function, as text.")
+    ] = Field(default_factory=dict)
+
+
 class Evaluation(Model):
     """Paired rollouts in a simulator: every arm sees the same tasks, initial states, seeds and noise."""
 
-    suite: Literal["metaworld"]
+    suite: Literal["metaworld", "libero", "custom"]
+    custom: CustomSuite | None = Field(default=None, description="With suite custom only.")
     tasks: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(min_length=1, max_length=100)]
     rename_map: Annotated[dict[str, FeatureName], Field(max_length=16)] = Field(default_factory=dict)
     runner: Literal["auto", "onnx", "torch"] = "auto"
-    episodes_per_task: Annotated[int, Field(ge=1, le=100_000)] = 50
+    episodes_per_task: Annotated[
+        int, Field(ge=1, le=100_000, description="Run of every task before anything is judged.")
+    ] = 50
+    max_episodes_per_task: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None,
+        description="Where gates stay undecided more episodes are run, up to so many; default: 200, or episodesPerTask "
+        "when that is more.",
+    )
+    shards: Annotated[int, Field(ge=1, le=64, description="Pods that share the episodes of the evaluation.")] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     action_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    arms: Annotated[list[ArmName], Field(min_length=2, max_length=6)] | None = Field(
+    arms: Annotated[list[ArmName], Field(min_length=2, max_length=7)] | None = Field(
         default=None, description="Default: all. teacher@10 stands for the teacher at its own number of steps."
     )
     videos: Literal["failures", "none", "all"] = "failures"
+    evidence: ArtifactRef | None = Field(
+        default=None,
+        description="Records of episodes that were run elsewhere, for example on the robot, instead of a simulator's.",
+    )
+
+    @property
+    def most_episodes_per_task(self) -> int:
+        """The most episodes of a task that may be run."""
+        return self.max_episodes_per_task or max(DEFAULT_MOST_EPISODES, self.episodes_per_task)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Evaluation":
+        if (self.suite == "custom") != (self.custom is not None):
+            raise ValueError("spec.evaluation.custom and the suite custom belong together")
+        if self.max_episodes_per_task is not None and self.max_episodes_per_task < self.episodes_per_task:
+            raise ValueError("spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask")
+        return self
 
 
 class ClampLimits(Model):

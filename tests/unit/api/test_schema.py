@@ -189,6 +189,8 @@ REFUSED = {
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
+    RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
+    RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
 
