@@ -13,9 +13,7 @@ SPACE = Offer(states={2: "x, y"}, cameras=(), black=(), action_size=2, low=(0.0,
 
 
 def test_meta_world_has_its_fifty_tasks_and_reach_around():
-    with pytest.raises(
-        UserError, match=r"has no task 'chess'; it has assembly-v3, "
-    ) as said:
+    with pytest.raises(UserError, match=r"has no task 'chess'; it has assembly-v3, ") as said:
         METAWORLD.preflight(["reach-v3", "chess"])
     assert str(said.value).count("-v3") == 50
     assert "reach-around" in str(said.value)
