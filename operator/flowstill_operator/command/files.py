@@ -40,7 +40,7 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
     found: list[Manifest] = []
     errors: list[str] = []
     for path in files:
-        for number, document in enumerate(_documents(path), start=1):
+        for number, document in enumerate(read_documents(path), start=1):
             where = f"{path}" if number == 1 else f"{path}, document {number}"
             try:
                 found.append(manifest_of(document, platform))
@@ -75,7 +75,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _documents(path: Path) -> list[Any]:
+def read_documents(path: Path) -> list[Any]:
+    """Everything in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         return [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]
