@@ -8,14 +8,10 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
@@ -27,6 +23,7 @@ from flowstill_operator.clusters.processes import (
     ChildProcess,
     back_off,
     end_left_over,
+    fetch_progress,
     new_attempt,
     user_error,
 )
@@ -37,14 +34,12 @@ from flowstill_operator.steps import Note
 NAMESPACE = "local"
 PORT_ANNOTATION = "flowstill.dev/progress-port"
 MAX_MESSAGE_BYTES = 4096
-PROGRESS_TIMEOUT_SECONDS = 1.0
 
 
 class LocalCluster:
-    """A Cluster in a folder.
+    """A Cluster in the folder ``state``.
 
     Attributes:
-        state: the folder.
         changed: called when a child of that resource changed.
         heard: called with every event.
         broken: called when this run cannot go on: what happened could not be written down, or is a defect.
@@ -159,7 +154,7 @@ class LocalCluster:
         port = (pod["metadata"].get("annotations") or {}).get(PORT_ANNOTATION)
         if port is None:
             return None
-        return await asyncio.to_thread(_fetch_progress, f"http://127.0.0.1:{port}/progress")
+        return await asyncio.to_thread(fetch_progress, f"http://127.0.0.1:{port}/progress")
 
     async def running(self) -> list[tuple[Document, ProgressReport | None]]:
         """The Jobs that run now, each with what it says about itself."""
@@ -168,12 +163,20 @@ class LocalCluster:
             stored = _read(self._job_path(name))
             if stored is not None:
                 url = f"http://127.0.0.1:{process.attempt.port}/progress"
-                found.append((stored["job"], await asyncio.to_thread(_fetch_progress, url)))
+                found.append((stored["job"], await asyncio.to_thread(fetch_progress, url)))
         return found
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
         return []
+
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: they are looked for when somebody annotated a resource, and nobody can here."""
+        return []
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """There is no such wish here."""
+        raise Refused(f"Job {name} runs on this machine: what stops it is Ctrl-C")
 
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
@@ -366,15 +369,6 @@ def _pod(job: str, number: int, port: int, code: int | None = None, message: str
         },
         "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]},
     }
-
-
-def _fetch_progress(url: str) -> ProgressReport | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
-            return ProgressReport.model_validate_json(response.read(65_536))
-    except (OSError, ValidationError, urllib.error.URLError):
-        return None
 
 
 def _failed(resource: Document) -> bool:

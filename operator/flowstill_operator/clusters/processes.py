@@ -7,15 +7,21 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill_operator.children import Document
 from flowstill_operator.jobs import SPEC_FILE
 
 MAX_BACK_OFF_SECONDS = 60.0
+PROGRESS_TIMEOUT_SECONDS = 1.0
 CONTAINER_ONLY = frozenset({"HOME", "FLOWSTILL_PROGRESS_PORT"})
 """Environment of the pod that means nothing outside it."""
 
@@ -179,3 +185,13 @@ def user_error(job: Document, code: int) -> bool:
 def back_off(failures: int) -> float:
     """Seconds before the next attempt."""
     return float(min(MAX_BACK_OFF_SECONDS, 2.0 ** (failures - 1)))
+
+
+def fetch_progress(url: str) -> ProgressReport | None:
+    """What the process behind that address says about itself; None when it does not answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
+            return ProgressReport.model_validate_json(response.read(65_536))
+    except (OSError, ValidationError, urllib.error.URLError):
+        return None
