@@ -76,9 +76,9 @@ def read_request(action: ActionName, text: str) -> Request:
 
 
 def read_requests(annotations: Mapping[str, str] | None) -> tuple[Request, ...]:
-    """All that these annotations ask for."""
-    found = annotations or {}
-    return tuple(read_request(action, found[annotation(action)]) for action in ACTIONS if annotation(action) in found)
+    """All that these annotations ask for; an empty one asks for nothing, as the chart's admission policy has it."""
+    texts = {action: (annotations or {}).get(annotation(action), "") for action in ACTIONS}
+    return tuple(read_request(action, text) for action, text in texts.items() if text.strip())
 
 
 def find_request(requests: Sequence[Request], action: ActionName) -> Request | None:

@@ -43,7 +43,9 @@ def test_whatever_is_written_fits_into_a_status():
 
 def test_only_ours_are_requests():
     assert read_requests(None) == ()
-    found = read_requests({"other.dev/abort": "x", "flowstill.dev/target": "true", "flowstill.dev/retry": "t"})
+    found = read_requests(
+        {"other.dev/abort": "x", "flowstill.dev/target": "true", "flowstill.dev/abort": " ", "flowstill.dev/retry": "t"}
+    )
     assert found == (Request("retry", "t"),)
     assert find_request(found, "abort") is None
 
