@@ -15,7 +15,15 @@ from flowstill_evaluator.gates.chain import TITLES
 from flowstill_evaluator.report import document as doc
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import ArmSummary, Summary
-from flowstill_evaluator.statistics import Bounds, Floats, PairCounts, difference_interval, mcnemar, percentile_value
+from flowstill_evaluator.statistics import (
+    LEVEL,
+    Bounds,
+    Floats,
+    PairCounts,
+    difference_interval,
+    mcnemar,
+    percentile_value,
+)
 
 BINS = 120
 
@@ -31,7 +39,8 @@ def build_report(
     """The document; it depends on its arguments alone."""
     expected, pairs = evidence.expected, evidence.pairs
     counts = None if isinstance(pairs, Gap) or not len(pairs) else pairs.success()
-    paired = None if counts is None else _comparison(counts, difference_interval(counts))
+    level = expected.level(LEVEL)
+    paired = None if counts is None else _comparison(counts, difference_interval(counts, level))
     return doc.Report(
         verdict=summary.verdict,
         message=summary.sentence,
@@ -40,6 +49,7 @@ def build_report(
         limits=task.gates.model_dump(mode="json", by_alias=True),
         served=expected.served,
         baseline=expected.baseline,
+        look=doc.LookPlan(episodes_per_task=expected.episodes_per_task, looks=list(expected.looks), level=level),
         gates=[_gate(gate) for gate in summary.gates],
         missing=_missing(evidence),
         arms=[_arm(arm) for arm in summary.arms],

@@ -105,7 +105,7 @@ class Comparison(Part):
     difference: float
     """Student minus baseline, as a proportion of the pairs."""
     interval: Range
-    """Tango's score interval; each end is a one-sided 95 % bound."""
+    """Tango's score interval; each end is a one-sided bound at the level of the look."""
     p_value: Proportion
     """Exact McNemar test, two-sided."""
 
@@ -280,6 +280,17 @@ class Run(Part):
     """Episodes that the simulator could not run; they are missing, not failed."""
 
 
+class LookPlan(Part):
+    """When the evidence was judged. The looks were fixed beforehand, and share the error rate."""
+
+    episodes_per_task: Annotated[int, Field(ge=1)]
+    """So many had been run."""
+    looks: list[Annotated[int, Field(ge=1)]]
+    """All numbers at which the evaluation may be judged; empty: this was the only look."""
+    level: Proportion
+    """One-sided error of this look: what the bounds of the gates and of the paired differences are at."""
+
+
 class Report(Part):
     """Everything that was measured about a student, and what follows from it."""
 
@@ -295,6 +306,7 @@ class Report(Part):
     """The arm of the student that would be served."""
     baseline: str
     """The arm that it was compared with."""
+    look: LookPlan
     gates: list[Gate]
     missing: list[str]
     """Why evidence is missing, each reason once."""

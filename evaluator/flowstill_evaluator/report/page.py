@@ -60,5 +60,6 @@ def render_page(report: Report, films: Mapping[str, str], curve_picture: str | N
         panels=[] if report.training is None else drawings.training_panels(report.training),
         films=films,
         curve_picture=curve_picture,
+        confidence=words.confidence(report.look.level),
         max_page_bytes=MAX_PAGE_BYTES,
     )

@@ -1,5 +1,6 @@
 """How the page says numbers and names."""
 
+from math import floor, log10
 from typing import Any
 
 from flowstill_evaluator.gates.base import points
@@ -51,6 +52,12 @@ def ending(side: Ending) -> str:
 def percent(proportion: float) -> str:
     """Such as ``87.5 %``."""
     return f"{100.0 * proportion:.1f} %"
+
+
+def confidence(level: float) -> str:
+    """What bounds of a one-sided level hold with, such as ``95 %``; enough digits to tell it from 100."""
+    digits = max(0, -floor(log10(level)) - 2)
+    return f"{100.0 * (1.0 - level):.{digits}f} %"
 
 
 def percent_tick(proportion: float) -> str:

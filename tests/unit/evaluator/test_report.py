@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jsonschema
@@ -11,15 +12,16 @@ import pytest
 from flowstill.api.studentrollout import Gates
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.report import document, drawings
+from flowstill_evaluator.report.build import build_report
 from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_between
 from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
 from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
 from flowstill_evaluator.report.subject import Artifact, Training
 from flowstill_evaluator.report.summary import arm_results, summarise
-from flowstill_evaluator.report.words import reasons
+from flowstill_evaluator.report.words import confidence, reasons
 from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
-from tests.unit.evaluator.reports import page_of, report_of, subject
+from tests.unit.evaluator.reports import judge_task, page_of, report_of, subject
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -350,3 +352,28 @@ def test_margins_are_drawn_where_the_gates_have_them(records):
     assert (50.0 - everything.x_limit) / (50.0 - task.x_limit) == pytest.approx(4.0, rel=0.01)
     shifts = drawings.shift_figure(report_of(records, gates={"S2": {"maxDistance": 0.001}}))
     assert {row.kind for row in shifts.rows} == {"beyond"}
+
+
+def test_bounds_say_the_level_of_the_look(records):
+    evidence = syn.load(records)
+    looks = (200, 400, 800)
+    early = replace(evidence, expected=replace(evidence.expected, looks=looks))
+    task = judge_task()
+    results = run_gates(early, task.gates)
+    report = build_report(
+        task, subject(), early, summarise(early, results, overall(results)), choose_films(records, early)
+    )
+    only = report_of(records)
+    assert (only.look.level, only.look.looks, report.look.looks) == (0.05, [], list(looks))
+    assert report.look.level < 0.05
+    assert report.paired.interval.low < only.paired.interval.low
+    _, text = read(render_page(report, {}))
+    assert "judged at 200 episodes per task; the looks at 200, 400, 800 were fixed beforehand" in text
+    assert confidence(report.look.level) in text
+    assert "one-sided 95 % bounds" not in text
+    assert "one-sided 95 % bounds" in read(page_of(records))[1]
+
+
+@pytest.mark.parametrize(("level", "said"), [(0.05, "95 %"), (0.0056, "99.4 %"), (0.0244, "98 %"), (6e-5, "99.994 %")])
+def test_confidence_is_told_from_certainty(level, said):
+    assert confidence(level) == said
