@@ -19,7 +19,7 @@ from flowstill_evaluator.gates.s3_cliff import s3_cliff
 from tests.unit.evaluator import synthetic as syn
 
 SERVED, BASELINE = "student-draws", "teacher@10"
-LOOKS = (50, 100, 200)
+LOOKS = (50, 100, 150, 200)
 NOTHING = Gap("not measured")
 
 
