@@ -24,6 +24,7 @@ from flowstill.policies.interface import Chunks, Observations, Runner
 from flowstill.policies.noise import episode_noise
 from flowstill_evaluator.arms import ONE_DRAW, Arm, References, compare, pick_provider, read_student, resolve
 from flowstill_evaluator.lockstep import policy_threads
+from flowstill_evaluator.nearness import near_reference
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
@@ -195,16 +196,22 @@ def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:
     context.progress.update(0, task.parity.samples, "reading frames")
     torch, onnx = _both_runtimes(task, properties)
     folder = fetch(task.dataset, "spec.dataset")
+    observations = recorded_observations(folder, task.dataset, torch.info, task.parity.samples)
     measured = compare_runners(
         torch,
         onnx,
-        recorded_observations(folder, task.dataset, torch.info, task.parity.samples),
+        observations,
         seed=properties.seed,
         action_steps=properties.action_steps,
         context=context,
         rounded=properties.precision != "fp32",
     )
-    return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision])
+    result = judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision])
+    if task.reference is None or result.outcome != "Succeeded":
+        return result
+    del torch, onnx  # both may be large, and the teacher is next
+    teacher, gate = near_reference(task, task.reference, properties, observations, context)
+    return result.model_copy(update={"teacher": teacher, "gates": [gate]})
 
 
 def _both_runtimes(task: StudentTask, properties: StudentProperties) -> tuple[Runner, Runner]:

@@ -55,10 +55,14 @@ class ParityTask(RolloutTask):
 
 
 class DatasetParityTask(StudentTask):
-    """The same on recorded frames: a student that was just distilled has a dataset, and need not have a simulator."""
+    """The same on recorded frames: a student that was just distilled has a dataset, and need not have a simulator.
+
+    With a ``reference``, a teacher, the result also has gate P4 on those frames.
+    """
 
     kind: Literal["DatasetParity"] = "DatasetParity"
     dataset: Dataset
+    reference: Source | None = None
     parity: Parity = Field(default_factory=Parity)
 
 
@@ -109,7 +113,7 @@ class Result(Model):
     baseline: StatusRef | None = None
     # Rollouts
     rollouts: StatusRef | None = None
-    # Judge
+    # Judge; of the gates P4 alone after DatasetParity with a reference
     verdict: Verdict | None = None
     gates: Annotated[list[GateResult], Field(max_length=9)] = Field(default_factory=list)
     arms: Annotated[list[ArmResult], Field(max_length=12)] = Field(default_factory=list)

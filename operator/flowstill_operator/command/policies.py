@@ -44,7 +44,7 @@ def pinned(text: str, flag: str, platform: Platform) -> dict[str, str]:
         folder = fetch(Source(uri=uri, digest=digest), flag)
         return {"uri": uri, "digest": digest or tree_digest(folder)}
     except ArtifactError as error:
-        raise UserError(_by_flag(str(error), flag), field=flag, reason=error.reason) from error
+        raise UserError(by_flag(str(error), flag), field=flag, reason=error.reason) from error
 
 
 def pinned_student(text: str, flag: str, platform: Platform) -> dict[str, str]:
@@ -95,7 +95,7 @@ def properties(uri: str, flag: str) -> StudentProperties:
     return found
 
 
-def _by_flag(message: str, flag: str) -> str:
+def by_flag(message: str, flag: str) -> str:
     """The message without the name of a field, which is the flag's by itself."""
     for ending in (".uri", ".digest"):
         message = message.removeprefix(f"{flag}{ending}: ")
