@@ -110,3 +110,25 @@ def test_a_report_is_checked_and_found(state, tmp_path, capsys):
     (found,) = (tmp_path / ".flowstill/store").rglob("report.html")
     found.write_text("<p>all gates passed!</p>")
     assert cli.main(["report", "sr"]) == 2
+
+
+def test_a_watch_in_a_pipe_prints_what_changed(state, capsys, monkeypatch):
+    path, looks = state / "DistillJob/dj.json", []
+
+    def a_moment(_):
+        looks.append(1)
+        if len(looks) == 2:
+            write(path, resource("DistillJob", distill_spec(), DISTILLJOBS["Succeeded"](), "dj", "u-dj"))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", a_moment)
+    assert cli.main(["get", "--watch"]) == 130
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["NAME", "PHASE"],
+        ["dj/dj", "Running"],
+        ["sr/sr", "Completed"],
+        ["NAME", "PHASE"],
+        ["dj/dj", "Succeeded"],
+    ]
