@@ -130,7 +130,7 @@ def _arm(arm: ArmSummary) -> doc.Arm:
         mean_steps=arm.mean_steps,
         idle_rate=arm.idle_rate,
         clamped=arm.clamped,
-        failures=arm.failures,
+        failures=dict(sorted(arm.failures.items(), key=lambda failure: (-failure[1], failure[0]))),
         tasks={task: doc.Tally(success=won, episodes=run) for task, (won, run) in arm.by_task.items()},
     )
 
