@@ -54,6 +54,7 @@ def build_report(
         missing=_missing(evidence),
         arms=[_arm(arm) for arm in summary.arms],
         paired=None if paired is None else doc.Comparison(**paired),
+        left_out=0 if isinstance(pairs, Gap) else pairs.left_out,
         tasks=[doc.TaskComparison(task=t.task, **_comparison(t.counts, t.bounds)) for t in summary.tasks],
         latency=_latency(evidence),
         memory=_memory(evidence),
