@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,9 @@ class Row:
     failed_by: dict[str, int]
 
 
-def rules() -> list[Rule]:
+def rules(tasks: int) -> list[Rule]:
     """The default profile with the default numbers, and the literal one with the usual and the largest number."""
-    base = {"suite": "metaworld", "tasks": ["t"]}
+    base = {"suite": "metaworld", "tasks": [f"t{index}" for index in range(tasks)]}
     default = Evaluation.model_validate(base)
     at_most = base | {"episodesPerTask": default.most_episodes_per_task}
     literal = Gates.model_validate({"profile": "literal"})
@@ -124,15 +125,14 @@ def draw(
 
 def evaluate(rule: Rule, outcomes: dict[str, Outcomes]) -> tuple[Verdict, int, list[str]]:
     """Verdict of the five gates, the number of episodes a task at which it fell, and the gates that failed."""
-    tasks = len(outcomes["student_success"])
-    names = tuple(f"t{index}" for index in range(tasks))
+    names = tuple(rule.evaluation.tasks)
     looks = looks_of(rule.evaluation)
     present = looks[0]
     while True:
         expected = Expected("metaworld", names, present, "student", "teacher@10", "", looks=looks)
         pairs = Pairs(
             tasks=names,
-            task_index=np.repeat(np.arange(tasks), present),
+            task_index=np.repeat(np.arange(len(names)), present),
             **{name: values_TN[:, :present].ravel() for name, values_TN in outcomes.items()},
         )
         evidence = Evidence(expected, {}, pairs, *[NOT_SIMULATED] * 5)
@@ -148,7 +148,7 @@ def evaluate(rule: Rule, outcomes: dict[str, Outcomes]) -> tuple[Verdict, int, l
 
 def simulate(rule: Rule, student: str, tasks: int, discordance: float, evaluations: int) -> Row:
     """Many evaluations of one kind of student; the same draws for every rule."""
-    most = max(looks_of(each.evaluation)[-1] for each in rules())
+    most = max(looks_of(each.evaluation)[-1] for each in rules(tasks))
     loss_T = losses(student, tasks)
     verdicts: Counter[Verdict] = Counter()
     ended_at: Counter[int] = Counter()
@@ -198,20 +198,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gates.json")
     arguments = parser.parse_args()
     started = time.monotonic()
-    rows = []
-    for tasks in TASKS:
-        for discordance in DISCORDANCES:
-            for student in STUDENTS:
-                for rule in rules():
-                    rows.append(simulate(rule, student, tasks, discordance, arguments.evaluations))
-                    print(list(table(rows))[-1], flush=True)
-    value = {
-        "success": SUCCESS,
-        "clamped": CLAMPED,
-        "seed": SEED,
-        "looks": looks_of(rules()[0].evaluation),
-        "rows": [asdict(row) for row in rows],
-    }
+    rows: list[Row] = []
+    for discordance, tasks, student in product(DISCORDANCES, TASKS, STUDENTS):
+        for rule in rules(tasks):
+            rows.append(simulate(rule, student, tasks, discordance, arguments.evaluations))
+            print(list(table(rows))[-1], flush=True)
+    value = {"success": SUCCESS, "clamped": CLAMPED, "seed": SEED, "rows": [asdict(row) for row in rows]}
     arguments.out.write_text(json.dumps(value, indent=1) + "\n")
     print("\n".join(table(rows)))
     print(f"{time.monotonic() - started:.0f} s")

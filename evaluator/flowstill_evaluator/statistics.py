@@ -185,11 +185,11 @@ def _paired_p(gained: int, lost: int, pairs: int, margin: float) -> float:
 
     Up to :data:`EXACT_PAIRS` pairs the unconditional exact test: outcomes are ordered by Tango's statistic
     and the tail's probability is maximised over the nuisance parameter (Hsueh, Liu & Chen 2001, Biometrics
-    57:478-483).
+    57:478-483). What points away from a rejection (p ≥ 0.5) is not enumerated.
     """
     observed = float(score(gained, lost, pairs, -margin))
-    if pairs > EXACT_PAIRS:
-        return float(stats.norm.sf(observed))
+    if pairs > EXACT_PAIRS or observed <= 0.0:
+        return float(special.ndtr(-observed))
     statistic_GL, coefficient_GL = _outcomes(pairs, margin)
     counts = np.arange(pairs + 1.0)
     low, high = max(0.0, margin), (1.0 + margin) / 2.0
