@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flowstill
-from flowstill.api.children import JudgeTask, Result, Task
+from flowstill.api.children import JudgeRoundsTask, JudgeTask, Result, Task
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import Verdict
 from flowstill.artifacts.curve import PICTURE, read_curve
@@ -19,6 +19,7 @@ from flowstill_evaluator.arms import Comparison, References, compare, resolve
 from flowstill_evaluator.decision import decision_json, fitted_result
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
 from flowstill_evaluator.gates.chain import overall, run_gates
+from flowstill_evaluator.gathering import gather
 from flowstill_evaluator.report.media import data_uri
 from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
@@ -34,17 +35,21 @@ _STEPS = 4
 
 
 def judge(task: Task, context: ChildContext) -> Result:
-    """Judge the records of one evaluation, and publish decision, report and numbers.
+    """Judge the records of one evaluation, merged first when they are in parts; publish decision, report and numbers.
 
     Raises:
         ArtifactError: student, teacher, baseline or records cannot be read, or differ from their digests.
         UserError: the spec leaves out an arm that the gates compare.
     """
-    if not isinstance(task, JudgeTask):
-        raise UserError(f"judge needs a task of kind Judge, not {task.kind}", field="kind")
+    if not isinstance(task, JudgeTask | JudgeRoundsTask):
+        raise UserError(f"judge needs a task of kind Judge or JudgeRounds, not {task.kind}", field="kind")
     context.progress.update(0, _STEPS, "Reading the records")
-    records = fetch(task.rollouts, "rollouts")
     references = resolve(task)
+    merged: StatusRef | None = None
+    if isinstance(task, JudgeRoundsTask):
+        task = gather(task, references, context)
+        merged = StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest)
+    records = fetch(task.rollouts, "rollouts")
     comparison = compare(task, references)
     evidence = load_evidence(records, expected_of(task, references, comparison))
 
@@ -71,6 +76,7 @@ def judge(task: Task, context: ChildContext) -> Result:
             verdict=summary.verdict,
             gates=list(summary.gates),
             arms=arm_results(summary.arms),
+            rollouts=merged,
             evidence=reference,
         )
     )
@@ -123,7 +129,7 @@ def expected_of(task: JudgeTask, references: References, comparison: Comparison)
     return Expected(
         suite=evaluation.suite,
         tasks=tuple(dict.fromkeys(evaluation.tasks)),
-        episodes_per_task=evaluation.episodes_per_task,
+        episodes_per_task=task.episodes_per_task,
         served=comparison.served,
         baseline=comparison.baseline,
         student_digest=references.student.digest,
