@@ -20,7 +20,7 @@ from flowstill_evaluator.records import EpisodeLog, write_json
 from flowstill_evaluator.session import Session, work_folder
 from flowstill_evaluator.shards import Shard, episodes_in_round, shard_of
 from flowstill_evaluator.simulating import simulate
-from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.suites.registry import suite_of
 
 
 def run(task: RolloutsTask, context: ChildContext) -> Result:
@@ -33,7 +33,8 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
     shard = shard_of(task, os.environ)
     references = resolve(task)
     comparison = compare(task, references)
-    sentences = instructions(task.evaluation.suite, task.evaluation.tasks)
+    suite = suite_of(task.evaluation.suite, task.evaluation.custom)
+    sentences = suite.preflight(task.evaluation.tasks)
     folder = work_folder(context.work, task)
     if done := published(folder):
         return _result(references, done, shard, "the records of this evaluation were already published")
@@ -43,6 +44,7 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
         references=references,
         comparison=comparison,
         provider=pick_provider(),
+        suite=suite,
         instructions=sentences,
         folder=folder,
         shard=shard,

@@ -17,6 +17,7 @@ from flowstill.policies.interface import Runner
 from flowstill_evaluator.arms import Arm, Comparison, Provider, References
 from flowstill_evaluator.records import Episode, EpisodeError, EpisodeLog, velocity_rows, write_json
 from flowstill_evaluator.shards import Shard
+from flowstill_evaluator.suites.interface import Suite
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Session:
     references: References
     comparison: Comparison
     provider: Provider
+    suite: Suite
     instructions: dict[str, str]
     folder: Path
     shard: Shard

@@ -42,16 +42,16 @@ class Simulators:
         Raises:
             UserError: the policy does not fit the tasks, or its cameras cannot be drawn here.
         """
-        evaluation = self._session.task.evaluation
-        view = view_of(runner.info, arm, evaluation.suite, evaluation.tasks, self._session.rename_map)
+        suite, tasks = self._session.suite, self._session.task.evaluation.tasks
+        view = view_of(runner.info, arm, suite, tasks, self._session.rename_map)
         if self._pool is not None and self._pool[0] == view:
             return self._pool[1]
         self.close()
-        if drawn(view, evaluation.suite, evaluation.tasks):
+        if drawn(view, suite, tasks):
             os.environ["MUJOCO_GL"] = choose_library()  # the simulators' processes inherit it
         workers, width = pool_size(len(self._session.episodes))
         self._session.tell(f"starting {workers} simulators")
-        self._pool = view, WorkerPool(evaluation.suite, workers, width, view)
+        self._pool = view, WorkerPool(suite, workers, width, view)
         return self._pool[1]
 
     def close(self) -> None:

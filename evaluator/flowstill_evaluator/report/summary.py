@@ -11,7 +11,7 @@ from flowstill_evaluator.evidence import Episode, Evidence, Gap
 from flowstill_evaluator.gates.base import significant
 from flowstill_evaluator.gates.s2_velocity import JointShift, joint_shifts
 from flowstill_evaluator.gates.tasks import TaskComparison, compare_tasks
-from flowstill_evaluator.statistics import Bounds, wilson
+from flowstill_evaluator.statistics import LEVEL, Bounds, wilson
 
 MAX_ARMS = 12
 
@@ -46,13 +46,14 @@ class Summary:
 
 def summarise(evidence: Evidence, gates: list[GateResult], verdict: Verdict) -> Summary:
     """Everything that the outputs share."""
+    level = evidence.expected.level(LEVEL)
     return Summary(
         verdict=verdict,
         sentence=verdict_sentence(gates, verdict),
         gates=tuple(gates),
         arms=tuple(summarise_arms(evidence)),
-        tasks=() if isinstance(evidence.pairs, Gap) else tuple(compare_tasks(evidence.pairs)),
-        shifts=() if isinstance(evidence.velocity, Gap) else tuple(joint_shifts(evidence.velocity)),
+        tasks=() if isinstance(evidence.pairs, Gap) else tuple(compare_tasks(evidence.pairs, level)),
+        shifts=() if isinstance(evidence.velocity, Gap) else tuple(joint_shifts(evidence.velocity, level)),
     )
 
 
