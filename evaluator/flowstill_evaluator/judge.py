@@ -24,6 +24,7 @@ from flowstill_evaluator.report.media import data_uri
 from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
+from flowstill_evaluator.stopping import looks_of, wanted
 
 EVIDENCE_PARENT = "store://evidence"
 _REASONS: dict[Verdict, str] = {
@@ -56,6 +57,9 @@ def judge(task: Task, context: ChildContext) -> Result:
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
     summary = summarise(evidence, gates, overall(gates))
+    more = wanted(evidence, task.gates)
+    if more > task.episodes_per_task:
+        return fitted_result(undecided(summary, more))
 
     context.progress.update(2, _STEPS, "Writing the report")
     folder = context.work / "evidence"
@@ -79,6 +83,19 @@ def judge(task: Task, context: ChildContext) -> Result:
             rollouts=merged,
             evidence=reference,
         )
+    )
+
+
+def undecided(summary: Summary, more: int) -> Result:
+    """No verdict, and no evidence to publish: what is open after this look, and how many episodes the next takes."""
+    return Result(
+        kind="Judge",
+        outcome="Succeeded",
+        reason="MoreEpisodes",
+        message=summary.sentence,
+        wanted_episodes=more,
+        gates=list(summary.gates),
+        arms=arm_results(summary.arms),
     )
 
 
@@ -134,6 +151,7 @@ def expected_of(task: JudgeTask, references: References, comparison: Comparison)
         baseline=comparison.baseline,
         student_digest=references.student.digest,
         baseline_digest=references.baseline.digest,
+        looks=() if evaluation.evidence is not None else looks_of(evaluation),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill_operator.children import Document
-from flowstill_operator.jobs import SPEC_FILE
+from flowstill_operator.jobs import INDEX_REFERENCE, INDEX_VARIABLE, SPEC_FILE
 
 MAX_BACK_OFF_SECONDS = 60.0
 CONTAINER_ONLY = frozenset({"HOME", "FLOWSTILL_PROGRESS_PORT"})
@@ -58,16 +58,18 @@ def new_attempt(folder: Path) -> Attempt:
     return Attempt(folder, port)
 
 
-def command_of(job: Document, spec_file: Path) -> list[str]:
-    """The container's command with the path of its spec on this machine."""
+def command_of(job: Document, spec_file: Path, index: int | None = None) -> list[str]:
+    """The container's command with the path of its spec on this machine, and its index of an Indexed Job."""
     command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    if index is not None:
+        command = [part.replace(INDEX_REFERENCE, str(index)) for part in command]
     program = [str(spec_file) if part == SPEC_FILE else part for part in command]
     if program[0] == "python3":
         program[0] = sys.executable
     return program
 
 
-def environment_of(job: Document, attempt: Attempt) -> dict[str, str]:
+def environment_of(job: Document, attempt: Attempt, index: int | None = None) -> dict[str, str]:
     """This machine's environment with the container's over it; our own commands come first in PATH."""
     container = job["spec"]["template"]["spec"]["containers"][0]
     given = {e["name"]: e["value"] for e in container.get("env", []) if e["name"] not in CONTAINER_ONLY}
@@ -77,6 +79,7 @@ def environment_of(job: Document, attempt: Attempt) -> dict[str, str]:
         "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         **given,
+        **({} if index is None else {INDEX_VARIABLE: str(index)}),
         "FLOWSTILL_PROGRESS_PORT": str(attempt.port),
         "FLOWSTILL_TERMINATION_LOG": str(attempt.termination_log),
     }
@@ -90,8 +93,8 @@ class ChildProcess:
         self.attempt = attempt
 
     @classmethod
-    async def start(cls, job: Document, spec_file: Path, attempt: Attempt) -> "ChildProcess":
-        """Start it.
+    async def start(cls, job: Document, spec_file: Path, attempt: Attempt, index: int | None = None) -> "ChildProcess":
+        """Start it; ``index``: which pod of an Indexed Job it is.
 
         Raises:
             FileNotFoundError: the command is not installed.
@@ -99,8 +102,8 @@ class ChildProcess:
         """
         with storage_full("the log", attempt.folder), attempt.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command_of(job, spec_file),
-                env=environment_of(job, attempt),
+                *command_of(job, spec_file, index),
+                env=environment_of(job, attempt, index),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
