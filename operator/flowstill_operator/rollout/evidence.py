@@ -77,7 +77,7 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
         return reject(draft, "GatesFailed", f"gates: {others}")
     if result.verdict == "Inconclusive":
         draft.condition("GatesPassed", "Unknown", "Inconclusive", others)
-        return inconclusive(draft, f"gates: {others}; more episodes per task decide")
+        return inconclusive(draft, f"gates: {others}; a new rollout with more maxEpisodesPerTask may decide")
     if others:
         return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({others})")
     draft.condition("GatesPassed", "True", "GatesPassed", f"{len(passed)} of {len(GATES)} gates passed")
