@@ -7,8 +7,6 @@ from pathlib import Path
 from flowstill.artifacts.atomic import write_atomic
 from flowstill_operator.children import Document
 
-NAMESPACE = "local"
-
 
 def read(path: Path) -> Document | None:
     """The object in that file, or None."""

@@ -15,21 +15,19 @@ from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full
 from flowstill.errors import StorageFull, UserError
 from flowstill_operator.children import Document, is_finished, owned_by
-from flowstill_operator.clusters.documents import NAMESPACE, now, read, write
+from flowstill_operator.clusters.documents import now, read, write
 from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.local_jobs import LocalJobs
+from flowstill_operator.clusters.processes import NAMESPACE
 from flowstill_operator.engine.loop import Key
 from flowstill_operator.shards import read_job
 from flowstill_operator.steps import Note
 
-__all__ = ["NAMESPACE", "LocalCluster"]
-
 
 class LocalCluster:
-    """A Cluster in a folder.
+    """A Cluster in the folder ``state``.
 
     Attributes:
-        state: the folder.
         changed: called when a child of that resource changed.
         heard: called with every event.
         broken: called when this run cannot go on: what happened could not be written down, or is a defect.
@@ -144,6 +142,14 @@ class LocalCluster:
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
         return []
+
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: they are looked for when somebody annotated a resource, and nobody can here."""
+        return []
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """There is no such wish here."""
+        raise Refused(f"Job {name} runs on this machine: what stops it is Ctrl-C")
 
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""

@@ -8,30 +8,33 @@ disturb.
 
 import asyncio
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from flowstill.api import GROUP
 from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import write_atomic
 from flowstill.errors import StorageFull
-from flowstill_operator.children import CONTAINER, Document, is_finished, owned_by
-from flowstill_operator.clusters.documents import NAMESPACE, now, read, write
+from flowstill_operator.children import Document, is_finished, owned_by
+from flowstill_operator.clusters.documents import now, read, write
 from flowstill_operator.clusters.interface import AlreadyExists
-from flowstill_operator.clusters.processes import ChildProcess, back_off, end_left_over, new_attempt, user_error
+from flowstill_operator.clusters.processes import (
+    PORT_ANNOTATION,
+    ChildProcess,
+    back_off,
+    end_left_over,
+    fetch_progress,
+    new_attempt,
+    pod_of,
+    user_error,
+)
 from flowstill_operator.jobs import SPEC_ANNOTATION
-from flowstill_operator.ranks import INDEX_ANNOTATION, completion_index, exit_code
+from flowstill_operator.ranks import completion_index, exit_code
 from flowstill_operator.shards import is_sharded
 
-PORT_ANNOTATION = "flowstill.dev/progress-port"
 MAX_MESSAGE_BYTES = 4096
-PROGRESS_TIMEOUT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class LocalJobs:
         port = (pod["metadata"].get("annotations") or {}).get(PORT_ANNOTATION)
         if port is None:
             return None
-        return await asyncio.to_thread(_fetch_progress, f"http://127.0.0.1:{port}/progress")
+        return await asyncio.to_thread(fetch_progress, f"http://127.0.0.1:{port}/progress")
 
     async def running(self) -> list[tuple[Document, ProgressReport | None]]:
         """The Jobs that run now, each with what it says about itself."""
@@ -92,7 +95,7 @@ class LocalJobs:
             job = self.get(name)
             if job is not None:
                 url = f"http://127.0.0.1:{process.attempt.port}/progress"
-                found.append((job, await asyncio.to_thread(_fetch_progress, url)))
+                found.append((job, await asyncio.to_thread(fetch_progress, url)))
         return found
 
     def create(self, manifest: Document) -> None:
@@ -236,8 +239,7 @@ class LocalJobs:
             self._finish(name, "Failed", "CommandNotFound", text, failed=1)
             return None
         self._processes[name] = process
-        pod = _pod(name, number, attempt.port, shard)
-        self._update(name, pod=pod, status={"active": 1})
+        self._update(name, pod=pod_of(name, number, attempt.port, index=shard), status={"active": 1})
         deadline = job["spec"].get("activeDeadlineSeconds")
         left = None if deadline is None else max(0.0, deadline - (time.monotonic() - began))
         try:
@@ -249,7 +251,8 @@ class LocalJobs:
             attempt.process_file.unlink(missing_ok=True)
         message = attempt.termination_log.read_bytes()[:MAX_MESSAGE_BYTES].decode("utf-8", errors="replace")
         status = {} if code != 0 or shard is None else {"succeeded": self._succeeded(name) + 1}
-        self._update(name, pod=_ended_pod(pod, 143 if code is None else code, message), status=status)
+        pod = pod_of(name, number, attempt.port, 143 if code is None else code, message, index=shard)
+        self._update(name, pod=pod, status=status)
         return _Ended(code, attempt.log)
 
     def _succeeded(self, name: str) -> int:
@@ -278,31 +281,3 @@ def _grace(job: Document | None) -> float:
     if job is None:
         return 30.0
     return float(job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30))
-
-
-def _pod(job: str, number: int, port: int, index: int | None) -> Document:
-    """A running attempt in the shape of a pod; names sort as attempts do."""
-    shard = {} if index is None else {INDEX_ANNOTATION: str(index)}
-    return {
-        "metadata": {
-            "name": f"{job}-{number:06d}",
-            "namespace": NAMESPACE,
-            "annotations": {PORT_ANNOTATION: str(port), **shard},
-        },
-        "status": {"phase": "Running", "containerStatuses": [{"name": CONTAINER, "state": {"running": {}}}]},
-    }
-
-
-def _ended_pod(pod: Document, code: int, message: str) -> Document:
-    state = {"terminated": {"exitCode": code, "message": message}}
-    phase = "Succeeded" if code == 0 else "Failed"
-    return {**pod, "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]}}
-
-
-def _fetch_progress(url: str) -> ProgressReport | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
-            return ProgressReport.model_validate_json(response.read(65_536))
-    except (OSError, ValidationError, urllib.error.URLError):
-        return None
