@@ -16,7 +16,7 @@ from flowstill_evaluator.arms import Comparison, References, compare, resolve
 from flowstill_evaluator.decision import decision_json, fitted_result
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
 from flowstill_evaluator.gates.chain import overall, run_gates
-from flowstill_evaluator.gathering import gather
+from flowstill_evaluator.gathering import gather, publish_merged
 from flowstill_evaluator.report.build import build_report
 from flowstill_evaluator.report.document import as_json
 from flowstill_evaluator.report.media import choose_films, data_uri, data_uris
@@ -45,11 +45,8 @@ def judge(task: Task, context: ChildContext) -> Result:
         raise UserError(f"judge needs a task of kind Judge or JudgeRounds, not {task.kind}", field="kind")
     context.progress.update(0, _STEPS, "Reading the records")
     references = resolve(task)
-    merged: StatusRef | None = None
-    if isinstance(task, JudgeRoundsTask):
-        task = gather(task, references, context)
-        merged = StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest)
-    records = fetch(task.rollouts, "rollouts")
+    in_parts = isinstance(task, JudgeRoundsTask)
+    records = gather(task, context) if isinstance(task, JudgeRoundsTask) else fetch(task.rollouts, "rollouts")
     comparison = compare(task, references)
     evidence = load_evidence(records, expected_of(task, references, comparison))
 
@@ -59,6 +56,9 @@ def judge(task: Task, context: ChildContext) -> Result:
     more = wanted(evidence, task.gates)
     if more > task.episodes_per_task:
         return fitted_result(undecided(summary, more))
+    if isinstance(task, JudgeRoundsTask):
+        task = publish_merged(task, references, records)
+        records = fetch(task.rollouts, "rollouts")
 
     context.progress.update(2, _STEPS, "Writing the report")
     folder = context.work / "evidence"
@@ -79,7 +79,7 @@ def judge(task: Task, context: ChildContext) -> Result:
             verdict=summary.verdict,
             gates=list(summary.gates),
             arms=arm_results(summary.arms),
-            rollouts=merged,
+            rollouts=StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest) if in_parts else None,
             evidence=reference,
         )
     )
@@ -119,7 +119,7 @@ def write_evidence(
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def expected_of(task: JudgeTask, references: References, comparison: Comparison) -> Expected:
+def expected_of(task: JudgeTask | JudgeRoundsTask, references: References, comparison: Comparison) -> Expected:
     """What the records have to be about."""
     evaluation = task.evaluation
     return Expected(

@@ -122,6 +122,11 @@ class JudgeRoundsTask(RolloutTask):
     parity_difference: Annotated[float, Field(ge=0.0)]
     episodes: Episodes
 
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task that the records have to hold."""
+        return self.episodes
+
 
 def shard_work(work: str, shard: int, shards: int) -> str:
     """The work folder (URI or path) of one shard below that of all; the only one has the whole of it."""

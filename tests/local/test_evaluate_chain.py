@@ -19,7 +19,6 @@ import pytest
 from flowstill.api.children import JudgeRoundsTask, Result, RolloutsTask
 from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
-from flowstill_evaluator.arms import resolve
 from flowstill_evaluator.gathering import gather
 from flowstill_evaluator.session import work_folder
 from tests.support import tiny_smolvla
@@ -168,7 +167,7 @@ def test_two_shards_are_what_one_is(environment, student, evaluated, tmp_path):
     fields = json.loads(spec.read_text()) | {"kind": "JudgeRounds", "parity_difference": 0.0, "episodes": EPISODES}
     task = JudgeRoundsTask(**fields, rounds=[{"work": "store://work/shards", "shards": 2}])
     context = ChildContext(tmp_path, threading.Event(), None)
-    merged = fetch(gather(task, resolve(task), context).rollouts, "rollouts")
+    merged = gather(task, context)
     for name in ("episodes.jsonl", "fidelity.json"):
         assert (merged / name).read_bytes() == (evaluated / name).read_bytes()
     with np.load(merged / "joint_velocity.npz") as ours, np.load(evaluated / "joint_velocity.npz") as theirs:
