@@ -3,13 +3,15 @@
 import json
 import shutil
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import flowstill
 from flowstill.api.children import JudgeTask, Result, Task
 from flowstill.api.fields import StatusRef
-from flowstill.api.studentrollout import Verdict
+from flowstill.api.overrides import attach
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill.artifacts.curve import PICTURE, read_curve
 from flowstill.artifacts.manifest import EvidenceProperties
 from flowstill.artifacts.stores import fetch, publish
@@ -50,7 +52,7 @@ def judge(task: Task, context: ChildContext) -> Result:
 
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
-    summary = summarise(evidence, gates, overall(gates))
+    summary = summarise(evidence, with_overrides(gates, task), overall(gates))
 
     context.progress.update(2, _STEPS, "Writing the report")
     folder = context.work / "evidence"
@@ -69,11 +71,16 @@ def judge(task: Task, context: ChildContext) -> Result:
             reason=_REASONS[summary.verdict],
             message=summary.sentence,
             verdict=summary.verdict,
-            gates=list(summary.gates),
+            gates=gates,
             arms=arm_results(summary.arms),
             evidence=reference,
         )
     )
+
+
+def with_overrides(gates: list[GateResult], task: JudgeTask) -> list[GateResult]:
+    """The gates as the record has them: the verdicts as they were measured, and the overrides beside them."""
+    return attach(gates, task.overrides, datetime.fromisoformat(task.asked)) if task.asked else gates
 
 
 def write_evidence(

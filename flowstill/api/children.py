@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from flowstill.api.distilljob import Dataset, DistillJobSpec, Fidelity
-from flowstill.api.fields import ArtifactRef, Digest, Message, Model, ShortText, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Parity, Verdict
+from flowstill.api.fields import ArtifactRef, Digest, Message, Model, Moment, ShortText, Source, StatusRef
+from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Override, Parity, Verdict
 
 MAX_RESULT_BYTES = 3500
 
@@ -69,11 +69,16 @@ class RolloutsTask(RolloutTask):
 
 
 class JudgeTask(RolloutTask):
-    """Judge published records by the nine gates; publish the evidence with the report."""
+    """Judge published records by the nine gates; publish the evidence with the report.
+
+    ``overrides`` change no verdict: they go into the record, with what had lapsed when the judge was ``asked``.
+    """
 
     kind: Literal["Judge"] = "Judge"
     rollouts: ArtifactRef
     parity_difference: Annotated[float, Field(ge=0.0)]
+    overrides: Annotated[list[Override], Field(max_length=6)] = Field(default_factory=list)
+    asked: Moment | None = None
 
 
 AnyTask = TrainTask | ParityTask | DatasetParityTask | RolloutsTask | JudgeTask

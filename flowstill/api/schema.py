@@ -16,11 +16,12 @@ from pydantic import BaseModel
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.structural import Schema, structural
-from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill.api.studentrollout import SAFETY_REFUSED, UNTIL_PROMOTION, StudentRolloutSpec, StudentRolloutStatus
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
 MAX_NAME = 40
+ENDED = "has(self.status.promotionTime) || has(self.status.completionTime)"
 HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
 
 
@@ -86,6 +87,7 @@ RULES: dict[str, list[Schema]] = {
             "maxEpisodesPerTask",
         ),
     ],
+    "Override": [_rule("!self.gate.startsWith('S')", SAFETY_REFUSED, "gate")],
     "StudentRolloutSpec": [
         _rule(
             "self.runtime.nodes == 1",
@@ -211,7 +213,8 @@ def _resource_schema(kind: Kind) -> Schema:
             _rule(
                 f"self.metadata.name.size() <= {MAX_NAME}",
                 f"metadata.name must be at most {MAX_NAME} characters: names of child Jobs are made from it",
-            )
+            ),
+            *_settled(spec),
         ],
     }
 
@@ -220,6 +223,8 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
+        if name in UNTIL_PROMOTION:
+            continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]
             same = " && ".join(
@@ -231,6 +236,19 @@ def _immutable(spec: Schema) -> list[Schema]:
             message = f"spec.{name} is immutable; create a resource with a new name"
         rules.append(_rule(same, message, name))
     return rules
+
+
+def _settled(spec: Schema) -> list[Schema]:
+    """One rule for each field that may be changed until the student is promoted; the resource has both parts."""
+    return [
+        _rule(
+            f"!has(self.status) || !({ENDED}) || ({_same(f'spec.{name}', optional=True)})",
+            f"spec.{name} may be changed only until the student is promoted; create a resource with a new name",
+            f"spec.{name}",
+        )
+        for name in UNTIL_PROMOTION
+        if name in spec["properties"]
+    ]
 
 
 def _same(field: str, *, optional: bool) -> str:

@@ -13,7 +13,8 @@ from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatu
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, supersede
+from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, passed, supersede
+from flowstill_operator.rollout.overrides import by_expiry, override_stage
 from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
 from flowstill_operator.steps import (
     STOP,
@@ -50,12 +51,13 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         parity_stage,
         evaluation_stage,
         judge_stage,
+        override_stage,
         _promotion_stage,
     )
     for stage in stages:
         move = stage(observed, observed.spec, draft)
         if move is not None:
-            return draft.plan(move)
+            return draft.plan(by_expiry(draft, move))
     return draft.plan(complete(draft))
 
 
@@ -140,7 +142,7 @@ def _promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
     if draft.is_true("Promoted"):
         return _finish(observed, spec, draft, target)
     if not judged or draft.find("Promoted") is None:
-        draft.condition("Promoted", "Unknown", "Promoting", "all gates passed")
+        draft.condition("Promoted", "Unknown", "Promoting", passed(draft))
         return Move(requeue_after=AT_ONCE)
     if observed.target_refused is not None:
         reason, text = observed.target_refused.reason, observed.target_refused.message

@@ -12,8 +12,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flowstill.api.schema import FOLDERS, KINDS, REPOSITORY, RULES, Kind, custom_resource_definition, to_yaml, write
 from flowstill.api.structural import structural
+from flowstill.api.studentrollout import UNTIL_PROMOTION
 
 DIGEST = "sha256:" + "a" * 64
+OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
 MINIMAL: dict[str, dict[str, Any]] = {
     "DistillJob": {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}},
     "StudentRollout": {
@@ -165,6 +167,12 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("StudentRollout", "gates.S3", {"margin": 0.1}, {"margin": 0.2}),
         ("StudentRollout", "target", {"deployment": {"name": "arm"}}, {"deployment": {}}),
         ("StudentRollout", "target.deployment", {"name": "arm"}, {"name": "Arm"}),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "gate": "P7"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "by": ""}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "reason": " "}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "expires": "2026-12-31"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "expires": "2026-12-31T23:59:59"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{k: v for k, v in OVERRIDE.items() if k != "expires"}]),
         ("StudentRollout", "baseline", {"uri": "store://b", "digest": DIGEST}, {"uri": "store://b"}),
     ],
 )
@@ -191,6 +199,7 @@ REFUSED = {
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
+    RULES["Override"][0]["rule"]: changed("StudentRollout", "overrides", [{**OVERRIDE, "gate": "S1"}]),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
 
@@ -215,7 +224,7 @@ def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
     schema = spec_schema(kind)
     transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
     rules = {rule["fieldPath"]: rule for rule in transitions}
-    assert rules.keys() == {f".{name}" for name in schema["properties"]}
+    assert rules.keys() == {f".{name}" for name in schema["properties"] if name not in UNTIL_PROMOTION}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]
         assert "create a resource with a new name" in rule["message"]
@@ -227,9 +236,33 @@ def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
 
 @EVERY_KIND
 def test_names_are_short(kind: Kind) -> None:
-    (rule,) = root_schema(kind)["x-kubernetes-validations"]
+    rule = root_schema(kind)["x-kubernetes-validations"][0]
     assert rule["rule"] == "self.metadata.name.size() <= 40"
     assert rule["message"].startswith("metadata.name must be at most 40 characters")
+
+
+def test_what_may_be_changed_is_settled_by_the_promotion() -> None:
+    rollout = next(kind for kind in KINDS if kind.name == "StudentRollout")
+    rules = {rule.get("fieldPath"): rule for rule in root_schema(rollout)["x-kubernetes-validations"]}
+    for name in UNTIL_PROMOTION:
+        rule = rules[f".spec.{name}"]
+        assert "only until the student is promoted" in rule["message"]
+        for part in ("self.status.promotionTime", "self.status.completionTime", f"oldSelf.spec.{name}"):
+            assert part in rule["rule"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([OVERRIDE, OVERRIDE], "spec.overrides has a gate twice"),
+        ([{**OVERRIDE, "expires": "2026-02-31T00:00:00Z"}], "out of range"),
+    ],
+)
+def test_overrides_that_no_schema_can_refuse(overrides: list[dict[str, Any]], words: str) -> None:
+    """The API server refuses the first by the list's key, and the second by its format."""
+    rollout = next(kind for kind in KINDS if kind.name == "StudentRollout")
+    with pytest.raises(ValidationError, match=words):
+        rollout.spec.model_validate(changed("StudentRollout", "overrides", overrides))
 
 
 def test_lists_with_a_key_are_maps() -> None:
@@ -245,6 +278,7 @@ def test_lists_with_a_key_are_maps() -> None:
         ".status.arms": ["name"],
         ".status.fidelity": ["name"],
         ".spec.runtime.env": ["name"],
+        ".spec.overrides": ["gate"],
     }
 
 
