@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from flowstill_evaluator.looks import level_of
 from flowstill_evaluator.statistics import Floats, PairCounts, count_pairs
 
 MIN_VELOCITY_ROWS = 500
@@ -128,7 +129,11 @@ class TwoSamples:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the judge was asked about, against which the records are held."""
+    """What the judge was asked about, against which the records are held.
+
+    ``episodes_per_task`` were run so far. ``looks`` are all numbers of them at which the evaluation was to be
+    judged, fixed beforehand (:func:`flowstill_evaluator.stopping.looks_of`); none: this is the only look.
+    """
 
     suite: str
     tasks: tuple[str, ...]
@@ -137,6 +142,20 @@ class Expected:
     baseline: str
     student_digest: str
     baseline_digest: str | None = None
+    looks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.looks and self.episodes_per_task not in self.looks:
+            raise ValueError(f"{self.episodes_per_task} episodes per task is none of the looks {self.looks}")
+
+    def level(self, whole: float) -> float:
+        """What the present look may spend of a one-sided level."""
+        return level_of(self.looks, self.episodes_per_task, whole) if self.looks else whole
+
+    @property
+    def last_look(self) -> bool:
+        """Whether no more episodes may be run."""
+        return not self.looks or self.episodes_per_task == self.looks[-1]
 
 
 @dataclass(frozen=True)

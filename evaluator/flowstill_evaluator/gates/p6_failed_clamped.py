@@ -3,7 +3,7 @@
 from flowstill.api.studentrollout import FailedClampedLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
-from flowstill_evaluator.gates.rates import judge_rate
+from flowstill_evaluator.gates.rates import Look, judge_rate
 
 
 def p6_failed_clamped(evidence: Evidence, limits: FailedClampedLimits) -> GateResult:
@@ -17,4 +17,5 @@ def p6_failed_clamped(evidence: Evidence, limits: FailedClampedLimits) -> GateRe
         pairs.baseline_clamped & ~pairs.baseline_success,
         limits.max_per_hundred,
         "both failed and clamped",
+        Look.of(evidence.expected),
     )

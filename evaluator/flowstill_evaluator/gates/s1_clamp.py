@@ -3,7 +3,7 @@
 from flowstill.api.studentrollout import ClampLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
-from flowstill_evaluator.gates.rates import judge_rate
+from flowstill_evaluator.gates.rates import Look, judge_rate
 
 
 def s1_clamp(evidence: Evidence, limits: ClampLimits) -> GateResult:
@@ -11,4 +11,7 @@ def s1_clamp(evidence: Evidence, limits: ClampLimits) -> GateResult:
     pairs = evidence.pairs
     if isinstance(pairs, Gap):
         return inconclusive("S1", pairs, limits.max_per_hundred)
-    return judge_rate("S1", pairs.student_clamped, pairs.baseline_clamped, limits.max_per_hundred, "clamped an action")
+    look = Look.of(evidence.expected)
+    return judge_rate(
+        "S1", pairs.student_clamped, pairs.baseline_clamped, limits.max_per_hundred, "clamped an action", look
+    )

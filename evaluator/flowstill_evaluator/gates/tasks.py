@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flowstill_evaluator.evidence import Pairs
-from flowstill_evaluator.statistics import Bounds, PairCounts, difference_interval, mcnemar
+from flowstill_evaluator.statistics import LEVEL, Bounds, PairCounts, difference_interval, mcnemar
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class TaskComparison:
     p_value: float
 
 
-def compare_tasks(pairs: Pairs) -> list[TaskComparison]:
-    """One comparison a task that has episodes, in the order of the spec."""
+def compare_tasks(pairs: Pairs, level: float = LEVEL) -> list[TaskComparison]:
+    """One comparison a task that has episodes, in the order of the spec; bounds at a one-sided ``level``."""
     compared = ((task, pairs.success(index)) for index, task in enumerate(pairs.tasks))
     return [
-        TaskComparison(task, counts, difference_interval(counts), mcnemar(counts.gained, counts.lost))
+        TaskComparison(task, counts, difference_interval(counts, level), mcnemar(counts.gained, counts.lost))
         for task, counts in compared
         if counts.pairs
     ]

@@ -35,13 +35,24 @@ def test_health_and_metrics_answer_while_it_works(scene: Scene, operator: Operat
     scene.await_condition("busy", "Validated", "ParityPassed")
     assert operator.read("/healthz")[0] == 200
     assert operator.read("/readyz") == (200, "ready")
-    code, metrics = operator.read("/metrics")
-    assert code == 200
-    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
-    assert float(values['flowstill_reconcile_total{kind="StudentRollout",outcome="ok"}']) >= 3
-    assert float(values['flowstill_children_created_total{role="parity"}']) == 1
-    assert float(values['flowstill_resources{kind="StudentRollout",phase="Evaluating"}']) == 1
-    assert float(values['flowstill_reconcile_seconds_count{kind="StudentRollout"}']) >= 3
+
+    def metrics() -> dict[str, float]:
+        code, text = operator.read("/metrics")
+        assert code == 200
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    def counted(values: dict[str, float]) -> bool:
+        return (
+            values['flowstill_reconcile_total{kind="StudentRollout",outcome="ok"}'] >= 3
+            and values['flowstill_reconcile_seconds_count{kind="StudentRollout"}'] >= 3
+            and values.get('flowstill_resources{kind="StudentRollout",phase="Evaluating"}') == 1
+        )
+
+    # They follow the write of the status by a moment.
+    until(lambda: counted(metrics()), "three reconciles and the phase are counted", metrics)
+    values = metrics()
+    assert values['flowstill_children_created_total{role="parity"}'] == 1
     assert "flowstill_queue_depth" in values
 
 

@@ -24,7 +24,7 @@ from flowstill_evaluator.gates.rates import episodes_needed
 from flowstill_evaluator.gates.s1_clamp import s1_clamp
 from flowstill_evaluator.gates.s2_velocity import joint_shifts, s2_velocity
 from flowstill_evaluator.gates.s3_cliff import s3_cliff
-from flowstill_evaluator.statistics import Bounds, PairCounts, difference_interval
+from flowstill_evaluator.statistics import LEVEL, Bounds, PairCounts
 from tests.unit.evaluator import synthetic as syn
 
 SERVED, BASELINE = "student-draws", "teacher@10"
@@ -496,5 +496,5 @@ def test_how_often_a_student_is_promoted(gained, lost, least, most):
     """Equal, worse by the margin, and worse by eight points; 450 pairs, margin 3 points."""
     drawn = np.random.default_rng(11).multinomial(450, [gained, lost, 1 - gained - lost], 400)
     tables = [PairCounts(int(rest), int(g), int(b), 0) for g, b, rest in drawn]
-    passed = [within_margin(t, difference_interval(t), 0.03) == "Pass" for t in tables]
+    passed = [within_margin(t, 0.03, LEVEL) == "Pass" for t in tables]
     assert least <= np.mean(passed) <= most

@@ -221,8 +221,11 @@ def test_overrides_are_in_the_record_and_change_no_verdict(store, tmp_path):
     for name in ("decision.json", "report.json"):
         found = json.loads((folder / name).read_text())
         assert found["verdict"] == "Fail"
-        assert {gate["name"]: gate["override"] for gate in found["gates"] if "override" in gate} == expected
+        assert {gate["name"]: gate["override"] for gate in found["gates"] if gate.get("override")} == expected
         assert {gate["name"]: gate["verdict"] for gate in found["gates"]}["P1"] == "Fail"
+    page = (folder / "report.html").read_text()
+    assert "Overridden by ann until 2026-01-03T00:00:00Z" in page
+    assert "Expired override by bob until 2026-01-01T00:00:00Z" in page
 
 
 def test_six_overrides_fit_into_a_decision(store, tmp_path):
