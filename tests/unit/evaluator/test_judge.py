@@ -273,7 +273,7 @@ def test_changed_records_are_refused(store, tmp_path):
 
 def test_another_childs_task_is_refused(store, tmp_path):
     task = published(tmp_path)
-    values = task.model_dump(exclude={"kind", "rollouts", "parity_difference", "overrides", "asked"})
+    values = task.model_dump(exclude={"kind", "rollouts", "episodes", "parity_difference", "overrides", "asked"})
     with pytest.raises(UserError, match="kind"):
         run(ParityTask.model_validate(values), tmp_path)
 
