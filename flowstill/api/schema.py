@@ -12,11 +12,19 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.structural import Schema, structural
-from flowstill.api.studentrollout import SAFETY_REFUSED, UNTIL_PROMOTION, StudentRolloutSpec, StudentRolloutStatus
+from flowstill.api.studentrollout import (
+    LIMITS,
+    SAFETY_REFUSED,
+    UNTIL_PROMOTION,
+    Gates,
+    StudentRolloutSpec,
+    StudentRolloutStatus,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -27,6 +35,15 @@ HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; ch
 
 def _rule(rule: str, message: str, field: str | None = None) -> Schema:
     return {"rule": rule, "message": message} | ({"fieldPath": f".{field}"} if field else {})
+
+
+def _defaults_of_limits() -> list[str]:
+    gates = Gates()
+    return [
+        f"self.{gate.upper()}.{to_camel(name)} == {float(getattr(getattr(gates, gate), name))!r}"
+        for gate, names in LIMITS.items()
+        for name in names
+    ]
 
 
 RULES: dict[str, list[Schema]] = {
@@ -88,6 +105,13 @@ RULES: dict[str, list[Schema]] = {
         ),
     ],
     "Override": [_rule("!self.gate.startsWith('S')", SAFETY_REFUSED, "gate")],
+    "Gates": [
+        _rule(
+            f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
+            "spec.gates.profile literal has limits of its own: leave those of the gates out",
+            "profile",
+        ),
+    ],
     "StudentRolloutSpec": [
         _rule(
             "self.runtime.nodes == 1",
