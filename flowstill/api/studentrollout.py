@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from flowstill.api.actions import MAX_ACTIONS, Action
 from flowstill.api.conditions import Condition
 from flowstill.api.fields import (
     ArtifactRef,
@@ -28,14 +29,14 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
 ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
 DEFAULT_MOST_EPISODES = 200
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
-UNTIL_PROMOTION = ("overrides",)
+UNTIL_PROMOTION = ("overrides", "approval")
 """Fields of a spec that may be changed until the student is promoted, or the rollout has ended."""
 SAFETY_REFUSED = "spec.overrides: a safety gate can never be overridden; only P1 to P6 can"
 
@@ -279,6 +280,11 @@ class StudentRolloutSpec(Model):
         list[Override],
         Field(max_length=6, description="Of performance gates. May be changed until the student is promoted."),
     ] = Field(default_factory=list)
+    approval: Literal["Automatic", "Manual"] = Field(
+        default="Automatic",
+        description="Manual: when all gates passed, wait for the annotation flowstill.dev/approve. "
+        "May be changed until the student is promoted.",
+    )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
 
@@ -361,3 +367,6 @@ class StudentRolloutStatus(StatusModel):
     )
     rollouts: StatusRef | None = None
     evidence: StatusRef | None = None
+    actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(
+        default_factory=list, description="What people asked for by annotations, and what became of it."
+    )
