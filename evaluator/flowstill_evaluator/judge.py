@@ -1,12 +1,14 @@
 """``flowstill-evaluate judge``: published records in, a verdict with its evidence out."""
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import flowstill
-from flowstill.api.children import JudgeRoundsTask, JudgeTask, Result, Task
+from flowstill.api.children import JudgeRoundsTask, JudgeTask, JudgingTask, Result, Task
 from flowstill.api.fields import StatusRef
-from flowstill.api.studentrollout import Verdict
+from flowstill.api.overrides import attach
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill.artifacts.curve import PICTURE, read_curve
 from flowstill.artifacts.manifest import EvidenceProperties
 from flowstill.artifacts.stores import fetch, publish
@@ -52,7 +54,7 @@ def judge(task: Task, context: ChildContext) -> Result:
 
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
-    summary = summarise(evidence, gates, overall(gates))
+    summary = summarise(evidence, with_overrides(gates, task), overall(gates))
     more = wanted(evidence, task.gates)
     if more > task.episodes_per_task:
         return fitted_result(undecided(summary, more))
@@ -77,7 +79,7 @@ def judge(task: Task, context: ChildContext) -> Result:
             reason=_REASONS[summary.verdict],
             message=summary.sentence,
             verdict=summary.verdict,
-            gates=list(summary.gates),
+            gates=gates,
             arms=arm_results(summary.arms),
             rollouts=StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest) if in_parts else None,
             evidence=reference,
@@ -96,6 +98,11 @@ def undecided(summary: Summary, more: int) -> Result:
         gates=list(summary.gates),
         arms=arm_results(summary.arms),
     )
+
+
+def with_overrides(gates: list[GateResult], task: JudgingTask) -> list[GateResult]:
+    """The gates as the record has them: the verdicts as they were measured, and the overrides beside them."""
+    return attach(gates, task.overrides, datetime.fromisoformat(task.asked)) if task.asked else gates
 
 
 def write_evidence(

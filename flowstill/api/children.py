@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from flowstill.api.distilljob import Dataset, DistillJobSpec, Fidelity
-from flowstill.api.fields import ArtifactRef, Digest, Message, Model, ShortText, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Parity, Verdict
+from flowstill.api.fields import ArtifactRef, Digest, Message, Model, Moment, ShortText, Source, StatusRef
+from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Override, Parity, Verdict
 
 MAX_RESULT_BYTES = 3500
 
@@ -87,7 +87,18 @@ class RolloutsTask(RolloutTask):
         return min(self.evaluation.shards, len(self.evaluation.tasks) * self.episodes_per_task)
 
 
-class JudgeTask(RolloutTask):
+class JudgingTask(RolloutTask):
+    """What the two ways of judging share.
+
+    ``overrides`` change no verdict: they go into the record, with what had lapsed when the judge was ``asked``.
+    """
+
+    parity_difference: Annotated[float, Field(ge=0.0)]
+    overrides: Annotated[list[Override], Field(max_length=6)] = Field(default_factory=list)
+    asked: Moment | None = None
+
+
+class JudgeTask(JudgingTask):
     """Judge published records by the nine gates; publish the evidence with the report.
 
     ``episodes``: of every task in the records; default: ``evaluation.episodesPerTask``.
@@ -95,7 +106,6 @@ class JudgeTask(RolloutTask):
 
     kind: Literal["Judge"] = "Judge"
     rollouts: ArtifactRef
-    parity_difference: Annotated[float, Field(ge=0.0)]
     episodes: Episodes | None = None
 
     @property
@@ -111,7 +121,7 @@ class RoundWork(Model):
     shards: Annotated[int, Field(ge=1, le=64)] = 1
 
 
-class JudgeRoundsTask(RolloutTask):
+class JudgeRoundsTask(JudgingTask):
     """The same of records in parts: merge what every shard of every round published, publish that, and judge it.
 
     ``episodes``: of every task in all rounds together.
@@ -119,7 +129,6 @@ class JudgeRoundsTask(RolloutTask):
 
     kind: Literal["JudgeRounds"] = "JudgeRounds"
     rounds: Annotated[list[RoundWork], Field(min_length=1, max_length=99)]
-    parity_difference: Annotated[float, Field(ge=0.0)]
     episodes: Episodes
 
     @property

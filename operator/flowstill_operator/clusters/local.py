@@ -16,6 +16,7 @@ from flowstill.artifacts.atomic import storage_full
 from flowstill.errors import StorageFull, UserError
 from flowstill_operator.children import Document, is_finished, owned_by
 from flowstill_operator.clusters.documents import now, read, write
+from flowstill_operator.clusters.immutable import changed_spec
 from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.local_jobs import LocalJobs
 from flowstill_operator.clusters.processes import NAMESPACE
@@ -77,17 +78,14 @@ class LocalCluster:
         command again has changed something else. Verdicts and successes stay.
 
         Raises:
-            UserError: the same name has another spec, and ``fresh`` is False.
+            UserError: the same name has a spec that this one may not become, and ``fresh`` is False.
         """
         path = self._resource_path(kind, name)
         stored = read(path)
         if stored is not None and not fresh:
             if stored["spec"] != spec:
-                raise UserError(
-                    f"{kind} {name} was run with another spec, and specs are immutable: "
-                    "give it a new metadata.name, or start it anew with --fresh",
-                    field="spec",
-                )
+                stored = {**stored, "spec": changed_spec(stored, spec)}
+                write(path, stored)
             return self._reopened(path, stored) if _failed(stored) else stored
         resource: Document = {
             "apiVersion": API_VERSION,
