@@ -70,8 +70,10 @@ def image_cases(part: str, look: Look) -> list[Case]:
 
 
 CLAIM = {"store.claim.create": True}
-ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit"]
+ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit", "fs-flowstill-approve"]
+POLICY = "fs-flowstill-actions.flowstill.dev"
 CRDS = ["distilljobs.flowstill.dev", "studentrollouts.flowstill.dev"]
+IN_BOTH = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
 TOLERATION = [{"key": "robots", "operator": "Exists"}]
 AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
@@ -141,6 +143,13 @@ CASES = [
         [("Role", "a"), ("Role", "b")],
     ),
     Case(
+        "operator.watchNamespaces",
+        ["a", "b"],
+        lambda d: d.of("ValidatingAdmissionPolicyBinding")[0]["spec"].get("matchResources"),
+        None,
+        {"namespaceSelector": {"matchExpressions": [IN_BOTH]}},
+    ),
+    Case(
         "operator.resources.requests.cpu",
         1,
         lambda d: d.container()["resources"],
@@ -204,6 +213,8 @@ CASES = [
     Case("rbac.create", False, names("ClusterRole"), ROLES, []),
     Case("rbac.create", False, names("ClusterRoleBinding"), ROLES[:1], []),
     Case("rbac.aggregate", False, names("ClusterRole"), ROLES, ROLES[:1]),
+    Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicy"), [POLICY], []),
+    Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicyBinding"), [POLICY], []),
 ]
 
 
@@ -294,7 +305,8 @@ def test_a_bad_value_is_refused_by_name(helm: Helm, case: str) -> None:
 
 
 def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Callable[[Values], Documents]) -> None:
-    found = render({"operator.watchNamespaces": ["a"], "crds.enabled": False, "rbac.aggregate": False})
+    alone = {"crds.enabled": False, "rbac.aggregate": False, "admissionPolicy.enabled": False}
+    found = render({"operator.watchNamespaces": ["a"], **alone})
     assert sorted({document["kind"] for document in found.all}) == [
         "Deployment",
         "Role",
@@ -313,7 +325,7 @@ def test_every_object_says_whose_it_is(render: Callable[[Values], Documents]) ->
         "helm.sh/chart": f"flowstill-{VERSION}",
     }
     found = render(CLAIM)
-    assert len(found.all) == 9
+    assert len(found.all) == 12
     for document in found.all:
         assert expected.items() <= document["metadata"]["labels"].items()
 
