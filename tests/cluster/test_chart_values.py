@@ -71,7 +71,7 @@ def image_cases(part: str, look: Look) -> list[Case]:
 
 CLAIM = {"store.claim.create": True}
 ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit", "fs-flowstill-approve"]
-POLICY = "fs-flowstill-actions.flowstill.dev"
+POLICY = "fs-flowstill-actions"
 OPERATOR = ["fs-flowstill-operator"]
 CRDS = ["distilljobs.flowstill.dev", "studentrollouts.flowstill.dev"]
 IN_BOTH = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
