@@ -25,6 +25,7 @@ from flowstill_evaluator.report.media import choose_films, data_uri, data_uris
 from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
+from flowstill_evaluator.stopping import looks_of, wanted
 
 EVIDENCE_PARENT = "store://evidence"
 _REASONS: dict[Verdict, str] = {
@@ -57,6 +58,9 @@ def judge(task: Task, context: ChildContext) -> Result:
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
     summary = summarise(evidence, with_overrides(gates, task), overall(gates))
+    more = wanted(evidence, task.gates)
+    if more > task.episodes_per_task:
+        return fitted_result(undecided(summary, more))
 
     context.progress.update(2, _STEPS, "Writing the report")
     folder = context.work / "evidence"
@@ -86,6 +90,19 @@ def judge(task: Task, context: ChildContext) -> Result:
 def with_overrides(gates: list[GateResult], task: JudgeTask) -> list[GateResult]:
     """The gates as the record has them: the verdicts as they were measured, and the overrides beside them."""
     return attach(gates, task.overrides, datetime.fromisoformat(task.asked)) if task.asked else gates
+
+
+def undecided(summary: Summary, more: int) -> Result:
+    """No verdict, and no evidence to publish: what is open after this look, and how many episodes the next takes."""
+    return Result(
+        kind="Judge",
+        outcome="Succeeded",
+        reason="MoreEpisodes",
+        message=summary.sentence,
+        wanted_episodes=more,
+        gates=[g.model_copy(update={"override": None}) for g in summary.gates],
+        arms=arm_results(summary.arms),
+    )
 
 
 def write_evidence(
@@ -120,6 +137,7 @@ def expected_of(task: JudgeTask, references: References, comparison: Comparison)
         baseline=comparison.baseline,
         student_digest=references.student.digest,
         baseline_digest=references.baseline.digest,
+        looks=() if evaluation.evidence is not None else looks_of(evaluation),
     )
 
 

@@ -172,6 +172,9 @@ class Result(Model):
     # Rollouts
     rollouts: StatusRef | None = None
     # Judge
+    wanted_episodes: Episodes | None = Field(
+        default=None, description="Of every task, in all, before it is judged again; then there is no verdict yet."
+    )
     verdict: Verdict | None = None
     gates: Annotated[list[GateResult], Field(max_length=9)] = Field(default_factory=list)
     arms: Annotated[list[ArmResult], Field(max_length=12)] = Field(default_factory=list)

@@ -54,6 +54,8 @@ def run_stage[S: HasConditions](
     seen: Seen,
     task: Callable[[], AnyTask],
     fail: Callable[[str, str], Move],
+    number: int = 1,
+    shards: int = 1,
 ) -> Result | Move:
     """The child's result when it is there, else what to do.
 
@@ -63,6 +65,8 @@ def run_stage[S: HasConditions](
         seen: the child as it is.
         task: what a new child is told; called only when one is wanted.
         fail: ends the resource, given reason and message.
+        number: of the round, of a child that there is once a round.
+        shards: pods that share its work.
     """
     kind = stage.condition
     conditions = draft.before.conditions
@@ -78,10 +82,10 @@ def run_stage[S: HasConditions](
         case "start":
             draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
             draft.set(message=f"{stage.role}: {WAITING_TEXT['queued']}")
-            return Move((Wanted(stage.role, task(), seen.image),))
+            return Move((Wanted(stage.role, task(), seen.image, round=number, shards=shards),))
         case "read":
             draft.condition(kind, "Unknown", READING, step.message)
-            return Move((Wanted(stage.role, task(), seen.image, reader=True),))
+            return Move((Wanted(stage.role, task(), seen.image, reader=True, round=number, shards=shards),))
         case "queued" | "running":
             draft.condition(kind, "Unknown", condition_reason(step.reason), step.message)
             if step.message:

@@ -17,7 +17,7 @@ _GRACE_SECONDS = 1.0
 def weigh(draft: StatusDraft, spec: StudentRolloutSpec) -> Move | None:
     """None when every gate passed or somebody answers for it; else the end of the rollout."""
     gates = attach(draft.status.gates, spec.overrides, draft.now)
-    draft.set(gates=gates, gates_summary=_summary(gates))
+    draft.set(gates=gates, gates_summary=gates_summary(gates))
     others = ", ".join(described(gate) for gate in gates if gate.verdict != "Pass")
     open_ = in_the_way(gates)
     if not open_:
@@ -33,7 +33,8 @@ def weigh(draft: StatusDraft, spec: StudentRolloutSpec) -> Move | None:
         return reject(draft, reason, f"gates: {others}")
     reason = LAPSED if lapsed else "Inconclusive"
     _refuse(draft, "Unknown", reason, others)
-    return inconclusive(draft, f"gates: {others}; more episodes per task decide", reason)
+    more = "more recorded trials" if spec.evaluation.evidence is not None else "more maxEpisodesPerTask"
+    return inconclusive(draft, f"gates: {others}; a new rollout with {more} may decide", reason)
 
 
 def override_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
@@ -52,6 +53,13 @@ def by_expiry(draft: StatusDraft, move: Move) -> Move:
     return replace(move, requeue_after=min(move.requeue_after, left))
 
 
+def gates_summary(gates: list[GateResult]) -> str:
+    """Such as ``7/9 Pass, 1 overridden``."""
+    passed = sum(gate.verdict == "Pass" for gate in gates)
+    overridden = sum(gate.verdict != "Pass" for gate in gates) - len(in_the_way(gates))
+    return f"{passed}/{len(gates)} Pass" + (f", {overridden} overridden" if overridden else "")
+
+
 def _may_lapse(draft: StatusDraft) -> bool:
     """Whether overrides still matter: something did not pass, and the target was not changed yet."""
     return draft.status.promotion_time is None and any(gate.verdict != "Pass" for gate in draft.status.gates)
@@ -66,9 +74,3 @@ def _refuse(draft: StatusDraft, truth: Literal["False", "Unknown"], reason: str,
     draft.condition("GatesPassed", truth, reason, text)
     if draft.find("Promoted") is not None:
         draft.condition("Promoted", "False", reason, text)
-
-
-def _summary(gates: list[GateResult]) -> str:
-    passed = sum(gate.verdict == "Pass" for gate in gates)
-    overridden = sum(gate.verdict != "Pass" for gate in gates) - len(in_the_way(gates))
-    return f"{passed}/{len(gates)} Pass" + (f", {overridden} overridden" if overridden else "")
