@@ -131,6 +131,11 @@ class JudgeRoundsTask(JudgingTask):
     rounds: Annotated[list[RoundWork], Field(min_length=1, max_length=99)]
     episodes: Episodes
 
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task that the records have to hold."""
+        return self.episodes
+
 
 def shard_work(work: str, shard: int, shards: int) -> str:
     """The work folder (URI or path) of one shard below that of all; the only one has the whole of it."""
@@ -167,6 +172,7 @@ class Result(Model):
     # Parity
     difference: Annotated[float, Field(ge=0.0)] | None = None
     threshold: float | None = None
+    warning: Message | None = None
     teacher: StatusRef | None = None
     baseline: StatusRef | None = None
     # Rollouts

@@ -92,7 +92,8 @@ def run_stage[S: HasConditions](
                 draft.set(message=f"{stage.role}: {step.message}"[:1024])
             if seen.child.progress is not None:
                 report = seen.child.progress
-                draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")
+                others = f"{seen.child.message}; " if seen.child.message else ""
+                draft.set(message=f"{others}{report.activity}: {report.step} of {report.total_steps}"[:1024])
             return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
         case "done" if step.result is not None:
             return step.result

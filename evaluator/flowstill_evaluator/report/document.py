@@ -315,6 +315,8 @@ class Report(Part):
     """Why evidence is missing, each reason once."""
     arms: list[Arm]
     paired: Comparison | None
+    left_out: Count
+    """Pairs that do not count, because the simulator gave up an episode of theirs."""
     tasks: list[TaskComparison]
     latency: Latency | None
     memory: list[MemoryArm]

@@ -22,6 +22,8 @@ _FILTERS = {
     "fact": words.fact,
     "size": words.size,
     "ending": words.ending,
+    "chance": words.chance,
+    "scientific": words.scientific,
 }
 
 

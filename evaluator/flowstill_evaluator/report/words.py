@@ -16,6 +16,7 @@ HEADLINES = {
 }
 SYMBOLS = {"Pass": "✓", "Fail": "✗", "Inconclusive": "?"}
 _UNITS = {"S1": " / 100", "P6": " / 100", "P2": " ×", "P3": " ×"}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _POINTS = {"S3", "P1", "P5"}
 
 
@@ -47,6 +48,19 @@ def ending(side: Ending) -> str:
     """How an episode ended, in a few words."""
     after = f"after {side.steps} step{'' if side.steps == 1 else 's'}"
     return f"succeeded {after}" if side.success else f"failed ({side.failure or 'unexplained'}) {after}"
+
+
+def chance(p_value: float) -> str:
+    """A p value with its sign, such as ``= 0.029`` or ``< 0.001``."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+
+
+def scientific(number: float) -> str:
+    """Such as ``3.4 × 10⁻⁶``."""
+    mantissa, exponent = f"{number:.1e}".split("e")
+    if not -3 < int(exponent) < 4:
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return f"{number:.2g}"
 
 
 def percent(proportion: float) -> str:

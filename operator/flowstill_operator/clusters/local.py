@@ -32,7 +32,6 @@ class LocalCluster:
         changed: called when a child of that resource changed.
         heard: called with every event.
         broken: called when this run cannot go on: what happened could not be written down, or is a defect.
-        jobs: the processes.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class LocalCluster:
         self.changed = changed
         self.heard = heard
         self.broken = broken
-        self.jobs = LocalJobs(state / "jobs", self._job_changed, lambda error: self.broken(error))
+        self._jobs = LocalJobs(state / "jobs", self._job_changed, lambda error: self.broken(error))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,7 +105,7 @@ class LocalCluster:
     def _reopened(self, path: Path, stored: Document) -> Document:
         """The resource as before its first look; of its Jobs only those with a good result, but every log."""
         uid = stored["metadata"]["uid"]
-        for job_path, job, pods in self.jobs.stored():
+        for job_path, job, pods in self._jobs.stored():
             if not owned_by(job, uid) or not is_finished(job):
                 continue
             result = read_job(job, pods, uid).result
@@ -123,19 +122,19 @@ class LocalCluster:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
-        return self.jobs.get(name) if kind == "Job" else read(self._resource_path(kind, name))
+        return self._jobs.get(name) if kind == "Job" else read(self._resource_path(kind, name))
 
     async def pods(self, job: Document) -> list[Document]:
         """The attempts of a Job, in the shape of pods."""
-        return self.jobs.pods(job["metadata"]["name"])
+        return self._jobs.pods(job["metadata"]["name"])
 
     async def progress(self, pod: Document) -> ProgressReport | None:
         """Ask the process itself."""
-        return await self.jobs.progress(pod)
+        return await self._jobs.progress(pod)
 
     async def running(self) -> list[tuple[Document, ProgressReport | None]]:
         """The Jobs that run now, each with what it says about itself."""
-        return await self.jobs.running()
+        return await self._jobs.running()
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
@@ -151,7 +150,7 @@ class LocalCluster:
 
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
-        self.jobs.create(manifest)
+        self._jobs.create(manifest)
 
     async def apply_deployment(self, manifest: Document) -> None:
         """There is none here."""
@@ -176,23 +175,27 @@ class LocalCluster:
 
     def resume(self, uids: Iterable[str]) -> None:
         """Start again the unfinished Jobs of those resources, after ending what a killed run left behind."""
-        self.jobs.resume(uids)
+        self._jobs.resume(uids)
 
     async def stop(self) -> None:
         """SIGTERM every child and wait for it; the next run continues them."""
-        await self.jobs.stop()
+        await self._jobs.stop()
 
     def kill(self) -> None:
         """SIGKILL every child."""
-        self.jobs.kill()
+        self._jobs.kill()
 
     def log_of(self, job: str) -> Path | None:
         """The newest log of that Job."""
-        return self.jobs.log_of(job)
+        return self._jobs.log_of(job)
+
+    def jobs(self, uid: str) -> list[Document]:
+        """The Jobs of that resource, in the order of their start."""
+        return self._jobs.of(uid)
 
     def logs(self, uid: str) -> dict[str, Path]:
         """The newest log of every child of that resource that was started, by role, in the order of their start."""
-        return self.jobs.logs(uid)
+        return self._jobs.logs(uid)
 
     def _keep(self, path: Path, document: Document) -> None:
         """Write it down, or end this run: what is not on disk has not happened."""

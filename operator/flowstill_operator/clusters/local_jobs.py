@@ -142,11 +142,15 @@ class LocalJobs:
         logs = list((self.folder / job).glob("attempt-*/log.txt"))
         return max(logs, key=lambda path: int(path.parent.name.removeprefix("attempt-")), default=None)
 
+    def of(self, uid: str) -> list[Document]:
+        """The Jobs of that resource, in the order of their start."""
+        jobs = [job for _, job, _ in self.stored() if owned_by(job, uid)]
+        return sorted(jobs, key=lambda job: str(job["metadata"]["creationTimestamp"]))
+
     def logs(self, uid: str) -> dict[str, Path]:
         """The newest log of every child of that resource that was started, by role, in the order of their start."""
-        jobs = [job["metadata"] for _, job, _ in self.stored() if owned_by(job, uid)]
         found: dict[str, Path] = {}
-        for job in sorted(jobs, key=lambda metadata: str(metadata["creationTimestamp"])):
+        for job in (job["metadata"] for job in self.of(uid)):
             log, role = self.log_of(job["name"]), job["labels"][f"{GROUP}/role"]
             if log is not None and job["name"].rsplit("-", 2)[1] != "read":
                 found[role] = log

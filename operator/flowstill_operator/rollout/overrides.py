@@ -53,13 +53,6 @@ def by_expiry(draft: StatusDraft, move: Move) -> Move:
     return replace(move, requeue_after=min(move.requeue_after, left))
 
 
-def gates_summary(gates: list[GateResult]) -> str:
-    """Such as ``7/9 Pass, 1 overridden``."""
-    passed = sum(gate.verdict == "Pass" for gate in gates)
-    overridden = sum(gate.verdict != "Pass" for gate in gates) - len(in_the_way(gates))
-    return f"{passed}/{len(gates)} Pass" + (f", {overridden} overridden" if overridden else "")
-
-
 def _may_lapse(draft: StatusDraft) -> bool:
     """Whether overrides still matter: something did not pass, and the target was not changed yet."""
     return draft.status.promotion_time is None and any(gate.verdict != "Pass" for gate in draft.status.gates)
@@ -74,3 +67,10 @@ def _refuse(draft: StatusDraft, truth: Literal["False", "Unknown"], reason: str,
     draft.condition("GatesPassed", truth, reason, text)
     if draft.find("Promoted") is not None:
         draft.condition("Promoted", "False", reason, text)
+
+
+def gates_summary(gates: list[GateResult]) -> str:
+    """How many gates passed, and how many of the others somebody answers for."""
+    passed = sum(gate.verdict == "Pass" for gate in gates)
+    overridden = sum(gate.verdict != "Pass" for gate in gates) - len(in_the_way(gates))
+    return f"{passed}/{len(gates)} Pass" + (f", {overridden} overridden" if overridden else "")

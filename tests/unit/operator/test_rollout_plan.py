@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flowstill.api.children import JudgeTask
+from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.platform import local_platform
 from flowstill_operator.rollout.observe import Distilled, Observed, current_role, read_resource
@@ -92,6 +93,14 @@ def test_each_result_starts_the_next_child_and_is_kept():
     assert made.status.evidence == EVIDENCE
     assert conditions(made.status)["Completed"] == ("True", "Completed")
     assert "Promoted" not in conditions(made.status)
+
+
+def test_what_the_budget_cannot_decide_is_said_before_the_first_episode():
+    child = Child("Succeeded", result=parity(warning="200 episodes are too few for S3"))
+    made = with_child("parity", child, status=after())
+    assert [w.role for w in made.create] == ["rollouts"]
+    assert "200 episodes are too few for S3" in find_condition(made.status.conditions, "Validated").message
+    assert any("200 episodes are too few for S3" in note.message for note in made.events)
 
 
 JUDGED = ("parity", "rollouts")
@@ -376,6 +385,19 @@ def test_specs_that_cannot_work(spec, platform, words):
     assert (made.create, made.status.phase) == ((), "Failed")
     assert words in made.status.message
     assert conditions(made.status)["Validated"][0] == "False"
+
+
+def test_trials_of_ones_own_are_judged_once():
+    """The same three children; nobody can run more of them, so an open gate ends it."""
+    evidence = {"uri": "store://evidence/arm", "digest": digest("f")}
+    spec = rollout_spec(evaluation={"suite": "custom", "tasks": ["pick"], "episodesPerTask": 12, "evidence": evidence})
+    made = plan(observed(after(spec=spec), spec, children={"parity": Child("Succeeded", result=parity())}), NOW)
+    (wanted,) = made.create
+    assert (wanted.role, wanted.task.evaluation.evidence.digest) == ("rollouts", digest("f"))
+    ended = {"judge": Child("Succeeded", result=judged("Inconclusive"))}
+    made = plan(observed(after("parity", "rollouts", spec=spec), spec, children=ended), NOW)
+    assert (made.create, made.status.phase) == ((), "Inconclusive")
+    assert "a new rollout with more recorded trials may decide" in made.status.message
 
 
 def test_the_first_undecided_child_is_the_one_to_look_at():

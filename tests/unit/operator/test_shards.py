@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowstill.api.children import JudgeRoundsTask, Result, RolloutsTask
+from flowstill.api.children import JudgeRoundsTask, ProgressReport, Result, RolloutsTask
 from flowstill_operator.children import Child
 from flowstill_operator.clusters.processes import Attempt, command_of, environment_of
 from flowstill_operator.jobs import READER_PROGRAM, Owner, child_name, work_uri
@@ -148,6 +148,14 @@ def test_while_they_run_it_is_said_how_many_are_done():
     assert (child.state, child.reason, child.message) == ("Queued", "Unschedulable", "no GPU")
     assert talker(job, pods) is None
     assert read_job({**job, "spec": {**job["spec"], "suspend": True}}, [], "uid-1").reason == "Suspended"
+
+
+def test_progress_says_how_many_are_done_and_how_far_one_is():
+    report = ProgressReport(activity="running student", step=8, total_steps=12)
+    child = Child("Running", message="1 of 4 shards are done", progress=report)
+    made = plan(observed(after(("parity", parity())), child), later(5))
+    assert made.status.message == "1 of 4 shards are done; running student: 8 of 12"
+    assert made.status.conditions[-1].message == "1 of 4 shards are done"
 
 
 def test_a_lost_shard_is_no_failure():
