@@ -3,11 +3,11 @@
 import argparse
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-import flowstill
 from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import files_of, is_ours, tree_digest
 from flowstill.artifacts.manifest import RecordsProperties, StudentProperties, read_manifest
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         student=student,
         baseline=baseline,
         joints=list(trials.joints),
-        flowstill=flowstill.__version__,
+        flowstill=version("flowstill"),
     )
     for line in summary(trials):
         say(console, line)
