@@ -13,6 +13,10 @@ Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
+OVERRIDDEN = "GatesOverridden"
+WARNED = frozenset({OVERRIDDEN})
+"""Reasons that are warnings though their condition is as it should be."""
+
 RUNNING_LOOK_SECONDS = 15.0
 """How often a running child is asked for its progress."""
 WAITING_LOOK_SECONDS = 60.0
@@ -237,7 +241,7 @@ def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Not
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        bad = condition.status == ("True" if condition.type == "Failed" else "False")
+        bad = condition.status == ("True" if condition.type == "Failed" else "False") or condition.reason in WARNED
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)
 

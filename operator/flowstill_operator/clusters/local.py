@@ -18,6 +18,7 @@ from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill.errors import StorageFull, UserError
 from flowstill_operator.children import Document, is_finished, owned_by, read_child
+from flowstill_operator.clusters.immutable import changed_spec
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.processes import (
     NAMESPACE,
@@ -91,17 +92,14 @@ class LocalCluster:
         command again has changed something else. Verdicts and successes stay.
 
         Raises:
-            UserError: the same name has another spec, and ``fresh`` is False.
+            UserError: the same name has a spec that this one may not become, and ``fresh`` is False.
         """
         path = self._resource_path(kind, name)
         stored = _read(path)
         if stored is not None and not fresh:
             if stored["spec"] != spec:
-                raise UserError(
-                    f"{kind} {name} was run with another spec, and specs are immutable: "
-                    "give it a new metadata.name, or start it anew with --fresh",
-                    field="spec",
-                )
+                stored = {**stored, "spec": changed_spec(stored, spec)}
+                _write(path, stored)
             return self._reopened(path, stored) if _failed(stored) else stored
         resource: Document = {
             "apiVersion": API_VERSION,

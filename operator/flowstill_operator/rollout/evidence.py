@@ -2,13 +2,14 @@
 
 from flowstill.api.children import AnyTask, JudgeTask, ParityTask, Result, ResultKind, RolloutsTask, RolloutTask
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
+from flowstill.api.studentrollout import ArmResult, GateResult, StudentRolloutSpec, Verdict
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.rollout.observe import NOT_STARTED, STEPS, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, fail, inconclusive, reject
+from flowstill_operator.rollout.outcome import StatusDraft, fail, reject
+from flowstill_operator.rollout.overrides import weigh
 from flowstill_operator.stage import Seen, Stage, run_stage
-from flowstill_operator.steps import Move, Role
+from flowstill_operator.steps import Move, Role, timestamp
 
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 PHASES = {"parity": "Validating", "rollouts": "Evaluating", "judge": "Judging"}
@@ -51,22 +52,18 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
     result = _run(observed, spec, draft, "judge")
     if not isinstance(result, Result):
         return result
-    passed = [gate.name for gate in result.gates if gate.verdict == "Pass"]
-    draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence)
-    draft.set(gates_summary=f"{len(passed)}/{len(GATES)} Pass", **_successes(result.arms))
+    draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence, **_successes(result.arms))
     if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
         return _incomplete(draft, "judge", "a verdict, evidence and all nine gates")
-    others = ", ".join(f"{gate.name} {gate.verdict}" for gate in result.gates if gate.verdict != "Pass")
-    if result.verdict == "Fail":
-        draft.condition("GatesPassed", "False", "GatesFailed", others)
-        return reject(draft, "GatesFailed", f"gates: {others}")
-    if result.verdict == "Inconclusive":
-        draft.condition("GatesPassed", "Unknown", "Inconclusive", others)
-        return inconclusive(draft, f"gates: {others}; more episodes per task decide")
-    if others:
-        return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({others})")
-    draft.condition("GatesPassed", "True", "GatesPassed", f"{len(passed)} of {len(GATES)} gates passed")
-    return None
+    if result.verdict != _together(result.gates):
+        return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({result.verdict})")
+    return weigh(draft, spec)
+
+
+def _together(gates: list[GateResult]) -> Verdict:
+    """What these gates say together, as they were measured."""
+    verdicts = {gate.verdict for gate in gates}
+    return "Fail" if "Fail" in verdicts else "Inconclusive" if "Inconclusive" in verdicts else "Pass"
 
 
 def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role) -> Result | Move | None:
@@ -112,7 +109,13 @@ def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role
         return RolloutsTask(**shared)
     if status.rollouts is None or status.parity_difference is None:
         raise ValueError("the judge needs the records and parity's difference")
-    return JudgeTask(**shared, rollouts=_pinned(status.rollouts), parity_difference=status.parity_difference)
+    return JudgeTask(
+        **shared,
+        rollouts=_pinned(status.rollouts),
+        parity_difference=status.parity_difference,
+        overrides=spec.overrides,
+        asked=timestamp(draft.now),
+    )
 
 
 def _pinned(ref: StatusRef) -> ArtifactRef:
