@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from flowstill_evaluator.arms import References
 from flowstill_evaluator.merging import merge
 
 
-def gather(task: JudgeRoundsTask, references: References, context: ChildContext) -> JudgeTask:
-    """Merge and publish what every shard of every round published; what is to be judged then.
+def gather(task: JudgeRoundsTask, context: ChildContext) -> Path:
+    """The merged records of every shard of every round, in the work folder.
 
     Raises:
         ArtifactError: a part cannot be read, or is not what was published.
@@ -31,21 +32,25 @@ def gather(task: JudgeRoundsTask, references: References, context: ChildContext)
     folder = context.work / "merged"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    try:
-        run = merge(parts, task.evaluation.videos, folder)
-        properties = RolloutsProperties(
-            suite=task.evaluation.suite,
-            tasks=list(task.evaluation.tasks),
-            arms=[arm["name"] for arm in run["arms"]],
-            seeds=[task.evaluation.seed],
-            versions=run["versions"],
-            student=references.student,
-            teacher=references.teacher,
-            baseline=references.baseline,
-        )
-        merged = publish(folder, "Rollouts", properties, parent="store://evidence")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    merge(parts, task.evaluation.videos, folder)
+    return folder
+
+
+def publish_merged(task: JudgeRoundsTask, references: References, folder: Path) -> JudgeTask:
+    """Publish what was merged, and forget the folder; the task that a judge of the published records would have."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    properties = RolloutsProperties(
+        suite=task.evaluation.suite,
+        tasks=list(task.evaluation.tasks),
+        arms=[arm["name"] for arm in run["arms"]],
+        seeds=[task.evaluation.seed],
+        versions=run["versions"],
+        student=references.student,
+        teacher=references.teacher,
+        baseline=references.baseline,
+    )
+    merged = publish(folder, "Rollouts", properties, parent="store://evidence")
+    shutil.rmtree(folder, ignore_errors=True)
     shared = {name: getattr(task, name) for name in JudgeTask.model_fields if name in JudgeRoundsTask.model_fields}
     shared.pop("kind")
     return JudgeTask(**shared, rollouts=ArtifactRef(uri=merged.uri, digest=merged.digest))

@@ -39,16 +39,13 @@ class PartsDiffer(FlowstillError):
     reason = "PartsDiffer"
 
 
-def merge(parts: Sequence[tuple[StatusRef, Path]], mode: str, folder: Path) -> dict[str, Any]:
+def merge(parts: Sequence[tuple[StatusRef, Path]], mode: str, folder: Path) -> None:
     """Write the records of all parts into an empty folder.
 
     Args:
         parts: each as it was published, and where it lies here.
         mode: ``spec.evaluation.videos``.
         folder: of the new artifact.
-
-    Returns:
-        Its ``run.json``.
 
     Raises:
         PartsDiffer: the parts do not belong together.
@@ -71,9 +68,7 @@ def merge(parts: Sequence[tuple[StatusRef, Path]], mode: str, folder: Path) -> d
     films = _films(table, runs[0], mode, [path for _, path in parts], folder)
     write_published(table, [arm["name"] for arm in runs[0]["arms"]], folder, films)
     first = next(run for run, (_, path) in zip(runs, parts, strict=True) if path == measured[0])
-    merged = _merged_run(first, runs, [ref for ref, _ in parts])
-    write_json(folder / "run.json", merged)
-    return merged
+    write_json(folder / "run.json", _merged_run(first, runs, [ref for ref, _ in parts]))
 
 
 def read_part(folder: Path, rows: int) -> list[StoredEpisode]:

@@ -131,6 +131,11 @@ class JudgeRoundsTask(JudgingTask):
     rounds: Annotated[list[RoundWork], Field(min_length=1, max_length=99)]
     episodes: Episodes
 
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task that the records have to hold."""
+        return self.episodes
+
 
 def shard_work(work: str, shard: int, shards: int) -> str:
     """The work folder (URI or path) of one shard below that of all; the only one has the whole of it."""
@@ -173,6 +178,9 @@ class Result(Model):
     # Rollouts
     rollouts: StatusRef | None = None
     # Judge
+    wanted_episodes: Episodes | None = Field(
+        default=None, description="Of every task, in all, before it is judged again; then there is no verdict yet."
+    )
     verdict: Verdict | None = None
     gates: Annotated[list[GateResult], Field(max_length=9)] = Field(default_factory=list)
     arms: Annotated[list[ArmResult], Field(max_length=12)] = Field(default_factory=list)

@@ -356,6 +356,15 @@ class StudentRolloutStatus(StatusModel):
     promotion_time: Timestamp | None = None
     message: Message | None = None
     image: Annotated[str, Field(max_length=512)] | None = None
+    round: Annotated[int, Field(ge=1, le=99)] | None = Field(
+        default=None, description="Which round of episodes it is; another follows where gates stay undecided."
+    )
+    episodes: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Of every task in all rounds so far, the present one included."
+    )
+    rounds: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(max_length=99)] = Field(
+        default_factory=list, description="Episodes of every task in each round."
+    )
     success: Annotated[str, Field(max_length=32)] | None = None
     baseline_success: Annotated[str, Field(max_length=32)] | None = None
     gates_summary: Annotated[str, Field(max_length=64)] | None = None

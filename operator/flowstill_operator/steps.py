@@ -27,7 +27,8 @@ WAITING_LOOK_SECONDS = 60.0
 class Wanted:
     """A child that should exist. A reader only prints the result that the child of that role left behind.
 
-    ``attempt``: from 1, of a child that the operator and not its Job tries again; else 0.
+    ``attempt``: from 1, of a child that the operator and not its Job tries again; else 0. ``round``: from 1, of a child
+    that there is once for each round of episodes. ``shards``: pods that share its work.
     """
 
     role: Role
@@ -35,6 +36,8 @@ class Wanted:
     image: str
     reader: bool = False
     attempt: int = 0
+    round: int = 1
+    shards: int = 1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ _GRACE_SECONDS = 1.0
 def weigh(draft: StatusDraft, spec: StudentRolloutSpec) -> Move | None:
     """None when every gate passed or somebody answers for it; else the end of the rollout."""
     gates = attach(draft.status.gates, spec.overrides, draft.now)
-    draft.set(gates=gates, gates_summary=_summary(gates))
+    draft.set(gates=gates, gates_summary=gates_summary(gates))
     others = ", ".join(described(gate) for gate in gates if gate.verdict != "Pass")
     open_ = in_the_way(gates)
     if not open_:
@@ -68,7 +68,8 @@ def _refuse(draft: StatusDraft, truth: Literal["False", "Unknown"], reason: str,
         draft.condition("Promoted", "False", reason, text)
 
 
-def _summary(gates: list[GateResult]) -> str:
+def gates_summary(gates: list[GateResult]) -> str:
+    """How many gates passed, and how many of the others somebody answers for."""
     passed = sum(gate.verdict == "Pass" for gate in gates)
     overridden = sum(gate.verdict != "Pass" for gate in gates) - len(in_the_way(gates))
     return f"{passed}/{len(gates)} Pass" + (f", {overridden} overridden" if overridden else "")

@@ -38,7 +38,7 @@ def store(tmp_path, monkeypatch):
     return folder
 
 
-def published(tmp_path, draws=8, break_records=None, curve=None, **records):
+def published(tmp_path, draws=8, break_records=None, curve=None, most=None, **records):
     """Teacher, student and records in the store; what a judge is asked about."""
     teacher_folder = tmp_path / "teacher"
     teacher_folder.mkdir(exist_ok=True)
@@ -102,6 +102,7 @@ def published(tmp_path, draws=8, break_records=None, curve=None, **records):
             "suite": "metaworld",
             "tasks": ["reach-around"],
             "episodesPerTask": records.get("episodes", 200),
+            "maxEpisodesPerTask": most or records.get("episodes", 200),
         },
         rollouts=ArtifactRef(uri=rollouts.uri, digest=rollouts.digest),
         parity_difference=3.4e-6,
@@ -176,6 +177,15 @@ def test_the_command_says_it_in_one_line(store, tmp_path, monkeypatch):
     assert said.verdict == "Pass"
     assert said == Result.model_validate_json((work / "result.json").read_bytes())
     assert all(gate.message for gate in said.gates if gate.verdict != "Pass")
+
+
+def test_what_more_episodes_can_decide_is_no_verdict(store, tmp_path):
+    result, _ = run(published(tmp_path, episodes=50, most=200), tmp_path)
+    assert (result.outcome, result.verdict, result.reason) == ("Succeeded", None, "MoreEpisodes")
+    assert (result.wanted_episodes, result.evidence) == (100, None)
+    assert {gate.name for gate in result.gates if gate.verdict == "Inconclusive"} >= {"P1"}
+    assert {arm.episodes for arm in result.arms} == {50}
+    assert len(list((store / "evidence").iterdir())) == 1, "the records, and nothing that was judged"
 
 
 def test_judging_twice_gives_the_same_evidence(store, tmp_path):

@@ -98,7 +98,8 @@ def refs(parts):
 
 def merged(parts, folder, mode="failures"):
     folder.mkdir()
-    return merge(refs(parts), mode, folder)
+    merge(refs(parts), mode, folder)
+    return json.loads((folder / "run.json").read_text())
 
 
 def content(folder: Path):
@@ -205,7 +206,7 @@ def test_no_shard_is_empty_and_a_later_round_goes_on():
     assert rollouts_task(first_episode=6, episodes=6).model_copy(update={"episodes": 10}).episodes_per_task == 10
 
 
-def in_parts(task, tmp_path, shards):
+def in_parts(task, tmp_path, shards, episodes=200):
     """The records of a judge's task again as parts, as each shard of a round leaves them; and that round's task."""
     folder = fetch(task.rollouts, "rollouts")
     about = read_manifest(folder).properties
@@ -221,7 +222,7 @@ def in_parts(task, tmp_path, shards):
         syn.write_lines(part, share)
         counts = {arm: sum(min(rows, e["steps"]) for e in share if e["arm"] == arm) for arm in syn.RATES}
         np.savez(part / "joint_velocity.npz", **{a: np.resize(pool["teacher@10"], (n, 7)) for a, n in counts.items()})
-        seeds = {"evaluation": 0, "first_episode": 0, "episodes_per_task": 200, "environment": [0, 9]}
+        seeds = {"evaluation": 0, "first_episode": 0, "episodes_per_task": episodes, "environment": [0, 9]}
         more = {"seeds": seeds, "shard": {"index": index, "of": shards}, "velocity_rows": rows, "videos": None}
         more |= {"served": "student-draws", "baseline": "teacher@10"}
         arms = [{**arm, "seconds": 1.0} for arm in description["arms"]]
@@ -234,7 +235,7 @@ def in_parts(task, tmp_path, shards):
         result = Result(kind="Rollouts", outcome="Succeeded", reason="RolloutsPublished", rollouts=ref)
         (work / "result.json").write_text(result.model_dump_json(by_alias=True, exclude_none=True))
     shared = task.model_dump(exclude={"kind", "rollouts", "episodes"})
-    return JudgeRoundsTask(**shared, rounds=[{"work": "store://work/1/rollouts", "shards": shards}], episodes=200)
+    return JudgeRoundsTask(**shared, rounds=[{"work": "store://work/1/rollouts", "shards": shards}], episodes=episodes)
 
 
 def test_parts_are_judged_as_the_whole_is(store, tmp_path):  # noqa: F811
@@ -250,6 +251,14 @@ def test_parts_are_judged_as_the_whole_is(store, tmp_path):  # noqa: F811
     properties = read_manifest(fetch(result.evidence, "evidence")).properties
     assert properties.rollouts == result.rollouts
     assert not (tmp_path / "work" / "merged").exists()
+
+
+def test_parts_that_decide_nothing_are_not_published(store, tmp_path):  # noqa: F811
+    task = in_parts(published(tmp_path, episodes=50, most=200), tmp_path, 2, 50)
+    before = len(list((store / "evidence").iterdir()))
+    result, _ = run(task, tmp_path)
+    assert (result.reason, result.wanted_episodes, result.rollouts) == ("MoreEpisodes", 100, None)
+    assert len(list((store / "evidence").iterdir())) == before
 
 
 def test_a_shard_that_left_nothing_is_named(store, tmp_path):  # noqa: F811
