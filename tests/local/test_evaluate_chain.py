@@ -60,6 +60,7 @@ def spec_file(environment, student, kind, **changes):
             "suite": "metaworld",
             "tasks": ["reach-around"],
             "episodesPerTask": EPISODES,
+            "maxEpisodesPerTask": EPISODES,
             "arms": ARMS,
             **changes,
         },
