@@ -21,6 +21,8 @@ from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatu
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
 MAX_NAME = 40
+ALWAYS_MUTABLE = ("suspend",)
+"""Fields of a spec that may be changed at any time."""
 HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
 
 
@@ -220,6 +222,8 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
+        if name in ALWAYS_MUTABLE:
+            continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]
             same = " && ".join(

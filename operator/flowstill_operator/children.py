@@ -1,7 +1,7 @@
 """Reading a child: what a Job and its pods say, as one small value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -27,6 +27,10 @@ class Child:
         speechless: it failed with a user's exit code, and the words about it went with their pod.
         ended: when an attempt on several nodes failed (RFC 3339).
         seconds: from its start to that failure.
+        name, uid: of its Job.
+        started: since when its Job is not suspended (RFC 3339).
+        failures: of its pods, as far as its Job counts them against its backoffLimit.
+        ending: its Job is being deleted, and is there until its pods are gone.
     """
 
     state: ChildState = "Missing"
@@ -41,6 +45,16 @@ class Child:
     speechless: bool = False
     ended: str | None = None
     seconds: int = 0
+    name: str = ""
+    uid: str = ""
+    started: str | None = None
+    failures: int = 0
+    ending: bool = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether there is a Job of ours that has not ended."""
+        return self.ours and self.state in ("Queued", "Running")
 
 
 MISSING = Child()
@@ -94,22 +108,29 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
     pod = newest(pods)
     counts = job.get("status", {})
     attempts = sum(int(counts.get(key) or 0) for key in ("active", "succeeded", "failed"))
-    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    child = Child(
+        attempts=attempts,
+        image=job["spec"]["template"]["spec"]["containers"][0].get("image"),
+        name=job["metadata"]["name"],
+        uid=job["metadata"].get("uid", ""),
+        started=counts.get("startTime"),
+        failures=int(counts.get("failed") or 0),
+        ending="deletionTimestamp" in job["metadata"],
+    )
     if job_condition(job, "Complete"):
-        return Child("Succeeded", attempts=attempts, image=image, result=read_result(pod))
+        return replace(child, state="Succeeded", result=read_result(pod))
     failure = job_condition(job, "Failed")
     if failure:
-        return Child(
-            "Failed",
-            attempts=attempts,
-            image=image,
+        return replace(
+            child,
+            state="Failed",
             result=read_result(pod),
             reason=failure.get("reason") or "JobFailed",
             message=failure.get("message") or "",
         )
     reason, message = why_waiting(job, pod)
     running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
-    return Child("Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message)
+    return replace(child, state="Running" if running else "Queued", reason=reason, message=message)
 
 
 def container_status(pod: Document | None) -> Document:

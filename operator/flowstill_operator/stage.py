@@ -20,6 +20,7 @@ from flowstill_operator.steps import (
     judge_step,
     started,
 )
+from flowstill_operator.suspension import hold
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Seen:
-    """The child of a stage and its reader as they were observed, and the image that a new one gets."""
+    """The child of a stage and its reader as they were observed, and the image that a new one gets.
+
+    ``suspended``: no new one is made.
+    """
 
     child: Child
     reader: Child
     image: str
+    suspended: bool = False
 
 
 def run_stage[S: HasConditions](
@@ -75,6 +80,8 @@ def run_stage[S: HasConditions](
         seen.reader,
     )
     match step.state:
+        case "start" if seen.suspended:
+            return hold(draft)
         case "start":
             draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
             draft.set(message=f"{stage.role}: {WAITING_TEXT['queued']}")

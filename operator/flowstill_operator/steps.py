@@ -47,6 +47,22 @@ class TargetChange:
 
 
 @dataclass(frozen=True)
+class ChildJob:
+    """A Job of this resource, as far as stopping it needs.
+
+    Attributes:
+        finished: it ended, either way.
+        ending: it is being deleted, and is there until its pods are gone.
+    """
+
+    name: str
+    uid: str
+    role: str
+    finished: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True)
 class Note:
     """A Kubernetes event about a resource."""
 
@@ -65,13 +81,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan[S]:
-    """What should be done now, in this order: children, the target, the status, then events."""
+    """What should be done now, in this order: children are made and deleted, the target, the status, then events."""
 
     status: S
     create: tuple[Wanted, ...] = ()
     target: TargetChange | None = None
     requeue_after: float | None = None
     events: tuple[Note, ...] = ()
+    delete: tuple[ChildJob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,7 @@ class Move:
     create: tuple[Wanted, ...] = ()
     target: TargetChange | None = None
     requeue_after: float | None = WAITING_LOOK_SECONDS
+    delete: tuple[ChildJob, ...] = ()
 
 
 STOP = Move(requeue_after=None)
@@ -203,7 +221,7 @@ class Draft[S: HasConditions]:
     def plan(self, move: Move) -> Plan[S]:
         """The finished plan, with an event for every condition that changed."""
         notes = tuple(transitions(self.before.conditions, self.status.conditions))
-        return Plan(self.status, move.create, move.target, move.requeue_after, notes)
+        return Plan(self.status, move.create, move.target, move.requeue_after, notes, move.delete)
 
 
 def started(conditions: list[Condition], kind: str, waiting: Iterable[str]) -> bool:
@@ -213,12 +231,12 @@ def started(conditions: list[Condition], kind: str, waiting: Iterable[str]) -> b
 
 
 def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Note]:
-    """An event for each condition whose status or reason is new; what failed is a warning."""
+    """An event for each condition whose status or reason is new; what failed is a warning, suspension is none."""
     for condition in after:
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        bad = condition.status == ("True" if condition.type == "Failed" else "False")
+        bad = condition.type != "Suspended" and condition.status == ("True" if condition.type == "Failed" else "False")
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)
 

@@ -57,6 +57,9 @@ class Cluster(Protocol):
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete that very Job, which stays until its pods are gone; one that is gone or another one is no error."""
+
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply as field manager ``flowstill``, never forced.
 

@@ -63,6 +63,7 @@ class LocalCluster:
         self.broken = broken
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, ChildProcess] = {}
+        self._deletions: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
     @contextlib.contextmanager
@@ -185,6 +186,32 @@ class LocalCluster:
         self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {}}, "pods": []})
         self._start(name)
 
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """SIGTERM its process, and forget the Job when it has ended; logs stay."""
+        stored = _read(self._job_path(name))
+        if stored is None or stored["job"]["metadata"]["uid"] != uid or name in self._deletions:
+            return
+        stored["job"]["metadata"]["deletionTimestamp"] = _now()
+        self._keep(self._job_path(name), stored)
+        task = asyncio.get_running_loop().create_task(self._delete(name), name=f"delete-{name}")
+        task.add_done_callback(self._ended)
+        self._deletions[name] = task
+
+    async def _delete(self, name: str) -> None:
+        stored = _read(self._job_path(name))
+        process, task = self._processes.get(name), self._tasks.pop(name, None)
+        if process is not None:
+            await process.stop(self._grace(name))
+        elif stored is not None:
+            await asyncio.to_thread(self._end_left_over, self._job_path(name), stored["job"])
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._job_path(name).unlink(missing_ok=True)
+        del self._deletions[name]
+        if stored is not None:
+            self.changed(_owner_key(stored["job"]))
+
     async def apply_deployment(self, manifest: Document) -> None:
         """There is none here."""
         raise Refused("there is no Deployment in local mode; remove spec.target")
@@ -215,10 +242,16 @@ class LocalCluster:
                 continue
             owners = {owner["uid"] for owner in stored["job"]["metadata"]["ownerReferences"]}
             if owners & wanted:
-                grace = stored["job"]["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
-                for process_file in path.parent.glob("attempt-*/process"):
-                    end_left_over(process_file, grace)
-                self._start(path.parent.name)
+                self._end_left_over(path, stored["job"])
+                if "deletionTimestamp" in stored["job"]["metadata"]:
+                    path.unlink()
+                else:
+                    self._start(path.parent.name)
+
+    def _end_left_over(self, path: Path, job: Document) -> None:
+        grace = job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
+        for process_file in path.parent.glob("attempt-*/process"):
+            end_left_over(process_file, grace)
 
     async def stop(self) -> None:
         """SIGTERM every child and wait for it; the next run continues them."""
@@ -336,8 +369,7 @@ class LocalCluster:
             pods = [p for p in pods if p["metadata"]["name"] != pod["metadata"]["name"]] + [pod]
         job = {**job, "status": {**job["status"], **(status or {})}}
         self._keep(self._job_path(name), {"job": job, "pods": pods})
-        owner = job["metadata"]["ownerReferences"][0]
-        self.changed(Key(owner["kind"], NAMESPACE, owner["name"]))
+        self.changed(_owner_key(job))
 
     def _grace(self, name: str) -> float:
         stored = _read(self._job_path(name))
@@ -375,6 +407,11 @@ def _fetch_progress(url: str) -> ProgressReport | None:
             return ProgressReport.model_validate_json(response.read(65_536))
     except (OSError, ValidationError, urllib.error.URLError):
         return None
+
+
+def _owner_key(job: Document) -> Key:
+    owner = job["metadata"]["ownerReferences"][0]
+    return Key(owner["kind"], NAMESPACE, owner["name"])
 
 
 def _failed(resource: Document) -> bool:

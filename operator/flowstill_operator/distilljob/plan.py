@@ -13,6 +13,7 @@ from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
 from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
 from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, TERMINAL, Observed
+from flowstill_operator.distilljob.suspended import suspendable
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.stage import Seen, Stage, run_stage
@@ -33,6 +34,7 @@ from flowstill_operator.steps import (
     started,
     timestamp,
 )
+from flowstill_operator.suspension import hold, suspend
 
 MAX_MESSAGE = 1024
 KEPT = " (the student stays published, see status.student)"
@@ -54,6 +56,9 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         draft.condition("Trained", "Unknown", NOT_STARTED[0])
     if observed.spec.validation.after and draft.find(PARITY) is None:
         draft.condition(PARITY, "Unknown", NOT_STARTED[0])
+    held = suspend(draft, suspendable(observed, observed.spec, draft))
+    if held is not None:
+        return draft.plan(held)
     for stage in (_train, _validate):
         move = stage(observed, observed.spec, draft)
         if move is not None:
@@ -78,7 +83,7 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     reading = before is not None and before.reason == READING
     begun = started(status.conditions, "Trained", NOT_STARTED)
     child = observed.child("train")
-    attempts = observed.attempt or max(status.attempts, child.attempts)
+    attempts = observed.attempt or max(status.attempts, (status.earlier_attempts or 0) + child.attempts)
     draft.set(attempts=attempts, image=status.image or child.image or observed.image)
     step = judge_step("Train", begun, reading, child, observed.reader("train"))
     if step.state == "failed":
@@ -96,6 +101,8 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     if status.start_time is None and step.state != "failed":
         draft.set(start_time=timestamp(draft.now))
     match step.state:
+        case "start" if spec.suspend:
+            return hold(draft)
         case "start":
             waiting = wait_for_pods(observed, draft)
             if waiting is not None:
@@ -185,7 +192,7 @@ def _validate(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobS
     child = observed.child("parity")
     image = draft.status.validation_image or child.image or observed.validation_image
     draft.set(phase="Validating", validation_image=image)
-    seen = Seen(child, observed.reader("parity"), image)
+    seen = Seen(child, observed.reader("parity"), image, suspended=spec.suspend)
     result = run_stage(draft, Stage("parity", PARITY, "Parity", NOT_STARTED), seen, task, fail)
     if isinstance(result, Move):
         return result

@@ -154,6 +154,8 @@ class Reconciler:
                 )
             except Refused as refusal:
                 return controller.child_refused(observed, wanted, refusal.reason, str(refusal))
+        for doomed in plan.delete:
+            await self.cluster.delete_job(key.namespace, doomed.name, doomed.uid)
         if plan.target is not None:
             try:
                 await self.cluster.apply_deployment(deployment_patch(plan.target, key.namespace))
@@ -178,6 +180,8 @@ class Reconciler:
             found = await self.cluster.get(kind, namespace, name)
             if found is None:
                 raise Conflict(f"{kind} {namespace}/{name} vanished while it was adopted") from error
+            if "deletionTimestamp" in found["metadata"]:
+                raise Conflict(f"{kind} {namespace}/{name} is still being deleted") from error
             if not owned_by(found, uid):
                 raise Refused(f"a {kind} {name} exists and belongs to somebody else: delete or rename it") from error
             return False
