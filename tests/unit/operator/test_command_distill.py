@@ -14,16 +14,9 @@ from flowstill.artifacts.stores import fetch, publish
 from flowstill.errors import UserError
 from flowstill_operator import cli
 from flowstill_operator.command.delivery import check_output, deliver
-from flowstill_operator.command.distill import (
-    FLAG_OF,
-    FLAGS,
-    HEADER,
-    add_arguments,
-    check_name,
-    order,
-    write_manifest,
-)
+from flowstill_operator.command.distill import FLAGS, HEADER, add_arguments, order
 from flowstill_operator.command.files import manifest_of, read_manifests
+from flowstill_operator.command.flags import check_name, write_manifest
 from flowstill_operator.platform import local_platform
 from tests.unit.artifacts.samples import make_folder, student_properties
 
@@ -104,7 +97,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+@pytest.mark.parametrize("flag", FLAGS.flags, ids=lambda flag: flag.name)
 def test_each_flag_sets_its_field_and_only_that(flag):
     text, value = GIVEN[flag.name]
     # On a cluster every flag means something.
@@ -132,7 +125,7 @@ def test_the_help_says_the_defaults_and_that_there_is_no_refinement():
 
 
 def test_every_flag_names_a_field_that_is_there():
-    for path in FLAG_OF:
+    for path in FLAGS.flag_of:
         schema = DistillJobSpec.model_json_schema(by_alias=True)
         definitions = schema["$defs"]
         for name in path.split("."):

@@ -1,0 +1,59 @@
+"""What the subcommands have in common: how one is added, and where the store and the state lie."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from flowstill.errors import UserError
+
+type Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+type Action = Callable[[argparse.Namespace, Console], int]
+"""What a subcommand does: the parsed options, where it talks to people, and the exit code that it returns."""
+
+
+def subcommand(commands: Subparsers, name: str, action: Action, *, help: str) -> argparse.ArgumentParser:
+    """Add one to the command line; ``cli.main`` calls its action.
+
+    Args:
+        commands: of the command line, or of a command that has its own.
+        name: as it is typed.
+        action: what it does.
+        help: a line without a full stop.
+    """
+    made = commands.add_parser(name, help=help)
+    made.set_defaults(action=action)
+    return made
+
+
+def add_store(command: argparse.ArgumentParser) -> None:
+    """``--store``."""
+    command.add_argument(
+        "--store",
+        default=".flowstill/store",
+        help="folder of the default store, store:// (default: %(default)s)",
+    )
+
+
+def add_state(command: argparse.ArgumentParser) -> None:
+    """``--state``."""
+    command.add_argument(
+        "--state",
+        type=Path,
+        default=Path(".flowstill/state"),
+        help="where runs are remembered (default: %(default)s)",
+    )
+
+
+def store_uri(text: str) -> str:
+    """URI of the default store, from a folder or its file:// URI.
+
+    Raises:
+        UserError: it is no folder of this machine.
+    """
+    if text.startswith("file://"):
+        return text
+    if "://" in text:
+        raise UserError(f"{text}: give a folder of this machine", field="--store")
+    return f"file://{Path(text).absolute()}"

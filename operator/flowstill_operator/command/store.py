@@ -1,0 +1,30 @@
+"""``flowstill store push``: fill the default store."""
+
+import argparse
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from flowstill.artifacts.stores import push
+from flowstill_operator.command.exits import COMPLETED
+from flowstill_operator.command.shared import Subparsers, add_store, store_uri, subcommand
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Its flags."""
+    actions = commands.add_parser("store", help="fill the store").add_subparsers(dest="verb", required=True)
+    pushing = subcommand(actions, "push", run, help="copy a folder into the store, atomically")
+    add_store(pushing)
+    pushing.add_argument("folder", type=Path)
+    pushing.add_argument("uri", help="such as store://teachers/mine")
+    pushing.add_argument("--force", action="store_true", help="replace other bytes that lie there")
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Copy, and print the pinned reference."""
+    # The store's functions take the default store from the environment, as every child does.
+    os.environ["FLOWSTILL_STORE"] = store_uri(options.store)
+    ref = push(options.folder, options.uri, force=options.force)
+    console.print(f"{ref.uri}@{ref.digest}", markup=False, highlight=False, soft_wrap=True)
+    return COMPLETED
