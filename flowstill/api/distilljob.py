@@ -227,7 +227,9 @@ class DistillJobStatus(StatusModel):
         default=None, description="On one node: attempts of the Jobs that suspend deleted."
     )
     active_seconds: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="On several nodes: of the attempts that ended; activeDeadlineSeconds counts them."
+        default=None,
+        description="Of attempts on several nodes that ended, and of Jobs that suspend deleted; activeDeadlineSeconds "
+        "counts them.",
     )
     image: Annotated[str, Field(max_length=512)] | None = None
     inputs_digest: Digest | None = None

@@ -15,14 +15,13 @@ from pydantic import BaseModel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.structural import Schema, structural
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
 MAX_NAME = 40
-ALWAYS_MUTABLE = ("suspend",)
-"""Fields of a spec that may be changed at any time."""
 HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
 
 

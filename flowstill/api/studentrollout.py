@@ -24,7 +24,7 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "Suspended", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
@@ -218,6 +218,11 @@ class StudentRolloutSpec(Model):
     gates: Gates = Field(default_factory=Gates)
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
+    suspend: bool = Field(
+        default=False,
+        description="Delete the Job, and begin nothing; false again: go on from there. May be changed; has no effect "
+        "from Promoting on.",
+    )
 
     @model_validator(mode="after")
     def _one_node(self) -> "StudentRolloutSpec":
@@ -264,6 +269,9 @@ class StudentRolloutStatus(StatusModel):
     start_time: Timestamp | None = None
     completion_time: Timestamp | None = None
     promotion_time: Timestamp | None = None
+    active_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Of the Jobs that suspend deleted; activeDeadlineSeconds counts them."
+    )
     message: Message | None = None
     image: Annotated[str, Field(max_length=512)] | None = None
     success: Annotated[str, Field(max_length=32)] | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowstill_operator.children import Child
-from flowstill_operator.steps import ChildJob, Draft, HasConditions, Move, Role
+from flowstill_operator.steps import ChildJob, Draft, HasConditions, Move, Role, parse_timestamp
 
 CONDITION = "Suspended"
 PHASE = "Suspended"
@@ -39,6 +39,7 @@ class Suspendable:
         asked: ``spec.suspend``.
         condition: that says how far the child is.
         begun: whether it is, by that condition.
+        phase: of the resource while it is at this child.
         grace: how long its pods may take to end (s).
         pods_left: of its Jobs that were deleted.
         note_stopped: writes down what the Job leaves behind; called once before it is deleted.
@@ -50,6 +51,7 @@ class Suspendable:
     condition: str
     begun: bool
     child: Child
+    phase: str
     grace: int
     pods_left: tuple[str, ...] = ()
     note_stopped: Callable[[], None] = lambda: None
@@ -67,7 +69,7 @@ def suspend[S: HasConditions](draft: Draft[S], it: Suspendable) -> Move | None:
         return _gone(draft, it)
     if child.state == "Missing" and not it.begun and it.asked:
         return hold(draft)
-    _lift(draft, asked=it.asked)
+    lift(draft, it.phase, asked=it.asked)
     return None
 
 
@@ -82,7 +84,7 @@ def _stop[S: HasConditions](draft: Draft[S], it: Suspendable, *, stopping: bool)
     text = SUSPENDING_TEXT.format(grace=it.grace)
     draft.condition(CONDITION, "Unknown", SUSPENDING, text)
     draft.condition(it.condition, "Unknown", SUSPENDING, text)
-    draft.set(message=f"{it.role}: {text}")
+    draft.set(phase=it.phase, message=f"{it.role}: {text}")
     if not stopping:
         it.note_stopped()
         return Move(requeue_after=AT_ONCE)
@@ -100,15 +102,24 @@ def _gone[S: HasConditions](draft: Draft[S], it: Suspendable) -> Move:
     draft.condition(it.condition, "Unknown", SUSPENDED, SUSPENDED_TEXT)
     if it.asked:
         return hold(draft)
-    _lift(draft, asked=False)
+    lift(draft, it.phase, asked=False)
     return Move(requeue_after=AT_ONCE)
 
 
-def _lift[S: HasConditions](draft: Draft[S], *, asked: bool) -> None:
+def lift[S: HasConditions](draft: Draft[S], phase: str, *, asked: bool) -> None:
+    """Say that the resource is not suspended any more, or was not before its child ended."""
     found = draft.find(CONDITION)
     if found is not None and found.status != "False":
         reason, text = (ENDED, ENDED_TEXT) if asked else (RESUMED, RESUMED_TEXT)
         draft.condition(CONDITION, "False", reason, text)
+        draft.set(phase=phase, message=None)
+
+
+def add_seconds[S: HasConditions](draft: Draft[S], before: int | None, child: Child) -> None:
+    """Count the time for which that Job was not suspended into ``activeSeconds``, which are ``before`` so far."""
+    if child.started is not None:
+        seconds = max(0, int((draft.now - parse_timestamp(child.started)).total_seconds()))
+        draft.set(active_seconds=(before or 0) + seconds)
 
 
 def listed(pods: tuple[str, ...]) -> str:

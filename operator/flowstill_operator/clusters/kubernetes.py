@@ -33,6 +33,7 @@ from flowstill_operator.steps import Note, timestamp
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "flowstill"
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 USERS_FIELD_MANAGER = "flowstill-cli"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -98,7 +99,8 @@ class KubernetesCluster:
     def note_pod(self, pod: Document, *, deleted: bool) -> None:
         """Remember what the watch says about a child's pod."""
         metadata = pod["metadata"]
-        job = (metadata.get("labels") or {}).get(JOB_NAME_LABEL)
+        labels = metadata.get("labels") or {}
+        job = labels.get(JOB_NAME_LABEL)
         if job is None:
             return
         pods = self._pods.setdefault((metadata["namespace"], job), {})
@@ -110,6 +112,7 @@ class KubernetesCluster:
             kept = {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata}
             index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION)
             kept |= {} if index is None else {"annotations": {INDEX_ANNOTATION: index}}
+            kept |= {"labels": {JOB_UID_LABEL: labels.get(JOB_UID_LABEL)}}
             pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
@@ -122,10 +125,12 @@ class KubernetesCluster:
 
     async def pods(self, job: Document) -> list[Document]:
         """The pods of a Job: of a finished one as they are now, else as the watch saw them."""
-        namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-        if not is_finished(job):
-            return list(self._pods.get((namespace, name), {}).values())
-        return await self.find_pods(namespace, {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]})
+        namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
+        if is_finished(job):
+            return await self.find_pods(namespace, {JOB_UID_LABEL: uid})
+        # A resumed resource has a Job of the same name again, and the watch may still know pods of the first.
+        seen = self._pods.get((namespace, name), {}).values()
+        return [pod for pod in seen if pod["metadata"]["labels"][JOB_UID_LABEL] == uid]
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The pods with those labels, as the API server has them now."""

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill.errors import StorageFull, UserError
 from flowstill_operator.children import CONTAINER, Document, is_finished, owned_by, read_child
@@ -92,6 +93,8 @@ class LocalCluster:
     def declare(self, kind: Kind, name: str, spec: Document, *, fresh: bool) -> Document:
         """The resource of that name: the one from an earlier run, or a new one.
 
+        What may be changed of a spec is changed, as ``kubectl apply`` would.
+
         One that failed is tried again, from what its children left in their work folders: who gives the same
         command again has changed something else. Verdicts and successes stay.
 
@@ -101,12 +104,15 @@ class LocalCluster:
         path = self._resource_path(kind, name)
         stored = _read(path)
         if stored is not None and not fresh:
-            if stored["spec"] != spec:
+            if immutable_part(stored["spec"]) != immutable_part(spec):
                 raise UserError(
                     f"{kind} {name} was run with another spec, and specs are immutable: "
                     "give it a new metadata.name, or start it anew with --fresh",
                     field="spec",
                 )
+            if stored["spec"] != spec:
+                stored = _with_spec(stored, spec)
+                _write(path, stored)
             return self._reopened(path, stored) if _failed(stored) else stored
         resource: Document = {
             "apiVersion": API_VERSION,
@@ -183,7 +189,7 @@ class LocalCluster:
         if path.exists():
             raise AlreadyExists(f"Job {name} exists")
         metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
-        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {}}, "pods": []})
+        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {"startTime": _now()}}, "pods": []})
         self._start(name)
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
@@ -354,7 +360,8 @@ class LocalCluster:
                 failed=1,
             )
             return None
-        return None if self._stopping and code != 0 and not user_error(job, code) else (code, hint)
+        stopped = self._stopping or name in self._deletions
+        return None if stopped and code != 0 and not user_error(job, code) else (code, hint)
 
     def _finish(self, name: str, kind: str, reason: str, message: str, **counts: int) -> None:
         condition = {"type": kind, "status": "True", "reason": reason, "message": message}
@@ -407,6 +414,20 @@ def _fetch_progress(url: str) -> ProgressReport | None:
             return ProgressReport.model_validate_json(response.read(65_536))
     except (OSError, ValidationError, urllib.error.URLError):
         return None
+
+
+def immutable_part(spec: Document) -> Document:
+    """The spec without what may be changed at any time."""
+    runtime = {key: value for key, value in (spec.get("runtime") or {}).items() if key != "ttlSecondsAfterFinished"}
+    rest = {key: value for key, value in spec.items() if key not in ("runtime", *ALWAYS_MUTABLE)}
+    return {**rest, **({"runtime": runtime} if runtime else {})}
+
+
+def _with_spec(resource: Document, spec: Document) -> Document:
+    """The resource with that spec, as the API server would store it."""
+    metadata = resource["metadata"]
+    newer = {"generation": metadata["generation"] + 1, "resourceVersion": str(int(metadata["resourceVersion"]) + 1)}
+    return {**resource, "metadata": {**metadata, **newer}, "spec": spec}
 
 
 def _owner_key(job: Document) -> Key:

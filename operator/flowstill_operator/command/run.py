@@ -15,6 +15,9 @@ from flowstill_operator.command.exits import INTERRUPTED, exit_code
 from flowstill_operator.command.files import Manifest, read_manifests
 from flowstill_operator.command.shared import Subparsers, add_state, add_store, store_uri, subcommand
 from flowstill_operator.platform import Platform, local_platform
+from flowstill_operator.suspension import PHASE as SUSPENDED
+
+SUSPENDED_HINT = "Suspended by spec.suspend; without it the same command goes on."
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -44,4 +47,6 @@ def to_the_end(
         console.print("\nStopped; the same command continues.", highlight=False)
         return INTERRUPTED, ended.resources
     phases = [(resource.get("status") or {}).get("phase", "Pending") for resource in ended.resources]
+    if SUSPENDED in phases:
+        console.print(f"\n{SUSPENDED_HINT}", highlight=False)
     return exit_code(phases), ended.resources

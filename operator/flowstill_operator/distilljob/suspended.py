@@ -3,8 +3,8 @@
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill_operator.children import Child
 from flowstill_operator.distilljob.observe import NOT_STARTED, STEPS, Observed, current_role
-from flowstill_operator.steps import Draft, parse_timestamp, started
-from flowstill_operator.suspension import Suspendable
+from flowstill_operator.steps import Draft, started
+from flowstill_operator.suspension import Suspendable, add_seconds
 
 
 def suspendable(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStatus]) -> Suspendable:
@@ -14,7 +14,7 @@ def suspendable(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJo
     child, training = observed.child(role), role == "train"
 
     def note_stopped() -> None:
-        _add_seconds(draft, child)
+        add_seconds(draft, draft.status.active_seconds, child)
         if training and not observed.attempt:
             _add_attempts(draft, child)
 
@@ -28,17 +28,12 @@ def suspendable(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJo
         condition=condition,
         begun=started(observed.status.conditions, condition, NOT_STARTED),
         child=child,
+        phase=("Running" if child.state == "Running" else "Queued") if training else "Validating",
         grace=spec.runtime.termination_grace_period_seconds,
         pods_left=observed.pods_left,
         note_stopped=note_stopped,
         note_gone=note_gone,
     )
-
-
-def _add_seconds(draft: Draft[DistillJobStatus], child: Child) -> None:
-    if child.started is not None:
-        seconds = max(0, int((draft.now - parse_timestamp(child.started)).total_seconds()))
-        draft.set(active_seconds=(draft.status.active_seconds or 0) + seconds)
 
 
 def _add_attempts(draft: Draft[DistillJobStatus], child: Child) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from flowstill.api.distilljob import DistillJobStatus
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator import suspension
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import Owner
@@ -24,7 +25,7 @@ STEPS: tuple[tuple[Role, str], ...] = (
     ("judge", "GatesPassed"),
 )
 """Each child, and the condition that says how far it is."""
-NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved")
+NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved", *suspension.REASONS)
 
 
 @dataclass(frozen=True)

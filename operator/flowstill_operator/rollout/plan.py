@@ -15,6 +15,7 @@ from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, p
 from flowstill_operator.rollout.observe import TERMINAL, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, supersede
 from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
+from flowstill_operator.rollout.suspended import hold_promotion, suspended
 from flowstill_operator.steps import (
     STOP,
     Draft,
@@ -44,12 +45,16 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)
         return draft.plan(fail(draft, problem.reason, problem.message))
+    held = suspended(observed, observed.spec, draft)
+    if held is not None:
+        return draft.plan(held)
     stages: tuple[Callable[[Observed, StudentRolloutSpec, StatusDraft], Move | None], ...] = (
         _student_stage,
         _baseline_stage,
         parity_stage,
         evaluation_stage,
         judge_stage,
+        hold_promotion,
         _promotion_stage,
     )
     for stage in stages:

@@ -16,6 +16,7 @@ class FakeCluster:
         self.objects = {}
         self.pods_by_job = {}
         self.created = []
+        self.deleted = []
         self.applied = []
         self.statuses = {}
         self.events = []
@@ -79,6 +80,18 @@ class FakeCluster:
 
         self._effect(act)
 
+    async def delete_job(self, namespace, name, uid):
+        found = self.objects.get(("Job", namespace, name))
+        if found is None or found["metadata"]["uid"] != uid:
+            return
+
+        def act():
+            found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            self.put(found)
+            self.deleted.append(name)
+
+        self._effect(act)
+
     async def apply_deployment(self, manifest):
         metadata = manifest["metadata"]
         found = self.objects.get(("Deployment", metadata["namespace"], metadata["name"]))
@@ -123,6 +136,10 @@ class FakeCluster:
     async def record_event(self, resource, note):
         self.events.append((resource["kind"], note.type, note.reason))
 
+    def ending(self):
+        """Jobs that are being deleted: they are there until their pods are gone."""
+        return [job for job in self.jobs() if "deletionTimestamp" in job["metadata"]]
+
     def jobs(self):
         return [document for (kind, _, _), document in sorted(self.objects.items()) if kind == "Job"]
 
@@ -151,7 +168,8 @@ class FakeCluster:
         result = self.work.get(work)
         self.end_job(job, complete=result is not None, result=result)
 
-    def delete_job(self, job):
+    def collect_job(self, job):
+        """The Job and its pods are gone."""
         metadata = job["metadata"]
         self.objects.pop(("Job", metadata["namespace"], metadata["name"]))
         self.pods_by_job.pop(metadata["name"], None)
