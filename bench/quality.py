@@ -26,7 +26,6 @@ from quality_settings import (
     CLAIM,
     DRAWS,
     SETTINGS,
-    SUITE,
     TASK,
     TEACHER_STEPS,
     TRAINING_SEEDS,
@@ -46,7 +45,7 @@ from flowstill.policies.loading import load_policy
 from flowstill_evaluator.lockstep import Round, WorkerPool, policy_threads, pool_size
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.records import Outcome, episodes_of
-from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.suites.registry import METAWORLD
 from flowstill_trainer.inputs import TRAINER_VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -128,7 +127,7 @@ def run_arm(results: Results, name: str, open_runner: Open, episodes: Episodes, 
     runner = open_runner()
     policy = BatchedPolicy(
         runner, name, seed=episodes.seed, action_steps=runner.info.action_steps, width=pool.width,
-        instructions=instructions(SUITE, [TASK]), rename_map={},
+        instructions=METAWORLD.preflight([TASK]), rename_map={},
     )  # fmt: skip
     while len(arm.success) < episodes.count:
         first = len(arm.success)
@@ -164,7 +163,7 @@ def run(options: argparse.Namespace) -> None:
     results.teacher = teacher
     wanted = [setting(name) for name in options.setting] or list(SETTINGS)
     episodes = [PURPOSES[name] for name in options.purpose]
-    with WorkerPool(SUITE, *pool_size(PART)) as pool:
+    with WorkerPool(METAWORLD, *pool_size(PART)) as pool:
         for each in episodes:
             for name, open_runner in teacher_arms().items():
                 run_arm(results, name, open_runner, each, pool)

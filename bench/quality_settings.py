@@ -10,7 +10,6 @@ DRAWS, NEIGHBOURS = 8, 3
 TRAINING_SEEDS = (0, 1, 2)
 BANK = 12_000
 TASK = "reach-around"
-SUITE = "metaworld"
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ class Played:
 def ours(task: str, size: int) -> Any:
     """Flowstill's environment; with ``size`` 0 without a camera."""
     from flowstill_evaluator.suites.interface import CameraView, View
-    from flowstill_evaluator.suites.registry import make_environment
+    from flowstill_evaluator.suites.registry import METAWORLD
 
     cameras = (CameraView("observation.image", size, size),) if size else ()
-    environment = make_environment("metaworld", task, View(39, cameras))
+    environment = METAWORLD.environment(task, View(39, cameras))
     environment.reset(0)  # the first look makes the graphics context
     return environment
 

@@ -23,8 +23,7 @@ import numpy.typing as npt
 from flowstill.child.threads import usable_cores
 from flowstill.errors import UserError
 from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, Outcome
-from flowstill_evaluator.suites.interface import Environment, Observation, View
-from flowstill_evaluator.suites.registry import make_environment
+from flowstill_evaluator.suites.interface import Environment, Observation, StepResult, Suite, View
 
 ATTEMPTS = 3  # of an episode whose environment breaks
 MAX_WORKERS = 8
@@ -107,15 +106,14 @@ class Slots:
             slot.velocities.append(step.joint_velocity)
             slot.reward += step.reward
             slot.clamped_steps += step.clamped
-            fastest = max(fastest, float(np.abs(step.joint_velocity).max()))
+            fastest = max(fastest, float(np.abs(step.joint_velocity).max(initial=0.0)))
             if step.done:
                 break
-        slot.idle_chunks += fastest < IDLE_SPEED
+        slot.idle_chunks += step.joint_velocity.size > 0 and fastest < IDLE_SPEED
         if not step.done:
             slot.observation = slot.environment.observe()
             return
-        failure: Failure | None = None if step.success else ("contact" if step.touched else "timeout")
-        self._finish(slot, step.success, failure)
+        self._finish(slot, step.success, None if step.success else _failure(step))
 
     def _finish(self, slot: _Slot, success: bool, failure: Failure | None) -> None:
         assert slot.episode is not None
@@ -177,17 +175,21 @@ class Slots:
         return Round(waiting, observations, outcomes, errors)
 
 
+def _failure(step: StepResult) -> Failure:
+    return "contact" if step.touched else "ended" if step.ended else "timeout"
+
+
 def _discard(slot: _Slot) -> None:
     if slot.environment is not None:
         slot.environment.close()
         slot.environment = None
 
 
-def serve(connection: Connection, suite: str, view: View | None, width: int) -> None:
+def serve(connection: Connection, suite: Suite, view: View | None, width: int) -> None:
     """A worker's life: answer ``begin`` and ``advance`` until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    slots = Slots(lambda task: make_environment(suite, task, view), width)
+    slots = Slots(lambda task: suite.environment(task, view), width)
     while True:
         try:
             request: Sequence[Episode] | Floats = connection.recv()
@@ -208,7 +210,7 @@ class _Worker:
 class WorkerPool:
     """Worker processes that run episodes for a policy. A context manager."""
 
-    def __init__(self, suite: str, workers: int, width: int, view: View | None = None) -> None:
+    def __init__(self, suite: Suite, workers: int, width: int, view: View | None = None) -> None:
         """Start the workers.
 
         Args:

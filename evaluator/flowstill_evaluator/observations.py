@@ -13,8 +13,8 @@ import numpy.typing as npt
 from flowstill.errors import FlowstillError
 from flowstill_evaluator.lockstep import Policy, Round, WorkerPool, stacked
 from flowstill_evaluator.records import Episode, episodes_of
-from flowstill_evaluator.suites.interface import Environment, Observation, View
-from flowstill_evaluator.suites.registry import make_environment, offer_of, rename
+from flowstill_evaluator.suites.interface import Environment, Observation, Offer, Suite, View
+from flowstill_evaluator.suites.registry import rename
 
 _PER_EPISODE = 4
 _STEPS_BETWEEN = 5
@@ -51,7 +51,7 @@ class Batch:
 
 
 def near_resets(
-    suite: str,
+    suite: Suite,
     instructions: Mapping[str, str],
     rename_map: Mapping[str, str],
     *,
@@ -71,14 +71,14 @@ def near_resets(
         seed: of the evaluation.
         first: index of the first episode to use.
     """
-    environments = {task: make_environment(suite, task, view) for task in list(instructions)[:count]}
-    sizes = {task: offer_of(suite, task).action_size for task in environments}
+    environments = {task: suite.environment(task, view) for task in list(instructions)[:count]}
+    offers = {task: suite.offer(task) for task in environments}
     rows: list[tuple[Observation, str]] = []
     generator = np.random.default_rng([seed, first])
     index = first
     while len(rows) < count:
         for episode in episodes_of(list(environments), 1, seed, index):
-            seen = _walk(environments[episode.task], episode.seed, sizes[episode.task], generator)
+            seen = _walk(environments[episode.task], episode.seed, offers[episode.task], generator)
             rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
         index += 1
     for environment in environments.values():
@@ -87,10 +87,10 @@ def near_resets(
     return Batch(stacked([seen for seen, _ in rows]), tuple(sentence for _, sentence in rows))
 
 
-def _walk(environment: Environment, seed: int, size: int, generator: np.random.Generator) -> list[Observation]:
+def _walk(environment: Environment, seed: int, offer: Offer, generator: np.random.Generator) -> list[Observation]:
     seen = [environment.reset(seed)]
     for _ in range(_PER_EPISODE - 1):
-        action = generator.uniform(-1.0, 1.0, size)
+        action = offer.random_action(generator)
         for _ in range(_STEPS_BETWEEN):
             step = environment.step(action)
             if step.done:

@@ -28,7 +28,7 @@ from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.graphics import choose_library
-from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.suites.registry import suite_of
 from flowstill_evaluator.views import drawn, view_of
 
 DENSITY_TIE = 1e-4
@@ -153,14 +153,15 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
     compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
-    sentences = instructions(evaluation.suite, evaluation.tasks)
+    suite = suite_of(evaluation.suite, evaluation.custom)
+    sentences = suite.preflight(evaluation.tasks)
     torch, onnx = _both_runtimes(task, properties)
     rename_map = dict(evaluation.rename_map)
-    view = view_of(torch.info, "the student", evaluation.suite, evaluation.tasks, rename_map)
+    view = view_of(torch.info, "the student", suite, evaluation.tasks, rename_map)
     context.progress.update(0, task.parity.samples, "drawing observations")
     draw = partial(
         near_resets,
-        evaluation.suite,
+        suite,
         sentences,
         rename_map,
         view=view,
@@ -168,7 +169,7 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         seed=evaluation.seed,
         first=evaluation.episodes_per_task,
     )
-    observations = _with_graphics(draw) if drawn(view, evaluation.suite, evaluation.tasks) else draw()
+    observations = _with_graphics(draw) if drawn(view, suite, evaluation.tasks) else draw()
     measured = compare_runners(
         torch,
         onnx,

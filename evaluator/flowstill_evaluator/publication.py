@@ -40,7 +40,7 @@ def _publish(session: Session, folder: Path) -> StatusRef:
         session.log, session.comparison.served, session.comparison.baseline, session.task.evaluation.videos
     )
     session.tell("making videos" if films else "publishing the records")
-    note = videos.make(films, session.log, session.task.evaluation.suite, folder, session.check_stop)
+    note = videos.make(films, session.log, session.suite, folder, session.check_stop)
     paths = {(arm, f.task, f.episode): f.path for f in films for arm in f.arms} if note is None else {}
     write_published(session.log, [arm.name for arm in session.comparison.arms], folder, paths)
     for name in _MEASURED:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-Failure = Literal["contact", "timeout"]
+Failure = Literal["contact", "ended", "timeout"]
 
 MAX_VELOCITY_ROWS = 20_000  # an arm
 SEEDS = 1_000_000  # environment seeds from here on belong to demonstrations

@@ -51,8 +51,8 @@ from flowstill_evaluator.records import (
     write_json,
 )
 from flowstill_evaluator.suites.graphics import choose_library
-from flowstill_evaluator.suites.interface import View
-from flowstill_evaluator.suites.registry import instructions
+from flowstill_evaluator.suites.interface import Suite, View
+from flowstill_evaluator.suites.registry import suite_of
 from flowstill_evaluator.views import drawn, view_of
 
 
@@ -65,6 +65,7 @@ class Session:
     references: References
     comparison: Comparison
     provider: Provider
+    suite: Suite
     instructions: dict[str, str]
     folder: Path
     episodes: list[Episode]
@@ -105,7 +106,8 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
     """
     references = resolve(task)
     comparison = compare(task, references)
-    sentences = instructions(task.evaluation.suite, task.evaluation.tasks)
+    suite = suite_of(task.evaluation.suite, task.evaluation.custom)
+    sentences = suite.preflight(task.evaluation.tasks)
     folder = work_folder(context.work, task)
     if done := published(folder):
         return _result(references, done, "the records of this evaluation were already published")
@@ -116,6 +118,7 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
         references=references,
         comparison=comparison,
         provider=pick_provider(),
+        suite=suite,
         instructions=sentences,
         folder=folder,
         episodes=episodes_of(evaluation.tasks, evaluation.episodes_per_task, evaluation.seed),
@@ -182,16 +185,16 @@ class Simulators:
         Raises:
             UserError: the policy does not fit the tasks, or its cameras cannot be drawn here.
         """
-        evaluation = self._session.task.evaluation
-        view = view_of(runner.info, arm, evaluation.suite, evaluation.tasks, self._session.rename_map)
+        suite, tasks = self._session.suite, self._session.task.evaluation.tasks
+        view = view_of(runner.info, arm, suite, tasks, self._session.rename_map)
         if self._pool is not None and self._pool[0] == view:
             return self._pool[1]
         self.close()
-        if drawn(view, evaluation.suite, evaluation.tasks):
+        if drawn(view, suite, tasks):
             os.environ["MUJOCO_GL"] = choose_library()  # the simulators' processes inherit it
         workers, width = pool_size(len(self._session.episodes))
         self._session.tell(f"starting {workers} simulators")
-        self._pool = view, WorkerPool(evaluation.suite, workers, width, view)
+        self._pool = view, WorkerPool(suite, workers, width, view)
         return self._pool[1]
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ LEVEL = 0.05
 POWER = 0.80
 EXACT_PAIRS = 400
 """Up to so many pairs a claim is checked by enumeration; beyond, the score test is near enough."""
+EXACT_TRIALS = 40
+"""Up to so many trials a proportion's interval is exact; beyond, Wilson's covers what it says on average."""
 
 _NUISANCE_POINTS = 96
 
@@ -80,6 +82,28 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
     return Bounds(float(interval.low), float(interval.high))
 
 
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
+    """The exact interval of a proportion (Clopper & Pearson 1934, Biometrika 26)."""
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
+    return Bounds(float(interval.low), float(interval.high))
+
+
+def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
+    """Interval of a proportion: exact up to :data:`EXACT_TRIALS` trials, Wilson's beyond."""
+    interval = clopper_pearson if trials <= EXACT_TRIALS else wilson
+    return interval(successes, trials, confidence)
+
+
+def proportion_bounds(successes: int, trials: int, level: float = LEVEL) -> Bounds:
+    """The same with each end a one-sided bound at ``level``."""
+    return proportion_interval(successes, trials, 1.0 - 2.0 * level)
+
+
+def rate_above_p(events: int, trials: int, limit: float) -> float:
+    """Exact p value of H0: events are no more likely than ``limit``."""
+    return float(stats.binomtest(events, trials, limit, alternative="greater").pvalue)
+
+
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: are the two discordant counts those of a fair coin?"""
     return 1.0 if gained + lost == 0 else float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
@@ -110,18 +134,19 @@ def score(gained: Floats | float, lost: Floats | float, pairs: int, difference: 
     return np.where(np.abs(distance) < 1e-9, 0.0, statistic)
 
 
-def _score_one(counts: PairCounts, difference: float) -> float:
-    return float(score(counts.gained, counts.lost, counts.pairs, difference))
-
-
 def difference_interval(counts: PairCounts, level: float = LEVEL) -> Bounds:
     """Tango's score interval of the paired difference; each end is a one-sided bound at ``level``."""
+    return _difference_interval(counts.gained, counts.lost, counts.pairs, level)
+
+
+@lru_cache(maxsize=65_536)
+def _difference_interval(gained: int, lost: int, pairs: int, level: float) -> Bounds:
     z = float(stats.norm.isf(level))
-    estimate, edge = counts.difference, 1.0 - 1e-9
+    estimate, edge = (gained - lost) / pairs, 1.0 - 1e-9
 
     def bound(sign: float, end: float) -> float:
         def excess(difference: float) -> float:
-            return _score_one(counts, difference) - sign * z
+            return float(score(gained, lost, pairs, difference)) - sign * z
 
         if abs(estimate - end) < 1e-6 or excess(estimate) * excess(end) > 0:
             return sign * -1.0
@@ -140,7 +165,7 @@ def inferior_p(counts: PairCounts, margin: float) -> float:
     return _paired_p(counts.lost, counts.gained, counts.pairs, -margin)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def _paired_p(gained: int, lost: int, pairs: int, margin: float) -> float:
     """One-sided p value of H0: P(gained) − P(lost) ≤ −margin.
 
@@ -259,7 +284,7 @@ def wasserstein(student_N: Floats, baseline_M: Floats) -> float:
     return float(stats.wasserstein_distance(student_N, baseline_M))
 
 
-def wasserstein_deviation(
+def wasserstein_error(
     student_NJ: Floats,
     baseline_MJ: Floats,
     *,
@@ -267,12 +292,12 @@ def wasserstein_deviation(
     bins: int = 256,
     seed: int = 0,
     resamples: int = 500,
-) -> tuple[Floats, Floats]:
-    """How far a resampled distance lies from the resamples' mean: 5 % and 95 % quantiles, shape (J,) each.
+) -> Floats:
+    """Bootstrap standard error of the distance of each of J joints, shape (J,).
 
-    Rows follow one another in time and are not independent, so contiguous blocks are resampled. Deviations
-    from the resamples' own mean are used: a distance between samples is biased upwards, a resampled one
-    twice over.
+    Rows follow one another in time and are not independent, so contiguous blocks are resampled (Künsch 1989,
+    Ann. Stat. 17:1217-1241). A distance between samples is biased upwards, a resampled one twice over:
+    the resamples' spread is of use, their place is not.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     low_J = np.minimum(student_NJ.min(axis=0), baseline_MJ.min(axis=0))
@@ -288,8 +313,8 @@ def wasserstein_deviation(
         return cumulative / cumulative[:, :, -1:]
 
     distance_RJ = np.abs(resample(student_NJ) - resample(baseline_MJ)).sum(axis=2) * width_J
-    deviation_RJ = distance_RJ - distance_RJ.mean(axis=0)
-    return np.quantile(deviation_RJ, LEVEL, axis=0), np.quantile(deviation_RJ, 1.0 - LEVEL, axis=0)
+    error_J: Floats = distance_RJ.std(axis=0, ddof=1)
+    return error_J
 
 
 def _block_histograms(rows_NJ: Floats, low_J: Floats, width_J: Floats, blocks: int, bins: int) -> Floats:

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from flowstill.errors import UserError
 from flowstill_evaluator.records import EpisodeLog, StoredEpisode, decode, encode
 from flowstill_evaluator.suites.graphics import choose_library
-from flowstill_evaluator.suites.registry import control_hz, make_environment
+from flowstill_evaluator.suites.interface import Suite
+from flowstill_evaluator.suites.registry import plain, suite_from
 
 MAX_FAILURES = 4
 FRAMES_PER_SECOND = 20
@@ -65,7 +66,7 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
     return [Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline)) for e in episodes]
 
 
-def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard: Callable[[], None]) -> str | None:
+def make(films: Sequence[Film], log: EpisodeLog, suite: Suite, folder: Path, heard: Callable[[], None]) -> str | None:
     """Write the films under ``folder``.
 
     Returns:
@@ -76,7 +77,7 @@ def make(films: Sequence[Film], log: EpisodeLog, suite: str, folder: Path, heard
     (folder / "videos").mkdir(exist_ok=True)
     plan = folder / "videos" / "plan.json"
     both = [{**asdict(film), "actions": [_actions(log, film, arm) for arm in film.arms]} for film in films]
-    plan.write_text(json.dumps({"suite": suite, "folder": str(folder), "films": both}))
+    plan.write_text(json.dumps({"suite": plain(suite), "folder": str(folder), "films": both}))
     heard()
     try:
         environment = {**os.environ, "MUJOCO_GL": choose_library()}
@@ -106,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = json.loads(Path((argv or sys.argv[1:])[0]).read_text())
     from imageio_ffmpeg import write_frames
 
+    suite = suite_from(plan["suite"])
     for film in plan["films"]:
-        sides = [_replay(plan["suite"], film, side) for side in film["actions"]]
+        sides = [_replay(suite, film, side) for side in film["actions"]]
         path = Path(plan["folder"]) / film["path"]
         frames = _side_by_side(*sides)
         height, width, _ = frames[0].shape
@@ -118,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         writer.close()
 
 
-def _replay(suite: str, film: dict[str, Any], side: dict[str, Any]) -> Frames:
-    environment = make_environment(suite, film["task"])
-    every = max(1, control_hz(suite) // FRAMES_PER_SECOND)
+def _replay(suite: Suite, film: dict[str, Any], side: dict[str, Any]) -> Frames:
+    environment = suite.environment(film["task"])
+    every = max(1, int(suite.control_hz(film["task"]) // FRAMES_PER_SECOND))
     environment.reset(film["seed"])
     frames = [environment.render()]
     for number, action in enumerate(decode(side["array"]), start=1):

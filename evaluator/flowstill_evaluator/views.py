@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from flowstill.errors import UserError
 from flowstill.policies.interface import RunnerInfo
-from flowstill_evaluator.suites.interface import STATE, CameraView, Offer, View
-from flowstill_evaluator.suites.registry import offer_of
+from flowstill_evaluator.suites.interface import STATE, CameraView, Offer, Suite, View
 
 
-def view_of(info: RunnerInfo, arm: str, suite: str, tasks: Sequence[str], rename_map: Mapping[str, str]) -> View:
+def view_of(info: RunnerInfo, arm: str, suite: Suite, tasks: Sequence[str], rename_map: Mapping[str, str]) -> View:
     """The state and the cameras that a policy wants, by the environment's names.
 
     Args:
@@ -28,7 +27,7 @@ def view_of(info: RunnerInfo, arm: str, suite: str, tasks: Sequence[str], rename
     )
     view = View(info.state_dim, cameras)
     for task in tasks:
-        offer = offer_of(suite, task)
+        offer = suite.offer(task)
         _check_names(rename_map, offer, task)
         _check_view(view, offer, arm, task)
         if info.action_dim != offer.action_size:
@@ -40,9 +39,10 @@ def view_of(info: RunnerInfo, arm: str, suite: str, tasks: Sequence[str], rename
     return view
 
 
-def drawn(view: View, suite: str, tasks: Sequence[str]) -> bool:
-    """Whether any of its cameras has to be drawn."""
-    return any(camera.name in offer_of(suite, task).cameras for task in tasks for camera in view.cameras)
+def drawn(view: View, suite: Suite, tasks: Sequence[str]) -> bool:
+    """Whether MuJoCo has to draw any of its cameras."""
+    offers = [suite.offer(task) for task in tasks]
+    return any(offer.offscreen and camera.name in offer.cameras for offer in offers for camera in view.cameras)
 
 
 def _check_names(rename_map: Mapping[str, str], offer: Offer, task: str) -> None:
@@ -62,6 +62,13 @@ def _check_view(view: View, offer: Offer, arm: str, task: str) -> None:
                 f"{arm} expects {camera.name!r}, {task} shows {', '.join((*offer.cameras, *offer.black))}{black}; map "
                 "one to it",
                 field="spec.evaluation.renameMap",
+            )
+        size = offer.sizes.get(camera.name, (camera.height, camera.width))
+        if size != (camera.height, camera.width):
+            raise UserError(
+                f"{arm} looks at {camera.height}x{camera.width} pixels through {camera.name!r}, {task} draws "
+                f"{size[0]}x{size[1]}; make the environment draw at the policy's size",
+                field="spec.evaluation.custom.config",
             )
     if view.state_dim not in offer.states:
         sizes = "; ".join(f"{size}: {what}" for size, what in offer.states.items())

@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.structural import Schema, structural
-from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill.api.studentrollout import LIMITS, Gates, StudentRolloutSpec, StudentRolloutStatus
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -27,6 +28,15 @@ HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; ch
 
 def _rule(rule: str, message: str, field: str | None = None) -> Schema:
     return {"rule": rule, "message": message} | ({"fieldPath": f".{field}"} if field else {})
+
+
+def _defaults_of_limits() -> list[str]:
+    gates = Gates()
+    return [
+        f"self.{gate.upper()}.{to_camel(name)} == {float(getattr(getattr(gates, gate), name))!r}"
+        for gate, names in LIMITS.items()
+        for name in names
+    ]
 
 
 RULES: dict[str, list[Schema]] = {
@@ -85,6 +95,13 @@ RULES: dict[str, list[Schema]] = {
             "!has(self.maxEpisodesPerTask) || self.maxEpisodesPerTask >= self.episodesPerTask",
             "spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask",
             "maxEpisodesPerTask",
+        ),
+    ],
+    "Gates": [
+        _rule(
+            f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
+            "spec.gates.profile literal has limits of its own: leave those of the gates out",
+            "profile",
         ),
     ],
     "StudentRolloutSpec": [

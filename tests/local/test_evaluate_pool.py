@@ -12,6 +12,7 @@ from flowstill_evaluator.lockstep import WorkerPool
 from flowstill_evaluator.observations import Batch, near_resets, on_the_way
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.records import EpisodeLog, episodes_of, stored
+from flowstill_evaluator.suites.registry import METAWORLD
 from tests.unit.evaluator.analytic import ReachController
 
 TASK = "reach-around"
@@ -21,7 +22,7 @@ WIDTH = 4
 
 @pytest.fixture(scope="module")
 def pool():
-    with WorkerPool("metaworld", 2, WIDTH) as pool:
+    with WorkerPool(METAWORLD, 2, WIDTH) as pool:
         yield pool
 
 
@@ -71,7 +72,7 @@ def test_an_interrupted_arm_goes_on_with_what_is_missing(pool, tmp_path):
         if len(log.episodes) >= 3:
             raise Interrupted("enough")
 
-    with WorkerPool("metaworld", 1, WIDTH) as other, pytest.raises(Interrupted):
+    with WorkerPool(METAWORLD, 1, WIDTH) as other, pytest.raises(Interrupted):
         other.run(episodes, policy(), stop_after_some)
     log = EpisodeLog(path)
     missing = log.missing("arm", episodes)
@@ -84,7 +85,7 @@ def test_an_interrupted_arm_goes_on_with_what_is_missing(pool, tmp_path):
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost():
     episodes = episodes_of([TASK], 8, seed=1)
-    with WorkerPool("metaworld", 2, WIDTH) as pool:
+    with WorkerPool(METAWORLD, 2, WIDTH) as pool:
         ask, calls = policy(), []
 
         def killing(waiting):
@@ -99,7 +100,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost():
 
 
 def test_a_worker_that_always_dies_is_reported_not_failed():
-    with WorkerPool("metaworld", 1, 1) as pool:
+    with WorkerPool(METAWORLD, 1, 1) as pool:
         ask = policy()
 
         def killing(waiting):
@@ -122,7 +123,7 @@ def test_held_out_observations_are_of_other_episodes_and_survive_a_file(pool, tm
     again = Batch.load(tmp_path / "o.npz")
     assert again.sentences == batch.sentences
     np.testing.assert_array_equal(again.features["observation.state"], batch.features["observation.state"])
-    near = near_resets("metaworld", SENTENCES, {}, count=10, seed=0, first=200)
+    near = near_resets(METAWORLD, SENTENCES, {}, count=10, seed=0, first=200)
     assert near.rows([0, 9])["observation.state"].shape == (2, 7)
     assert len(np.unique(near.features["observation.state"], axis=0)) == 10
 
@@ -133,7 +134,7 @@ def test_videos_are_replays_side_by_side(pool, tmp_path):
     for arm in ("student", "teacher@10"):
         log.append(stored(o, "metaworld", arm, 10) for o in outcomes.values())
     films = videos.choose(log, "student", "teacher@10", "all")
-    note = videos.make(films, log, "metaworld", tmp_path, lambda: None)
+    note = videos.make(films, log, METAWORLD, tmp_path, lambda: None)
     if note is not None:
         assert "rendering failed" in note, note
         pytest.skip(note)
@@ -155,7 +156,7 @@ def test_no_graphics_library_is_a_note_not_an_error(pool, tmp_path, monkeypatch)
     outcomes, _ = run(pool, episodes_of([TASK], 1, seed=0))
     for arm in ("student", "teacher@10"):
         log.append(stored(o, "metaworld", arm, 10) for o in outcomes.values())
-    note = videos.make(videos.choose(log, "student", "teacher@10", "all"), log, "metaworld", tmp_path, lambda: None)
+    note = videos.make(videos.choose(log, "student", "teacher@10", "all"), log, METAWORLD, tmp_path, lambda: None)
     assert note is not None
     assert "glfw" in note
     assert not (tmp_path / "videos").exists()

@@ -3,7 +3,7 @@
 from flowstill.api.studentrollout import GateResult, PerTaskLimits
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
-from flowstill_evaluator.gates.tasks import compare_tasks
+from flowstill_evaluator.gates.tasks import compare_tasks, paired
 from flowstill_evaluator.statistics import LEVEL, PairCounts, holm, inferior_p
 
 
@@ -12,19 +12,18 @@ def p5_per_task(evidence: Evidence, limits: PerTaskLimits) -> GateResult:
 
     Episodes so few that losing all of them would not show it cannot pass either: Inconclusive.
     """
-    pairs = evidence.pairs
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("P5", pairs, -limits.margin)
-    if not len(pairs):
-        return inconclusive("P5", Gap("there are no paired episodes"), -limits.margin)
-    tasks = compare_tasks(pairs)
+    level = evidence.expected.level(LEVEL)
+    tasks = compare_tasks(pairs, level)
     adjusted = holm([inferior_p(t.counts, limits.margin) for t in tasks])
     index = min(range(len(tasks)), key=lambda i: (adjusted[i], tasks[i].counts.difference))
     worst, p_value = tasks[index], adjusted[index]
-    blind = [t.task for t in tasks if not _could_fail(t.counts.pairs, len(tasks), limits.margin)]
+    blind = [t.task for t in tasks if not _could_fail(t.counts.pairs, len(tasks), limits.margin, level)]
     margin = f"{100 * limits.margin:g}"
     saying = f"{worst.task}: {points(worst.counts.difference)} points (Holm-corrected p = {p_value:.3f})"
-    if p_value <= LEVEL:
+    if p_value <= level:
         verdict, message = "Fail", f"{saying}: worse than the baseline by more than {margin} points."
     elif blind:
         verdict = "Inconclusive"
@@ -48,5 +47,5 @@ def p5_per_task(evidence: Evidence, limits: PerTaskLimits) -> GateResult:
     )
 
 
-def _could_fail(pairs: int, tasks: int, margin: float) -> bool:
-    return inferior_p(PairCounts(0, 0, pairs, 0), margin) * tasks <= LEVEL
+def _could_fail(pairs: int, tasks: int, margin: float, level: float) -> bool:
+    return inferior_p(PairCounts(0, 0, pairs, 0), margin) * tasks <= level

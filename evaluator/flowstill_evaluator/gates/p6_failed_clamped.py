@@ -3,12 +3,13 @@
 from flowstill.api.studentrollout import FailedClampedLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
-from flowstill_evaluator.gates.rates import judge_rate
+from flowstill_evaluator.gates.rates import Look, judge_rate
+from flowstill_evaluator.gates.tasks import paired
 
 
 def p6_failed_clamped(evidence: Evidence, limits: FailedClampedLimits) -> GateResult:
     """Episodes that both failed and clamped, per 100."""
-    pairs = evidence.pairs
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("P6", pairs, limits.max_per_hundred)
     return judge_rate(
@@ -17,4 +18,5 @@ def p6_failed_clamped(evidence: Evidence, limits: FailedClampedLimits) -> GateRe
         pairs.baseline_clamped & ~pairs.baseline_success,
         limits.max_per_hundred,
         "both failed and clamped",
+        Look.of(evidence.expected),
     )

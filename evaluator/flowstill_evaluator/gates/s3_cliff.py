@@ -4,19 +4,21 @@ from flowstill.api.studentrollout import CliffLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
 from flowstill_evaluator.gates.margins import within_margin
-from flowstill_evaluator.gates.tasks import compare_tasks
-from flowstill_evaluator.statistics import episodes_to_decide
+from flowstill_evaluator.gates.tasks import compare_tasks, paired
+from flowstill_evaluator.statistics import LEVEL, episodes_to_decide
 
 
 def s3_cliff(evidence: Evidence, limits: CliffLimits) -> GateResult:
-    """Every task within its margin is an intersection-union claim: each at the full level, no correction."""
-    pairs = evidence.pairs
+    """Every task within its margin is an intersection-union claim: each at the full level, no correction.
+
+    That some task fell off is a claim of any of them, and shares the level among the tasks.
+    """
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("S3", pairs, -limits.margin)
-    if not len(pairs):
-        return inconclusive("S3", Gap("there are no paired episodes"), -limits.margin)
-    tasks = compare_tasks(pairs)
-    verdicts = {t.task: within_margin(t.counts, t.bounds, limits.margin) for t in tasks}
+    level = evidence.expected.level(LEVEL)
+    tasks = compare_tasks(pairs, level)
+    verdicts = {t.task: within_margin(t.counts, limits.margin, level, claims=len(tasks)) for t in tasks}
     failed = [t for t in tasks if verdicts[t.task] == "Fail"]
     open_ = [t for t in tasks if verdicts[t.task] == "Inconclusive"]
     worst = min(failed or open_ or tasks, key=lambda t: t.bounds.low)

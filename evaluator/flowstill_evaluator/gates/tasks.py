@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from flowstill_evaluator.evidence import Pairs
-from flowstill_evaluator.statistics import Bounds, PairCounts, difference_interval, mcnemar
+import numpy as np
+
+from flowstill_evaluator.evidence import Evidence, Gap, Pairs
+from flowstill_evaluator.statistics import LEVEL, Bounds, PairCounts, difference_interval, mcnemar
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,22 @@ class TaskComparison:
     p_value: float
 
 
-def compare_tasks(pairs: Pairs) -> list[TaskComparison]:
-    """One comparison a task that has episodes, in the order of the spec."""
+def paired(evidence: Evidence) -> Pairs | Gap:
+    """The pairs, when every task has some."""
+    pairs = evidence.pairs
+    if isinstance(pairs, Gap):
+        return pairs
+    if not len(pairs):
+        return Gap("there are no paired episodes")
+    missing = np.flatnonzero(np.bincount(pairs.task_index, minlength=len(pairs.tasks)) == 0)
+    return Gap(f"there are no paired episodes of task {pairs.tasks[missing[0]]}") if len(missing) else pairs
+
+
+def compare_tasks(pairs: Pairs, level: float = LEVEL) -> list[TaskComparison]:
+    """One comparison a task that has episodes, in the order of the spec; bounds at a one-sided ``level``."""
     compared = ((task, pairs.success(index)) for index, task in enumerate(pairs.tasks))
     return [
-        TaskComparison(task, counts, difference_interval(counts), mcnemar(counts.gained, counts.lost))
+        TaskComparison(task, counts, difference_interval(counts, level), mcnemar(counts.gained, counts.lost))
         for task, counts in compared
         if counts.pairs
     ]

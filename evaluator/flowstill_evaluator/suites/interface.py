@@ -1,7 +1,7 @@
 """The small interface of every suite: what a policy looks at, and one simulated episode at a time."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,12 +42,25 @@ class Offer:
         cameras: names of the cameras that are drawn.
         black: names of cameras that are always black, for policies of states that insist on a camera.
         action_size: numbers of an action.
+        low: least value of each number of an action; None: -1.
+        high: greatest value of each; None: 1.
+        sizes: height and width of the cameras that draw at one size only; the others draw at the policy's.
+        offscreen: MuJoCo draws the cameras, so a graphics library for it is looked for before anything starts.
     """
 
     states: Mapping[int, str]
     cameras: tuple[str, ...]
     black: tuple[str, ...]
     action_size: int
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    offscreen: bool = True
+
+    def random_action(self, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+        """An action from anywhere in the range, shape (action_size,)."""
+        low, high = (self.low or (-1.0,) * self.action_size), (self.high or (1.0,) * self.action_size)
+        return generator.uniform(low, high)
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,9 @@ class StepResult:
         done: the episode is over (success, failure or step limit).
         reward: the environment's.
         clamped: the action had left the environment's range before it was clipped.
-        joint_velocity: rad/s of the arm's joints, shape (J,).
+        joint_velocity: rad/s of the arm's joints, shape (J,); empty where the suite does not know them.
         touched: the robot touched something that ends the episode as a failure.
+        ended: the environment ended the episode as a failure for another reason.
     """
 
     success: bool
@@ -69,6 +83,7 @@ class StepResult:
     clamped: bool
     joint_velocity: npt.NDArray[np.float64]
     touched: bool
+    ended: bool = False
 
 
 class Environment(Protocol):
@@ -92,4 +107,45 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free what rendering holds."""
+        ...
+
+
+class Suite(Protocol):
+    """Environments by task. Small, immutable and hashable; it is pickled for the simulators' processes."""
+
+    @property
+    def name(self) -> str:
+        """As ``spec.evaluation.suite`` has it."""
+        ...
+
+    def preflight(self, tasks: Sequence[str]) -> dict[str, str]:
+        """Find out, before any episode starts, whether these tasks can run here.
+
+        Returns:
+            The sentence that tells a policy what to do, for each task.
+
+        Raises:
+            UserError: a task is unknown or listed twice, or something is missing; the message says what to install, or
+                where it was looked for.
+        """
+        ...
+
+    def offer(self, task: str) -> Offer:
+        """What that task's environments can show."""
+        ...
+
+    def environment(self, task: str, view: View | None = None) -> Environment:
+        """Make the environment of one task.
+
+        Args:
+            task: one of the suite's.
+            view: what the policy looks at (``views.view_of``); default: a state, for replays nobody looks at.
+
+        Raises:
+            UserError: no such task.
+        """
+        ...
+
+    def control_hz(self, task: str) -> float:
+        """Actions a second of simulated time."""
         ...

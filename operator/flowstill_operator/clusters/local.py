@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from flowstill.api import API_VERSION
+from flowstill.api import API_VERSION, GROUP
 from flowstill.api.children import ProgressReport
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.artifacts.atomic import storage_full, write_atomic
@@ -277,6 +277,17 @@ class LocalCluster:
         """The newest log of that Job."""
         logs = list((self.state / "jobs" / job).glob("attempt-*/log.txt"))
         return max(logs, key=lambda path: int(path.parent.name.removeprefix("attempt-")), default=None)
+
+    def logs(self, uid: str) -> dict[str, Path]:
+        """The newest log of every child of that resource that was started, by role, in the order of their start."""
+        stored = [_read(path) for path in self.state.glob("jobs/*/job.json")]
+        jobs = [one["job"]["metadata"] for one in stored if one is not None and owned_by(one["job"], uid)]
+        found: dict[str, Path] = {}
+        for job in sorted(jobs, key=lambda metadata: str(metadata["creationTimestamp"])):
+            log, role = self.log_of(job["name"]), job["labels"][f"{GROUP}/role"]
+            if log is not None and f"-{role}-read-" not in job["name"]:
+                found[role] = log
+        return found
 
     def _keep(self, path: Path, document: Document) -> None:
         """Write it down, or end this run: what is not on disk has not happened."""

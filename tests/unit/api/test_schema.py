@@ -161,6 +161,7 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("StudentRollout", "evaluation.tasks", ["a"], []),
         ("StudentRollout", "evaluation.arms", ["teacher@10", "student"], ["student"]),
         ("StudentRollout", "parity.threshold", 1, 0),
+        ("StudentRollout", "gates.profile", "literal", "strict"),
         ("StudentRollout", "gates.S1", {"maxPerHundred": 0}, {"maxPerHundred": 2.1}),
         ("StudentRollout", "gates.S3", {"margin": 0.1}, {"margin": 0.2}),
         ("StudentRollout", "target", {"deployment": {"name": "arm"}}, {"deployment": {}}),
@@ -191,6 +192,7 @@ REFUSED = {
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
+    RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
 

@@ -15,12 +15,12 @@ CODE = """
 import json, sys
 import numpy as np
 from flowstill_evaluator.suites.interface import CameraView, View
-from flowstill_evaluator.suites.registry import make_environment
+from flowstill_evaluator.suites.registry import METAWORLD
 
 SIZE = 120
 STILL = np.zeros(4, np.float32)
 cameras = tuple(CameraView(name, SIZE, SIZE) for name in ("observation.image", "observation.images.corner"))
-ours = make_environment("metaworld", "drawer-open-v3", View(4, cameras))
+ours = METAWORLD.environment("drawer-open-v3", View(4, cameras))
 seen = ours.reset(3)
 after = [ours.step(STILL) for _ in range(3)]
 assert not hasattr(after[0], "observation")
@@ -34,7 +34,7 @@ small = picture.reshape(SIZE, 480 // SIZE, SIZE, 480 // SIZE, 3).mean((1, 3))
 def apart(image):
     return float(np.abs(image.astype(float) - small).mean())
 image = seen["observation.image"]
-small_front = make_environment("metaworld", "reach-around", View(7, (CameraView("observation.images.front", 24, 40),)))
+small_front = METAWORLD.environment("reach-around", View(7, (CameraView("observation.images.front", 24, 40),)))
 front = small_front.reset(0)["observation.images.front"]
 print(json.dumps({
     "same": apart(image), "upside down": apart(image[::-1]), "mirrored": apart(image[:, ::-1]),
@@ -68,10 +68,10 @@ def test_without_graphics_it_is_said_what_to_install(monkeypatch):
 
 def test_the_black_camera_is_black_and_needs_no_graphics():
     from flowstill_evaluator.suites.interface import CameraView, View
-    from flowstill_evaluator.suites.registry import make_environment
+    from flowstill_evaluator.suites.registry import METAWORLD
 
     view = View(39, (CameraView("observation.images.black", 16, 24),))
-    seen = make_environment("metaworld", "reach-v3", view).reset(0)
+    seen = METAWORLD.environment("reach-v3", view).reset(0)
     assert seen["observation.images.black"].shape == (16, 24, 3)
     assert not seen["observation.images.black"].any()
     state = seen["observation.state"]

@@ -1,5 +1,7 @@
 """Slots: every episode runs once, to its own end, whatever runs beside it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,26 @@ def test_failures_have_their_kind(gain, failure):
     [outcome] = run([Episode("a", 0, 5)], LineController(gain=gain, noise=0.0))[0].values()
     assert (outcome.success, outcome.failure) == (False, failure)
     assert (outcome.idle_chunks == outcome.chunks) is (failure == "timeout")
+
+
+class Stopping(Line):
+    """Knows no joints, and ends its episodes by itself after ten steps."""
+
+    def step(self, action):
+        done = super().step(action)
+        ended = self._steps == 10
+        return replace(done, done=done.done or ended, ended=ended, joint_velocity=np.empty(0))
+
+
+def test_without_joints_no_chunk_is_idle_and_an_end_is_no_timeout():
+    slots = Slots(Stopping, 1)
+    ask = policy(LineController(gain=0.0, noise=0.0), 1)
+    answer = slots.begin([Episode("a", 0, 5)])
+    while answer.waiting:
+        answer = slots.advance(ask(answer))
+    [outcome] = answer.outcomes
+    assert (outcome.failure, outcome.steps, outcome.idle_chunks) == ("ended", 10, 0)
+    assert outcome.velocity_TJ.shape == (10, 0)
 
 
 def test_an_episode_does_not_depend_on_its_neighbours():

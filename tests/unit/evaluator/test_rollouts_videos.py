@@ -4,6 +4,7 @@ import pytest
 
 from flowstill_evaluator import videos
 from flowstill_evaluator.records import EpisodeLog, EpisodeRecord, StoredEpisode
+from flowstill_evaluator.suites.registry import METAWORLD
 
 
 @pytest.fixture
@@ -50,5 +51,5 @@ def test_an_episode_that_the_baseline_lacks_is_not_filmed(log):
 
 
 def test_no_film_no_process(log, tmp_path):
-    assert videos.make([], log, "metaworld", tmp_path, lambda: None) is None
+    assert videos.make([], log, METAWORLD, tmp_path, lambda: None) is None
     assert not (tmp_path / "videos").exists()

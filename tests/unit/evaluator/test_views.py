@@ -4,6 +4,7 @@ import pytest
 
 from flowstill.errors import UserError
 from flowstill_evaluator.suites.interface import CameraView, View
+from flowstill_evaluator.suites.registry import METAWORLD
 from flowstill_evaluator.views import drawn, view_of
 from tests.unit.evaluator.analytic import info
 
@@ -13,7 +14,7 @@ FITTING = {"state_dim": 7, "action_dim": 4, "cameras": (TOP,)}
 
 
 def view(tasks=("reach-around",), rename_map=None, **change):
-    return view_of(info(**{**FITTING, **change}), "arm", "metaworld", tasks, rename_map or {})
+    return view_of(info(**{**FITTING, **change}), "arm", METAWORLD, tasks, rename_map or {})
 
 
 def test_the_environments_names_and_the_policys_sizes():
@@ -39,6 +40,6 @@ def test_what_does_not_fit_is_named(change, message):
 
 
 def test_only_real_cameras_need_graphics():
-    assert not drawn(view(), "metaworld", ["reach-around"])
-    assert drawn(view(rename_map={FRONT: TOP}), "metaworld", ["reach-around"])
-    assert not drawn(View(21), "metaworld", ["drawer-open-v3"])
+    assert not drawn(view(), METAWORLD, ["reach-around"])
+    assert drawn(view(rename_map={FRONT: TOP}), METAWORLD, ["reach-around"])
+    assert not drawn(View(21), METAWORLD, ["drawer-open-v3"])
