@@ -19,8 +19,8 @@ MEANINGS = {
     INTERRUPTED: "stopped; the same command continues",
 }
 GOOD = frozenset({"Completed", "Succeeded"})
-OPEN = frozenset({"Inconclusive", "Suspended", "Pending"})
-"""Neither yes nor no. A rollout is Pending at the end of a run while the DistillJob that it waits for is suspended."""
+OPEN = frozenset({"Inconclusive", "Suspended"})
+"""Neither yes nor no."""
 
 
 def exit_code(phases: Sequence[str]) -> int:
@@ -28,7 +28,9 @@ def exit_code(phases: Sequence[str]) -> int:
     if all(phase in GOOD for phase in phases):
         return COMPLETED
     others = {phase for phase in phases if phase not in GOOD}
-    return INCONCLUSIVE if others <= OPEN else REJECTED
+    # A run ends with a rollout still pending when the DistillJob that it waits for is suspended.
+    waiting = {"Pending"} if "Suspended" in others else set()
+    return INCONCLUSIVE if others - waiting <= OPEN else REJECTED
 
 
 def table() -> str:
