@@ -211,6 +211,11 @@ def custom_resource_definition(kind: Kind) -> Schema:
     }
 
 
+UNTIL_PROMOTION = ("approval",)
+"""Fields of a spec that may be changed until the student is promoted."""
+ENDED = "has(self.status.promotionTime) || has(self.status.completionTime)"
+
+
 def _resource_schema(kind: Kind) -> Schema:
     spec = structural(kind.spec, RULES)
     spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", []), *_immutable(spec)]
@@ -229,7 +234,8 @@ def _resource_schema(kind: Kind) -> Schema:
             _rule(
                 f"self.metadata.name.size() <= {MAX_NAME}",
                 f"metadata.name must be at most {MAX_NAME} characters: names of child Jobs are made from it",
-            )
+            ),
+            *_settled(spec),
         ],
     }
 
@@ -238,7 +244,7 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
-        if name in ALWAYS_MUTABLE:
+        if name in (*ALWAYS_MUTABLE, *UNTIL_PROMOTION):
             continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]
@@ -251,6 +257,19 @@ def _immutable(spec: Schema) -> list[Schema]:
             message = f"spec.{name} is immutable; create a resource with a new name"
         rules.append(_rule(same, message, name))
     return rules
+
+
+def _settled(spec: Schema) -> list[Schema]:
+    """One rule for each field that may be changed until the promotion, on the resource: it alone sees the status."""
+    return [
+        _rule(
+            f"!has(self.status) || !({ENDED}) || ({_same(f'spec.{name}', optional=True)})",
+            f"spec.{name} may be changed only until the student is promoted; create a resource with a new name",
+            f"spec.{name}",
+        )
+        for name in UNTIL_PROMOTION
+        if name in spec["properties"]
+    ]
 
 
 def _same(field: str, *, optional: bool) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from flowstill.api.actions import MAX_ACTIONS, Action
 from flowstill.api.conditions import Condition
 from flowstill.api.fields import (
     ArtifactRef,
@@ -25,7 +26,7 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "Suspended", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Suspended", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
@@ -246,6 +247,11 @@ class StudentRolloutSpec(Model):
     parity: Parity = Field(default_factory=Parity)
     evaluation: Evaluation
     gates: Gates = Field(default_factory=Gates)
+    approval: Literal["Automatic", "Manual"] = Field(
+        default="Automatic",
+        description="Manual: when all gates passed, wait for the annotation flowstill.dev/approve. "
+        "May be changed until the student is promoted.",
+    )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
     suspend: bool = Field(
@@ -318,3 +324,6 @@ class StudentRolloutStatus(StatusModel):
     )
     rollouts: StatusRef | None = None
     evidence: StatusRef | None = None
+    actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(
+        default_factory=list, description="What people asked for by annotations, and what became of it."
+    )

@@ -191,6 +191,7 @@ class Draft[S: HasConditions]:
         self.generation = generation
         self.now = now
         self.status: S = status.model_copy(update={"observed_generation": generation})
+        self.notes: list[Note] = []
 
     def set(self, **fields: object) -> None:
         """Set fields of the status."""
@@ -220,7 +221,7 @@ class Draft[S: HasConditions]:
 
     def plan(self, move: Move) -> Plan[S]:
         """The finished plan, with an event for every condition that changed."""
-        notes = tuple(transitions(self.before.conditions, self.status.conditions))
+        notes = (*self.notes, *transitions(self.before.conditions, self.status.conditions))
         return Plan(self.status, move.create, move.target, move.requeue_after, notes, move.delete)
 
 

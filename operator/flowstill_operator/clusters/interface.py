@@ -54,6 +54,9 @@ class Cluster(Protocol):
     async def progress(self, pod: Document) -> ProgressReport | None:
         """What a running child says about itself; None when it does not answer."""
 
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The Jobs with those labels, as they are now."""
+
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
 

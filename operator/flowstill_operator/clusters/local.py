@@ -8,44 +8,40 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from flowstill.api import API_VERSION, GROUP
 from flowstill.api.children import ProgressReport
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill.errors import StorageFull, UserError
-from flowstill_operator.children import CONTAINER, Document, is_finished, owned_by, read_child
+from flowstill_operator.children import Document, is_finished, owned_by, read_child
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.processes import (
+    NAMESPACE,
+    PORT_ANNOTATION,
     ChildProcess,
     back_off,
     end_left_over,
+    fetch_progress,
     new_attempt,
+    pod_of,
     user_error,
 )
 from flowstill_operator.engine.loop import Key
 from flowstill_operator.jobs import SPEC_ANNOTATION
 from flowstill_operator.steps import Note
 
-NAMESPACE = "local"
-PORT_ANNOTATION = "flowstill.dev/progress-port"
 MAX_MESSAGE_BYTES = 4096
-PROGRESS_TIMEOUT_SECONDS = 1.0
 
 
 class LocalCluster:
-    """A Cluster in a folder.
+    """A Cluster in the folder ``state``.
 
     Attributes:
-        state: the folder.
         changed: called when a child of that resource changed.
         heard: called with every event.
         broken: called when this run cannot go on: what happened could not be written down, or is a defect.
@@ -166,7 +162,7 @@ class LocalCluster:
         port = (pod["metadata"].get("annotations") or {}).get(PORT_ANNOTATION)
         if port is None:
             return None
-        return await asyncio.to_thread(_fetch_progress, f"http://127.0.0.1:{port}/progress")
+        return await asyncio.to_thread(fetch_progress, f"http://127.0.0.1:{port}/progress")
 
     async def running(self) -> list[tuple[Document, ProgressReport | None]]:
         """The Jobs that run now, each with what it says about itself."""
@@ -175,11 +171,15 @@ class LocalCluster:
             stored = _read(self._job_path(name))
             if stored is not None:
                 url = f"http://127.0.0.1:{process.attempt.port}/progress"
-                found.append((stored["job"], await asyncio.to_thread(_fetch_progress, url)))
+                found.append((stored["job"], await asyncio.to_thread(fetch_progress, url)))
         return found
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
+        return []
+
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: they are looked for when somebody annotated a resource, and nobody can here."""
         return []
 
     async def create(self, manifest: Document) -> None:
@@ -352,7 +352,7 @@ class LocalCluster:
             self._finish(name, "Failed", "CommandNotFound", text, failed=1)
             return None
         self._processes[name] = process
-        self._update(name, pod=_pod(name, number, attempt.port), status={"active": 1})
+        self._update(name, pod=pod_of(name, number, attempt.port), status={"active": 1})
         try:
             code = await process.wait(job["spec"].get("activeDeadlineSeconds"))
             if code is None:
@@ -361,7 +361,7 @@ class LocalCluster:
             del self._processes[name]
             attempt.process_file.unlink(missing_ok=True)
         message = attempt.termination_log.read_bytes()[:MAX_MESSAGE_BYTES].decode("utf-8", errors="replace")
-        self._update(name, pod=_pod(name, number, attempt.port, 143 if code is None else code, message))
+        self._update(name, pod=pod_of(name, number, attempt.port, 143 if code is None else code, message))
         if code is None:
             self._finish(
                 name,
@@ -402,29 +402,6 @@ class LocalCluster:
 
     def _resource_path(self, kind: str, name: str) -> Path:
         return self.state / kind / f"{name}.json"
-
-
-def _pod(job: str, number: int, port: int, code: int | None = None, message: str = "") -> Document:
-    """An attempt in the shape of a pod; names sort as attempts do."""
-    phase = "Running" if code is None else ("Succeeded" if code == 0 else "Failed")
-    state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message}}
-    return {
-        "metadata": {
-            "name": f"{job}-{number:06d}",
-            "namespace": NAMESPACE,
-            "annotations": {PORT_ANNOTATION: str(port)},
-        },
-        "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]},
-    }
-
-
-def _fetch_progress(url: str) -> ProgressReport | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
-            return ProgressReport.model_validate_json(response.read(65_536))
-    except (OSError, ValidationError, urllib.error.URLError):
-        return None
 
 
 def immutable_part(spec: Document) -> Document:

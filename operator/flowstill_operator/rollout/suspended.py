@@ -7,6 +7,7 @@ from flowstill_operator.rollout.outcome import StatusDraft
 from flowstill_operator.steps import Move, started
 from flowstill_operator.suspension import CONDITION, Suspendable, add_seconds, hold, lift, suspend
 
+PROMOTING = "Promoting"
 TOO_LATE = "Promoting"
 TOO_LATE_TEXT = "spec.suspend has no effect from Promoting on: a target is never left between two policies"
 
@@ -34,11 +35,11 @@ def suspended(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) 
 
 def hold_promotion(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
     """After the verdict: hold, unless the promotion has begun."""
-    del observed
-    if draft.find("Promoted") is None:
-        if spec.suspend and spec.target is not None:
-            return hold(draft)
-        lift(draft, PHASES["judge"], asked=False)
-    elif spec.suspend:
-        draft.condition(CONDITION, "False", TOO_LATE, TOO_LATE_TEXT)
+    if observed.status.phase == PROMOTING:
+        if spec.suspend:
+            draft.condition(CONDITION, "False", TOO_LATE, TOO_LATE_TEXT)
+        return None
+    if spec.suspend and spec.target is not None:
+        return hold(draft)
+    lift(draft, PHASES["judge"], asked=False)
     return None

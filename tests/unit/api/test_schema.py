@@ -10,7 +10,18 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from flowstill.api.schema import FOLDERS, KINDS, REPOSITORY, RULES, Kind, custom_resource_definition, to_yaml, write
+from flowstill.api.fields import ALWAYS_MUTABLE
+from flowstill.api.schema import (
+    FOLDERS,
+    KINDS,
+    REPOSITORY,
+    RULES,
+    UNTIL_PROMOTION,
+    Kind,
+    custom_resource_definition,
+    to_yaml,
+    write,
+)
 from flowstill.api.structural import structural
 
 DIGEST = "sha256:" + "a" * 64
@@ -217,7 +228,8 @@ def test_the_spec_is_immutable_but_for_suspend_and_the_time_to_live(kind: Kind) 
     schema = spec_schema(kind)
     transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
     rules = {rule["fieldPath"]: rule for rule in transitions}
-    assert rules.keys() == {f".{name}" for name in schema["properties"].keys() - {"suspend"}}
+    mutable = {*ALWAYS_MUTABLE, *UNTIL_PROMOTION}
+    assert rules.keys() == {f".{name}" for name in schema["properties"].keys() - mutable}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]
         assert "create a resource with a new name" in rule["message"]
@@ -229,9 +241,22 @@ def test_the_spec_is_immutable_but_for_suspend_and_the_time_to_live(kind: Kind) 
 
 @EVERY_KIND
 def test_names_are_short(kind: Kind) -> None:
-    (rule,) = root_schema(kind)["x-kubernetes-validations"]
+    rule = root_schema(kind)["x-kubernetes-validations"][0]
     assert rule["rule"] == "self.metadata.name.size() <= 40"
     assert rule["message"].startswith("metadata.name must be at most 40 characters")
+
+
+@EVERY_KIND
+def test_what_may_change_until_the_promotion_has_a_rule_that_sees_the_status(kind: Kind) -> None:
+    rules = {rule["fieldPath"]: rule for rule in root_schema(kind)["x-kubernetes-validations"][1:]}
+    assert rules.keys() == {f".spec.{name}" for name in UNTIL_PROMOTION if name in kind_fields(kind)}
+    for path, rule in rules.items():
+        assert f"oldSelf{path}" in rule["rule"]
+        assert "self.status.promotionTime" in rule["rule"]
+
+
+def kind_fields(kind: Kind) -> set[str]:
+    return set(spec_schema(kind)["properties"])
 
 
 def test_lists_with_a_key_are_maps() -> None:

@@ -71,6 +71,7 @@ class Attempts(RuleBasedStateMachine):
     @initialize(limit=st.integers(0, 2))
     def begin(self, limit):
         self.cluster, self.now, self.limit = Watched(), NOW, limit
+        self.cluster.slow_to_end = True
         self.failures, self.ends_badly, self.frozen, self.done, self.suspend = 0, False, None, False, False
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
         spec = distill_spec(runtime={"nodes": 2, "backoffLimit": limit})
@@ -121,7 +122,7 @@ class Attempts(RuleBasedStateMachine):
         """``at_once``: somebody else deleted it in the background, and its pods are left for a while."""
         for job in self.cluster.ending():
             pods = self.cluster.pods_by_job[job["metadata"]["name"]]
-            self.cluster.collect_job(job)
+            self.cluster.delete_job_object(job)
             if at_once:
                 self.cluster.pods_by_job[job["metadata"]["name"]] = [pod for pod in pods if not is_ended(pod)]
 

@@ -56,6 +56,7 @@ class Chain(RuleBasedStateMachine):
     def begin(self, verdict, with_target, healthy, after, export):
         self.after, self.export = after, export
         self.cluster, self.now = FakeCluster(), NOW
+        self.cluster.slow_to_end = True
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
@@ -112,7 +113,7 @@ class Chain(RuleBasedStateMachine):
     @rule(index=st.integers(0, 9))
     def the_pods_of_a_deleted_job_are_gone(self, index):
         jobs = self.cluster.ending()
-        self.cluster.collect_job(jobs[index % len(jobs)])
+        self.cluster.delete_job_object(jobs[index % len(jobs)])
 
     def end(self, job, message=True):
         labels = job["metadata"]["labels"]
@@ -152,7 +153,7 @@ class Chain(RuleBasedStateMachine):
             if is_finished(job) and self.seen(job) and "-read-" not in job["metadata"]["name"]
         ]
         if jobs:
-            self.cluster.collect_job(jobs[index % len(jobs)])
+            self.cluster.delete_job_object(jobs[index % len(jobs)])
 
     def seen(self, job):
         labels = job["metadata"]["labels"]
@@ -222,7 +223,7 @@ class Chain(RuleBasedStateMachine):
             self.asked(key, False)
         for _ in range(60):
             for job in self.cluster.ending():
-                self.cluster.collect_job(job)
+                self.cluster.delete_job_object(job)
             for key in (DISTILL, ROLLOUT):
                 self.pass_over(key)
             for job in self.unfinished():

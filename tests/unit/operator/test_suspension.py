@@ -202,6 +202,7 @@ class World:
 
     def __init__(self, key, spec):
         self.cluster, self.key = FakeCluster(), key
+        self.cluster.slow_to_end = True
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: NOW)
         self.cluster.put(resource(key.kind, spec, name=key.name, uid="u"))
 
@@ -232,7 +233,7 @@ class World:
             await self.look(crash_at)
             await self.look()
             for ending in self.cluster.ending():
-                self.cluster.collect_job(ending)
+                self.cluster.delete_job_object(ending)
             if self.status.get("phase") == phase:
                 return
         raise AssertionError(f"it is never {phase}: {json.dumps(self.status, indent=1)}")
@@ -286,7 +287,7 @@ async def test_while_a_job_is_being_deleted_no_other_is_made_in_its_place():
         await world.look()
     assert (len(world.cluster.created), len(world.cluster.deleted)) == (1, 1)
     [ending] = world.cluster.ending()
-    world.cluster.collect_job(ending)
+    world.cluster.delete_job_object(ending)
     for _ in range(2):
         await world.look()
     assert len(world.cluster.created) == 2
