@@ -12,6 +12,8 @@ Document = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 CONTAINER = "child"
+WAITING_FOR_QUOTA = "WaitingForQuota"
+WAITING_FOR_QUOTA_TEXT = "the Job is suspended: it waits for quota"
 USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
 Retry = Literal["never", "counted", "free"]
@@ -31,6 +33,7 @@ class Child:
         started: since when its Job is not suspended (RFC 3339).
         failures: of its pods, as far as its Job counts them against its backoffLimit.
         ending: its Job is being deleted, and is there until its pods are gone.
+        held_back: whoever queues Jobs has suspended its Job.
     """
 
     state: ChildState = "Missing"
@@ -50,6 +53,7 @@ class Child:
     started: str | None = None
     failures: int = 0
     ending: bool = False
+    held_back: bool = False
 
     @property
     def at_work(self) -> bool:
@@ -116,6 +120,7 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
         started=counts.get("startTime"),
         failures=int(counts.get("failed") or 0),
         ending="deletionTimestamp" in job["metadata"],
+        held_back=bool(job["spec"].get("suspend")),
     )
     if job_condition(job, "Complete"):
         return replace(child, state="Succeeded", result=read_result(pod))
@@ -143,7 +148,7 @@ def container_status(pod: Document | None) -> Document:
 def why_waiting(job: Document, pod: Document | None) -> tuple[str, str]:
     """Why the child does not run yet: suspended, unschedulable, its image cannot be pulled."""
     if job.get("spec", {}).get("suspend"):
-        return "Suspended", "the Job is suspended, waiting for quota"
+        return WAITING_FOR_QUOTA, WAITING_FOR_QUOTA_TEXT
     waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     if waiting.get("reason"):
         return waiting["reason"], waiting.get("message") or ""

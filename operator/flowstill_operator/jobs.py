@@ -18,6 +18,7 @@ SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
 GPU = "nvidia.com/gpu"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 USER_ID = 65532
 
 READER_PROGRAM = (
@@ -95,6 +96,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         raise ValueError("a child needs a default store")
     task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
     labels = {**runtime.labels, **child_labels(owner, wanted.role)}
+    queue = {} if runtime.queue_name is None else {QUEUE_LABEL: runtime.queue_name}
     work = resolve(wanted.task.work, store)
     program = (
         ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
@@ -135,7 +137,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         "metadata": {
             "name": child_name(owner, wanted.role, reader=wanted.reader, attempt=wanted.attempt),
             "namespace": owner.namespace,
-            "labels": labels,
+            "labels": {**labels, **queue},
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -148,6 +150,15 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         },
         "spec": spec,
     }
+
+
+def with_deadline_left(runtime: Runtime, spent: int | None) -> Runtime:
+    """What a Job that begins now has left of ``activeDeadlineSeconds``; at least a second, which the API wants."""
+    if runtime.active_deadline_seconds is None:
+        return runtime
+    return runtime.model_copy(
+        update={"active_deadline_seconds": max(1, runtime.active_deadline_seconds - (spent or 0))}
+    )
 
 
 def child_labels(owner: Owner, role: str) -> dict[str, str]:

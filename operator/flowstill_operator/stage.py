@@ -8,8 +8,6 @@ from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.steps import (
     READING,
-    RUNNING_LOOK_SECONDS,
-    WAITING_LOOK_SECONDS,
     WAITING_TEXT,
     Draft,
     HasConditions,
@@ -18,6 +16,7 @@ from flowstill_operator.steps import (
     Wanted,
     condition_reason,
     judge_step,
+    look_after,
     started,
 )
 from flowstill_operator.suspension import hold
@@ -96,7 +95,7 @@ def run_stage[S: HasConditions](
             if seen.child.progress is not None:
                 report = seen.child.progress
                 draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")
-            return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
+            return Move(requeue_after=look_after(step))
         case "done" if step.result is not None:
             return step.result
         case _:

@@ -7,16 +7,20 @@ from typing import Any, Literal, Protocol, Self
 
 from flowstill.api.children import AnyTask, Result
 from flowstill.api.conditions import Condition, Truth, find_condition, set_condition
-from flowstill_operator.children import Child
+from flowstill_operator.children import WAITING_FOR_QUOTA, Child
 
 Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
+NEWS = ("Suspended", "Admitted")
+"""Conditions that are good news neither way, nor bad."""
 RUNNING_LOOK_SECONDS = 15.0
 """How often a running child is asked for its progress."""
 WAITING_LOOK_SECONDS = 60.0
 """How often a resource that waits is looked at without an event."""
+QUOTA_LOOK_SECONDS = 600.0
+"""The same, while it waits for quota: thousands may, for days."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,13 @@ def _read(kind: str, reading: bool, child: Child, reader: Child) -> Step:
     return Step("failed", reason="ResultUnreadable", message=f"{message}: {reader.message or 'no result'}")
 
 
+def look_after(step: Step) -> float:
+    """When to look again at a child that waits or runs (s)."""
+    if step.reason == WAITING_FOR_QUOTA:
+        return QUOTA_LOOK_SECONDS
+    return RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS
+
+
 class HasConditions(Protocol):
     """A status with conditions."""
 
@@ -232,12 +243,12 @@ def started(conditions: list[Condition], kind: str, waiting: Iterable[str]) -> b
 
 
 def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Note]:
-    """An event for each condition whose status or reason is new; what failed is a warning, suspension is none."""
+    """An event for each condition whose status or reason is new; what failed is a warning."""
     for condition in after:
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        bad = condition.type != "Suspended" and condition.status == ("True" if condition.type == "Failed" else "False")
+        bad = condition.type not in NEWS and condition.status == ("True" if condition.type == "Failed" else "False")
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)
 

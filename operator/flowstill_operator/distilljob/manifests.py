@@ -5,7 +5,7 @@ from flowstill.api.runtime import Runtime
 from flowstill_operator.children import Document
 from flowstill_operator.distilljob.observe import Observed
 from flowstill_operator.indexed import over_nodes, training_command
-from flowstill_operator.jobs import child_job
+from flowstill_operator.jobs import child_job, with_deadline_left
 from flowstill_operator.platform import Platform
 from flowstill_operator.steps import Wanted
 
@@ -13,10 +13,8 @@ from flowstill_operator.steps import Wanted
 def what_is_left(runtime: Runtime, status: DistillJobStatus) -> Runtime:
     """Without the failures and the seconds that are spent: suspension gives neither back."""
     failures = max(0, (status.earlier_attempts or 0) - (status.disruptions or 0))
-    left: dict[str, int] = {"backoff_limit": max(0, runtime.backoff_limit - failures)}
-    if runtime.active_deadline_seconds is not None:
-        left["active_deadline_seconds"] = max(1, runtime.active_deadline_seconds - (status.active_seconds or 0))
-    return runtime.model_copy(update=left)
+    left = runtime.model_copy(update={"backoff_limit": max(0, runtime.backoff_limit - failures)})
+    return with_deadline_left(left, status.active_seconds)
 
 
 def manifest(observed: Observed, wanted: Wanted, platform: Platform) -> Document:

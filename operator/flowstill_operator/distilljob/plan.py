@@ -13,17 +13,16 @@ from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
 from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
 from flowstill_operator.actions import NOT_RETRIED_TEXT, begin_again, stop, take_requests
+from flowstill_operator.admission import note_admission
 from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
-from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed
+from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed, current_role
 from flowstill_operator.distilljob.suspended import suspendable
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.stage import Seen, Stage, run_stage
 from flowstill_operator.steps import (
     READING,
-    RUNNING_LOOK_SECONDS,
     STOP,
-    WAITING_LOOK_SECONDS,
     WAITING_TEXT,
     Draft,
     Move,
@@ -32,6 +31,7 @@ from flowstill_operator.steps import (
     Wanted,
     condition_reason,
     judge_step,
+    look_after,
     refused,
     started,
     timestamp,
@@ -61,6 +61,7 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         draft.condition("Trained", "Unknown", NOT_STARTED[0])
     if observed.spec.validation.after and draft.find(PARITY) is None:
         draft.condition(PARITY, "Unknown", NOT_STARTED[0])
+    note_admission(draft, observed.spec.runtime, observed.child(current_role(observed.status)))
     held = suspend(draft, suspendable(observed, observed.spec, draft))
     if held is not None:
         return draft.plan(held)
@@ -151,7 +152,7 @@ def _wait(draft: Draft[DistillJobStatus], step: Step, report: ProgressReport | N
     draft.condition("Trained", "Unknown", condition_reason(step.reason), step.message)
     if report is not None:
         draft.set(progress=_progress(report, timestamp(draft.now)), message=f"{report.activity}")
-    return Move(requeue_after=RUNNING_LOOK_SECONDS if running else WAITING_LOOK_SECONDS)
+    return Move(requeue_after=look_after(step))
 
 
 def _progress(report: ProgressReport, now: str) -> Progress:

@@ -1,6 +1,7 @@
 """Suspension of a StudentRollout: until its promotion begins, and no longer. Pure."""
 
 from flowstill.api.studentrollout import StudentRolloutSpec
+from flowstill_operator.admission import note_admission
 from flowstill_operator.rollout.evidence import PHASES
 from flowstill_operator.rollout.observe import NOT_STARTED, STEPS, Observed, current_role
 from flowstill_operator.rollout.outcome import StatusDraft
@@ -18,6 +19,7 @@ def suspended(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) 
     if role is None:
         return None
     condition, child = dict(STEPS)[role], observed.child(role)
+    note_admission(draft, spec.runtime, child)
     return suspend(
         draft,
         Suspendable(

@@ -172,7 +172,7 @@ def test_failed_waiting_suspended_and_foreign_jobs():
     )
     suspended = job()
     suspended["spec"]["suspend"] = True
-    assert read_child(suspended, [], "uid-1").reason == "Suspended"
+    assert read_child(suspended, [], "uid-1").reason == "WaitingForQuota"
     running = pod("a", "1", phase="Running")
     assert read_child(job(), [running], "uid-1").state == "Running"
 
