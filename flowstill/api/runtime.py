@@ -71,4 +71,12 @@ class Runtime(Model):
     ) = None
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
     backoff_limit: Annotated[int, Field(ge=0, le=20)] = 3
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    ttl_seconds_after_finished: (
+        Annotated[
+            int,
+            Field(
+                ge=0, le=31_536_000, description="After the resource has ended, its Jobs are deleted. May be changed."
+            ),
+        ]
+        | None
+    ) = None

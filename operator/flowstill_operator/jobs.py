@@ -17,6 +17,7 @@ ROLE_LABEL = f"{GROUP}/role"
 SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
+OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
 GPU = "nvidia.com/gpu"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 USER_ID = 65532
@@ -129,8 +130,6 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     }
     if runtime.active_deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = runtime.active_deadline_seconds
-    if runtime.ttl_seconds_after_finished is not None:
-        spec["ttlSecondsAfterFinished"] = runtime.ttl_seconds_after_finished
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -178,7 +177,7 @@ def child_selector(owner: Owner, role: str) -> dict[str, str]:
 
 def owner_labels(owner: Owner) -> dict[str, str]:
     """The labels that all children of a resource of this name have."""
-    return {f"{GROUP}/owner-kind": owner.kind, f"{GROUP}/owner-name": owner.name}
+    return {OWNER_KIND: owner.kind, OWNER_NAME: owner.name}
 
 
 def _pod_spec(

@@ -26,7 +26,7 @@ from flowstill_operator.clusters.interface import (
     Kind,
     Refused,
 )
-from flowstill_operator.jobs import PROGRESS_PORT
+from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME, PROGRESS_PORT
 from flowstill_operator.ranks import INDEX_ANNOTATION
 from flowstill_operator.steps import Note, timestamp
 
@@ -89,6 +89,7 @@ class KubernetesCluster:
         self._api = api
         self._http: aiohttp.ClientSession | None = None
         self._pods: dict[tuple[str, str], dict[str, Document]] = {}
+        self._jobs: dict[tuple[str, str, str], dict[str, Document]] = {}
 
     async def close(self) -> None:
         """Close every connection."""
@@ -114,6 +115,25 @@ class KubernetesCluster:
             kept |= {} if index is None else {"annotations": {INDEX_ANNOTATION: index}}
             kept |= {"labels": {JOB_UID_LABEL: labels.get(JOB_UID_LABEL)}}
             pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
+
+    def note_job(self, job: Document, *, deleted: bool) -> None:
+        """Remember what the watch says about a child's Job, as far as deleting it needs."""
+        metadata = job["metadata"]
+        owner = _owner(metadata["namespace"], metadata["labels"])
+        jobs = self._jobs.setdefault(owner, {})
+        if deleted:
+            jobs.pop(metadata["name"], None)
+            if not jobs:
+                del self._jobs[owner]
+        else:
+            wanted = ("name", "namespace", "uid", "labels", "ownerReferences", "deletionTimestamp")
+            kept = {key: metadata[key] for key in wanted if key in metadata}
+            conditions = (job.get("status") or {}).get("conditions") or []
+            jobs[metadata["name"]] = {"metadata": kept, "status": {"conditions": conditions}}
+
+    async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The Jobs of the resource with those labels, as the watch saw them."""
+        return list(self._jobs.get(_owner(namespace, labels), {}).values())
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
@@ -278,6 +298,10 @@ class KubernetesCluster:
         except ValueError:
             parsed = {"message": bytes(content[:512]).decode(errors="replace")}
         return int(response.status), parsed if isinstance(parsed, dict) else {"items": parsed}
+
+
+def _owner(namespace: str, labels: Mapping[str, str]) -> tuple[str, str, str]:
+    return namespace, labels[OWNER_KIND], labels[OWNER_NAME]
 
 
 def _path(kind: Kind, namespace: str, name: str | None = None) -> str:

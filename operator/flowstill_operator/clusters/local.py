@@ -182,6 +182,10 @@ class LocalCluster:
         """None: they are looked for when somebody annotated a resource, and nobody can here."""
         return []
 
+    async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: a Job here is a file beside its logs, and time to live is for what fills a cluster."""
+        return []
+
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
         name = manifest["metadata"]["name"]

@@ -11,6 +11,7 @@ from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
+from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Cluster
 from flowstill_operator.jobs import Owner, child_selector
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
@@ -37,7 +38,7 @@ class Observed:
         pods_left: pods of earlier attempts that have not ended; looked for when an attempt is over or about to begin,
             on one node after a suspension only.
         requests: what people ask for.
-        jobs: all its Jobs; looked for when a request may need them.
+        jobs: all its Jobs; looked for when a request may need them, or when it has ended.
     """
 
     owner: Owner
@@ -99,6 +100,8 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     status, ended = observed.status, observed.status.phase in TERMINAL
     if pending(observed.requests, status.actions, ended=ended) is not None:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    elif ended and observed.spec is not None:
+        observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
     if ended or observed.problem is not None:
         return observed
     role = current_role(status)

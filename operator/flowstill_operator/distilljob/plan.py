@@ -14,6 +14,7 @@ from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
 from flowstill_operator.actions import NOT_RETRIED_TEXT, begin_again, stop, take_requests
 from flowstill_operator.admission import note_admission
+from flowstill_operator.cleanup import clean_up
 from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
 from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed, current_role
 from flowstill_operator.distilljob.suspended import suspendable
@@ -49,7 +50,8 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     if asked is not None:
         return draft.plan(asked)
     if observed.status.phase in TERMINAL:
-        return Plan(observed.status)
+        runtime = None if observed.spec is None else observed.spec.runtime
+        return clean_up(observed.status, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
         reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")

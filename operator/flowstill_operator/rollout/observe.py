@@ -13,6 +13,7 @@ from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatu
 from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
+from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import Owner
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
@@ -44,7 +45,7 @@ class Distilled:
 class Observed:
     """One StudentRollout, the child it is at, its target, and what people ask for.
 
-    ``jobs``: all its Jobs; looked for when a request may need them.
+    ``jobs``: all its Jobs; looked for when a request may need them, or when it has ended.
     """
 
     owner: Owner
@@ -98,6 +99,8 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
     if pending(observed.requests, status.actions, ended=ended) is not None:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    elif ended and observed.spec is not None:
+        observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
     if ended or observed.problem is not None or spec is None:
         return observed
     if spec.student.distill_job is not None and status.student is None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator.actions import ABORTED
+from flowstill_operator.cleanup import clean_up
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
@@ -45,7 +46,8 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
     if decided is not None:
         return draft.plan(decided)
     if observed.status.phase in TERMINAL:
-        return Plan(observed.status)
+        runtime = None if observed.spec is None else observed.spec.runtime
+        return clean_up(observed.status, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)

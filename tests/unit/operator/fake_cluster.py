@@ -60,6 +60,9 @@ class FakeCluster:
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
 
+    async def known_jobs(self, namespace, labels):
+        return await self.find_jobs(namespace, labels)
+
     async def delete_job(self, namespace, name, uid):
         found = self.objects.get(("Job", namespace, name))
         if found is not None and found["metadata"]["uid"] == uid:

@@ -7,6 +7,7 @@ from kubernetes.aio import client
 
 from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Conflict, Gone, Refused
 from flowstill_operator.clusters.kubernetes import JOB_UID_LABEL, ApiError, KubernetesCluster, _check
+from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
 
 
 def answer(reason: str, *causes: str) -> dict[str, Any]:
@@ -41,6 +42,21 @@ async def test_a_job_of_the_same_name_has_no_pods_of_the_one_before() -> None:
     assert [pod["metadata"]["name"] for pod in await cluster.pods(job)] == ["p"]
     job["metadata"]["uid"] = "new"
     assert await cluster.pods(job) == []
+    await cluster.close()
+
+
+async def test_jobs_are_known_by_their_owner_without_asking() -> None:
+    cluster = KubernetesCluster(api=client.ApiClient())
+    owner = {OWNER_KIND: "DistillJob", OWNER_NAME: "dj"}
+    metadata = {"name": "j", "namespace": "ns", "uid": "1", "labels": owner, "managedFields": ["much"]}
+    cluster.note_job({"metadata": metadata, "spec": {"large": True}}, deleted=False)
+    [known] = await cluster.known_jobs("ns", owner)
+    kept = {key: metadata[key] for key in ("name", "namespace", "uid", "labels")}
+    assert known == {"metadata": kept, "status": {"conditions": []}}
+    assert await cluster.known_jobs("other", owner) == []
+    assert await cluster.known_jobs("ns", {**owner, OWNER_NAME: "other"}) == []
+    cluster.note_job({"metadata": metadata}, deleted=True)
+    assert await cluster.known_jobs("ns", owner) == []
     await cluster.close()
 
 
