@@ -54,6 +54,7 @@ def build_report(
         missing=_missing(evidence),
         arms=[_arm(arm) for arm in summary.arms],
         paired=None if paired is None else doc.Comparison(**paired),
+        left_out=0 if isinstance(pairs, Gap) else pairs.left_out,
         tasks=[doc.TaskComparison(task=t.task, **_comparison(t.counts, t.bounds)) for t in summary.tasks],
         latency=_latency(evidence),
         memory=_memory(evidence),
@@ -130,7 +131,7 @@ def _arm(arm: ArmSummary) -> doc.Arm:
         mean_steps=arm.mean_steps,
         idle_rate=arm.idle_rate,
         clamped=arm.clamped,
-        failures=arm.failures,
+        failures=dict(sorted(arm.failures.items(), key=lambda failure: (-failure[1], failure[0]))),
         tasks={task: doc.Tally(success=won, episodes=run) for task, (won, run) in arm.by_task.items()},
     )
 

@@ -50,6 +50,8 @@ class Override(Part):
     by: str
     reason: str
     expires: str | None = None
+    lapsed: bool = False
+    """It had expired when the judge was asked, and does not count."""
 
 
 class Gate(Part):
@@ -312,6 +314,8 @@ class Report(Part):
     """Why evidence is missing, each reason once."""
     arms: list[Arm]
     paired: Comparison | None
+    left_out: Count
+    """Pairs that do not count, because the simulator gave up an episode of theirs."""
     tasks: list[TaskComparison]
     latency: Latency | None
     memory: list[MemoryArm]

@@ -47,7 +47,7 @@ def difference_figure(report: Report) -> Forest | None:
     rows += [_difference(t.task, t, "other", task_margin) for t in report.tasks]
     ends = [abs(end) for row in rows for end in (row.bounds.low, row.bounds.high)]
     reach = max(*ends, task_margin * 1.3, all_margin * 1.3, 0.01)
-    ticks = ticks_between(-reach, reach)
+    ticks = ticks_between(-reach, reach, 7)
     return forest("Difference to the baseline in points", rows, -reach, reach, ticks, _tick_points, 0.0)
 
 

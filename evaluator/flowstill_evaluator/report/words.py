@@ -9,13 +9,14 @@ from flowstill_evaluator.report.document import Ending, Gate, Report
 METHODS = {"snapflow": "SnapFlow"}
 _FAMILIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
 POLICIES = _FAMILIES | {f"flowstill_{kind}": name for kind, name in _FAMILIES.items()}
-HEADLINES = {
+_HEADLINES = {
     "Pass": "The student may be served",
     "Fail": "The student must not be served",
     "Inconclusive": "The evidence does not decide",
 }
 SYMBOLS = {"Pass": "✓", "Fail": "✗", "Inconclusive": "?"}
 _UNITS = {"S1": " / 100", "P6": " / 100", "P2": " ×", "P3": " ×"}
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _POINTS = {"S3", "P1", "P5"}
 
 
@@ -25,6 +26,14 @@ def baseline_name(report: Report) -> str:
     if subject.baseline != subject.teacher:
         return "the policy served now"
     return f"its teacher at {subject.teacher_steps} denoising steps"
+
+
+def headline(report: Report) -> str:
+    """The verdict as one sentence; overrides can open the way, and are never silent."""
+    stopping = [gate for gate in report.gates if gate.verdict != "Pass"]
+    if stopping and all(gate.override is not None and not gate.override.lapsed for gate in stopping):
+        return "The student may be served by override"
+    return _HEADLINES[report.verdict]
 
 
 def reasons(report: Report) -> list[Gate]:
@@ -47,6 +56,19 @@ def ending(side: Ending) -> str:
     """How an episode ended, in a few words."""
     after = f"after {side.steps} step{'' if side.steps == 1 else 's'}"
     return f"succeeded {after}" if side.success else f"failed ({side.failure or 'unexplained'}) {after}"
+
+
+def chance(p_value: float) -> str:
+    """A p value with its sign, such as ``= 0.029`` or ``< 0.001``."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+
+
+def scientific(number: float) -> str:
+    """Such as ``3.4 × 10⁻⁶``."""
+    mantissa, exponent = f"{number:.1e}".split("e")
+    if not -3 < int(exponent) < 4:
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return f"{number:.2g}"
 
 
 def percent(proportion: float) -> str:

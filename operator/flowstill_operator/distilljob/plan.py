@@ -50,8 +50,10 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     if asked is not None:
         return draft.plan(asked)
     if observed.status.phase in TERMINAL:
+        # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
+        seen = observed.status.model_copy(update={"observed_generation": observed.generation})
         runtime = None if observed.spec is None else observed.spec.runtime
-        return clean_up(observed.status, runtime, observed.jobs, now)
+        return clean_up(seen, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
         reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")

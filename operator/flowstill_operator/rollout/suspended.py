@@ -41,7 +41,7 @@ def hold_promotion(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
         if spec.suspend:
             draft.condition(CONDITION, "False", TOO_LATE, TOO_LATE_TEXT)
         return None
-    if spec.suspend and spec.target is not None:
+    if spec.suspend and (spec.target is not None or spec.approval == "Manual"):
         return hold(draft)
     lift(draft, PHASES["judge"], asked=False)
     return None

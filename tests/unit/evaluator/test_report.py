@@ -16,7 +16,6 @@ from flowstill_evaluator.report.build import build_report
 from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_between
 from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
 from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
-from flowstill_evaluator.report.subject import Artifact, Training
 from flowstill_evaluator.report.summary import arm_results, summarise
 from flowstill_evaluator.report.words import confidence, reasons
 from flowstill_evaluator.statistics import Bounds
@@ -32,6 +31,12 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 @pytest.fixture
 def records(tmp_path):
     return syn.write_records(tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The document of good records, which most tests only look at."""
+    return report_of(syn.write_records(tmp_path_factory.mktemp("good")))
 
 
 class Reader(HTMLParser):
@@ -70,13 +75,14 @@ def read(page):
 @pytest.mark.parametrize(
     ("kind", "name"), [("flowstill_smolvla", "SmolVLA"), ("flowstill_pi0", "π0"), ("flowstill_pi05", "π0.5")]
 )
-def test_a_students_policy_has_its_name(records, kind, name):
-    _, text = read(page_of(records, subject(policy_type=kind)))
+def test_a_students_policy_has_its_name(good, kind, name):
+    about = good.subject.model_copy(update={"policy_type": kind})
+    _, text = read(render_page(good.model_copy(update={"subject": about}), {}))
     assert f"A {name} policy was distilled" in text
 
 
-def test_the_page_answers_the_four_questions(records):
-    _, text = read(page_of(records))
+def test_the_page_answers_the_four_questions(good):
+    _, text = read(render_page(good, {}))
     assert "The student may be served" in text
     assert "SmolVLA policy was distilled by SnapFlow" in text
     assert "its teacher at 10 denoising steps" in text
@@ -134,15 +140,14 @@ def test_missing_evidence_is_named(records):
     assert "the records have no episodes.jsonl" in text
 
 
-def test_how_the_student_was_watched(records):
+def test_how_the_student_was_watched(good):
     curve = syn.curve([300, 600, 900], published=600, reason="nearer than step 900 by 0.1")
     picture = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
-    page = page_of(records, training=Training(curve, picture))
-    reader, text = read(page)
+    reader, text = read(render_page(good.model_copy(update={"training": curve}), {}, picture))
     assert "Published is step 600 of 900: nearer than step 900 by 0.1." in text
     assert "teacher at 10 denoising steps 3 times, on 64 held-out observations with 16 chunks each" in text
     assert picture in reader.addresses
-    assert "While it was trained" not in read(page_of(records))[1]
+    assert "While it was trained" not in read(render_page(good, {}))[1]
 
 
 def test_nothing_at_all_still_makes_a_page(tmp_path):
@@ -160,9 +165,10 @@ def test_names_cannot_inject(tmp_path):
     assert "img" not in reader.tags
 
 
-def test_another_baseline_is_called_what_it_is(records):
-    other = Artifact("store://students/old", syn.TEACHER)
-    _, text = read(page_of(records, subject(baseline=other)))
+def test_another_baseline_is_called_what_it_is(good):
+    other = document.Artifact(uri="store://students/old", digest=syn.TEACHER)
+    about = good.subject.model_copy(update={"baseline": other})
+    _, text = read(render_page(good.model_copy(update={"subject": about}), {}))
     assert "the policy served now" in text
     assert "store://students/old" in text
 
@@ -271,6 +277,21 @@ def test_simulator_errors_are_reported(records):
     assert "2 episodes could not be run" in read(page_of(records))[1]
 
 
+def test_a_pair_that_the_simulator_gave_up_is_said_to_be_left_out(records):
+    syn.write_lines(records, [e for e in syn.read_lines(records) if (e["arm"], e["episode"]) != ("student-draws", 5)])
+    error = {"arm": "student-draws", "task": "reach-around", "episode": 5, "message": "it broke"}
+    syn.write_json(records, "run", syn.read_json(records, "run") | {"errors": [error]})
+    report = report_of(records)
+    assert (report.left_out, report.paired.pairs) == (1, 199)
+    assert "1 pair was left out: the simulator gave up an episode." in read(render_page(report, {}))[1]
+
+
+def test_the_literal_profile_is_named(records, good):
+    _, text = read(page_of(records, gates={"profile": "literal"}))
+    assert "The profile is literal: point estimates decide" in text
+    assert "The profile is literal" not in read(render_page(good, {}))[1]
+
+
 def test_forest_places_values_on_its_axis():
     rows = [Row("a", 0.5, Bounds(0.25, 3.0), "half"), Row("b", 0.0, Bounds(-2.0, 0.1), "none")]
     figure = forest("t", rows, 0.0, 1.0, [0, 1], str)
@@ -305,13 +326,12 @@ def test_the_checked_in_schema_is_current():
         assert path.read_text("utf-8") == wanted, "run: python -m flowstill_evaluator.report.document"
 
 
-def test_every_report_is_of_the_schema(tmp_path):
+def test_every_report_is_of_the_schema(tmp_path, good):
     schema = json.loads(document.schema_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    training = Training(syn.curve([300, 600], published=300), "data:image/png;base64,")
-    full = syn.write_records(tmp_path / "full")
+    full = good.model_copy(update={"training": syn.curve([300, 600], published=300)})
     (tmp_path / "empty").mkdir()
-    for report in (report_of(full, training=training), report_of(tmp_path / "empty")):
+    for report in (full, report_of(tmp_path / "empty")):
         text = document.as_json(report)
         jsonschema.validate(json.loads(text), schema)
         assert document.Report.model_validate_json(text) == report
@@ -319,10 +339,9 @@ def test_every_report_is_of_the_schema(tmp_path):
         jsonschema.validate(json.loads(text) | {"verdict": "Perhaps"}, schema)
 
 
-def test_the_page_is_drawn_from_the_document_alone(records):
-    report = report_of(records)
-    again = document.Report.model_validate_json(document.as_json(report))
-    assert render_page(again, {}) == page_of(records)
+def test_the_page_is_drawn_from_the_document_alone(good):
+    again = document.Report.model_validate_json(document.as_json(good))
+    assert render_page(again, {}) == render_page(good, {})
 
 
 def test_numbers_that_are_not_finite_do_not_stop_the_report(records):
@@ -333,28 +352,43 @@ def test_numbers_that_are_not_finite_do_not_stop_the_report(records):
     assert json.loads(document.as_json(report))["run"]["seeds"] == ["inf"]
 
 
-def test_an_override_is_said_with_who_why_and_until_when(records):
-    report = report_of(records)
-    override = document.Override(by="ada", reason="the arm is <fast> enough", expires="2026-12-31T00:00:00Z")
-    gates = [
-        g.model_copy(update={"override": override, "verdict": "Fail"}) if g.name == "P2" else g for g in report.gates
-    ]
-    _, text = read(render_page(report.model_copy(update={"gates": gates}), {}))
-    assert "Overridden by ada until 2026-12-31T00:00:00Z: the arm is <fast> enough" in text
+def overridden(report, lapsed=False, failed=("P2",)):
+    override = document.Override(by="ada", reason="fast <enough>", expires="2026-12-31T00:00:00Z", lapsed=lapsed)
+    changes = {name: {"verdict": "Fail", "override": override if name == "P2" else None} for name in failed}
+    gates = [g.model_copy(update=changes.get(g.name, {})) for g in report.gates]
+    return read(render_page(report.model_copy(update={"gates": gates, "verdict": "Fail"}), {}))[1]
+
+
+def test_an_override_is_said_with_who_why_and_until_when(good):
+    text = overridden(good)
+    assert "The student may be served by override" in text
+    assert "Overridden by ada until 2026-12-31T00:00:00Z: fast <enough>" in text
     assert text.count("never") >= 3  # one of every safety gate
-    assert "Overridden" not in read(page_of(records))[1]
+    assert "Overridden" not in read(render_page(good, {}))[1]
 
 
-def test_margins_are_drawn_where_the_gates_have_them(records):
-    figure = drawings.difference_figure(report_of(records, gates={"S3": {"margin": 0.05}, "P1": {"margin": 0.2}}))
+def test_an_override_that_has_lapsed_or_is_of_another_gate_opens_no_way(good):
+    lapsed = overridden(good, lapsed=True)
+    assert "The student must not be served" in lapsed
+    assert "Expired override by ada until 2026-12-31T00:00:00Z: fast <enough>" in lapsed
+    assert "The student must not be served" in overridden(good, failed=("S1", "P2"))
+
+
+def with_threshold(report, gate, threshold):
+    gates = [g.model_copy(update={"threshold": threshold}) if g.name == gate else g for g in report.gates]
+    return report.model_copy(update={"gates": gates})
+
+
+def test_margins_are_drawn_where_the_gates_have_them(good):
+    figure = drawings.difference_figure(with_threshold(with_threshold(good, "S3", -0.05), "P1", -0.2))
     everything, task = figure.rows
     assert everything.x_limit < task.x_limit < 50.0
     assert (50.0 - everything.x_limit) / (50.0 - task.x_limit) == pytest.approx(4.0, rel=0.01)
-    shifts = drawings.shift_figure(report_of(records, gates={"S2": {"maxDistance": 0.001}}))
+    shifts = drawings.shift_figure(with_threshold(good, "S2", 0.001))
     assert {row.kind for row in shifts.rows} == {"beyond"}
 
 
-def test_bounds_say_the_level_of_the_look(records):
+def test_bounds_say_the_level_of_the_look(records, good):
     evidence = syn.load(records)
     looks = (200, 400, 800)
     early = replace(evidence, expected=replace(evidence.expected, looks=looks))
@@ -363,15 +397,14 @@ def test_bounds_say_the_level_of_the_look(records):
     report = build_report(
         task, subject(), early, summarise(early, results, overall(results)), choose_films(records, early)
     )
-    only = report_of(records)
-    assert (only.look.level, only.look.looks, report.look.looks) == (0.05, [], list(looks))
+    assert (good.look.level, good.look.looks, report.look.looks) == (0.05, [], list(looks))
     assert report.look.level < 0.05
-    assert report.paired.interval.low < only.paired.interval.low
+    assert report.paired.interval.low < good.paired.interval.low
     _, text = read(render_page(report, {}))
     assert "judged at 200 episodes per task; the looks at 200, 400, 800 were fixed beforehand" in text
     assert confidence(report.look.level) in text
     assert "one-sided 95 % bounds" not in text
-    assert "one-sided 95 % bounds" in read(page_of(records))[1]
+    assert "one-sided 95 % bounds" in read(render_page(good, {}))[1]
 
 
 @pytest.mark.parametrize(("level", "said"), [(0.05, "95 %"), (0.0056, "99.4 %"), (0.0244, "98 %"), (6e-5, "99.994 %")])
