@@ -4,6 +4,7 @@ from flowstill_operator.children import Document
 from flowstill_operator.jobs import child_job, with_deadline_left
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.observe import Observed
+from flowstill_operator.shards import in_shards
 from flowstill_operator.steps import Wanted
 
 
@@ -12,4 +13,5 @@ def manifest(observed: Observed, wanted: Wanted, platform: Platform) -> Document
     if observed.spec is None:
         raise ValueError("a plan wants no child of an invalid spec")
     runtime = with_deadline_left(observed.spec.runtime, observed.status.active_seconds)
-    return child_job(observed.owner, wanted, ["flowstill-evaluate", wanted.role], runtime, platform)
+    job = child_job(observed.owner, wanted, ["flowstill-evaluate", wanted.role], runtime, platform)
+    return in_shards(job, wanted) if wanted.shards > 1 and not wanted.reader else job
