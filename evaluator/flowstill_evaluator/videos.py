@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,15 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
             turns[record.task] = turns.get(record.task, 0) + 1
             ranked.append((turns[record.task], record))
         episodes = [record for _, record in sorted(ranked, key=lambda pair: pair[0])[:MAX_FAILURES]]
-    return [Film(f"videos/{e.task}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline)) for e in episodes]
+    return [
+        Film(f"videos/{_file_name(e.task)}-{e.episode}.mp4", e.task, e.episode, e.seed, (student, baseline))
+        for e in episodes
+    ]
+
+
+def _file_name(task: str) -> str:
+    """A task's name as part of a file's; tasks of custom suites may be called anything."""
+    return quote(task, safe="").replace("%", "=")
 
 
 def make(films: Sequence[Film], log: EpisodeLog, suite: Suite, folder: Path, heard: Callable[[], None]) -> str | None:
@@ -122,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _replay(suite: Suite, film: dict[str, Any], side: dict[str, Any]) -> Frames:
     environment = suite.environment(film["task"])
-    every = max(1, int(suite.control_hz(film["task"]) // FRAMES_PER_SECOND))
+    every = max(1, int(environment.control_hz // FRAMES_PER_SECOND))
     environment.reset(film["seed"])
     frames = [environment.render()]
     for number, action in enumerate(decode(side["array"]), start=1):

@@ -47,12 +47,6 @@ class MetaWorld:
         except ValueError as error:
             raise UserError(str(error), field="spec.evaluation.tasks") from error
 
-    def control_hz(self, task: str) -> float:
-        """Actions a second of simulated time."""
-        from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ
-
-        return CONTROL_HZ
-
 
 def _instructions() -> dict[str, str]:
     # Importing lerobot.envs would import torch; its table of sentences is a JSON file beside it.

@@ -1,5 +1,8 @@
 """Which episodes are filmed."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from flowstill_evaluator import videos
@@ -53,3 +56,13 @@ def test_an_episode_that_the_baseline_lacks_is_not_filmed(log):
 def test_no_film_no_process(log, tmp_path):
     assert videos.make([], log, METAWORLD, tmp_path, lambda: None) is None
     assert not (tmp_path / "videos").exists()
+
+
+def test_a_task_may_be_called_anything(log):
+    arms = "student-draws", "teacher@10"
+    for arm in arms:
+        record = replace(log.episodes[arm, "a", 0].record, task="../a b")
+        log.episodes[arm, record.task, 0] = StoredEpisode(record, None, None)
+    paths = [film.path for film in videos.choose(log, *arms, "all")]
+    assert len(set(paths)) == len(paths) == 11
+    assert {Path(path).parent for path in paths} == {Path("videos")}

@@ -42,6 +42,13 @@ def test_the_quickstart_is_valid_and_pins_what_was_measured():
     assert rollout.spec["student"]["distillJob"] == job.name
 
 
+def test_the_custom_suites_manifest_is_valid_and_names_its_function():
+    [rollout] = read_manifests([EXAMPLES / "custom_suite/studentrollout.yaml"], LOCAL)
+    assert rollout.spec["evaluation"]["suite"] == "custom"
+    package, _, function = rollout.spec["evaluation"]["custom"]["entryPoint"].partition(":")
+    assert f"def {function}(" in (EXAMPLES / "custom_suite" / package / "__init__.py").read_text()
+
+
 def test_defaults_are_filled_in_so_that_equal_specs_are_equal(tmp_path):
     [plain] = read_manifests(write(tmp_path, document()), LOCAL)
     [spelt] = read_manifests(write(tmp_path, document(spec=distill_spec(student={"draws": 8}))), LOCAL)
