@@ -19,10 +19,12 @@ demo: setup      ## distil, prove and roll out the quickstart on this machine, n
 	$(BIN)/flowstill run $(QUICKSTART)/distilljob.yaml $(QUICKSTART)/studentrollout.yaml
 
 test: lint       ## all the tests, the way CI runs them
+	@scripts/browser.sh
 	$(BIN)/pytest tests/unit tests/local -n 2 --dist loadfile -m "not long and not gpu"
 	$(BIN)/pytest tests/cluster -m "not long and not gpu"
 
 test-more: setup ## the long ones too
+	@scripts/browser.sh
 	$(BIN)/pytest -m "not gpu"
 
 lint: setup      ## ruff, mypy strict, import rules
@@ -34,7 +36,8 @@ lint: setup      ## ruff, mypy strict, import rules
 unit: setup      ## pure tests, seconds
 	$(BIN)/pytest tests/unit
 
-local: setup     ## the chain with processes
+local: setup     ## the chain with processes, and the report in a browser
+	@scripts/browser.sh
 	$(BIN)/pytest tests/local -m "not long"
 
 cluster: setup   ## a real control plane, and real containers

@@ -5,6 +5,8 @@ a gate that meets a gap is Inconclusive. Nothing here decides anything.
 """
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from flowstill_evaluator.looks import level_of
 from flowstill_evaluator.statistics import Floats, PairCounts, count_pairs
 
 MIN_VELOCITY_ROWS = 500
+MAX_GIVEN_UP = 0.02
+"""At most this share of pairs may be left out for errors of the simulator, and one always may. It is below
+every default margin: even if all of them had been losses, that alone would not be the loss a margin is about."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Pairs:
     baseline_success: npt.NDArray[np.bool_]
     student_clamped: npt.NDArray[np.bool_]
     baseline_clamped: npt.NDArray[np.bool_]
+    left_out: int = 0
+    """Pairs of which the simulator gave up one episode or both."""
 
     def __len__(self) -> int:
         return len(self.task_index)
@@ -183,7 +190,7 @@ def load_evidence(folder: Path, expected: Expected) -> Evidence:
     return Evidence(
         expected=expected,
         episodes=by_arm,
-        pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected),
+        pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected, given_up(run)),
         velocity=_or_gap(lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz"),
         latency=_or_gap(lambda: _read_latency(folder / "latency.json", expected), "latency.json"),
         memory=_or_gap(lambda: _read_memory(folder / "memory.json", expected), "memory.json"),
@@ -208,23 +215,39 @@ def check_run(run: Run | Gap, expected: Expected) -> Run | Gap:
     return run
 
 
-def pair(by_arm: Mapping[str, tuple[Episode, ...]], expected: Expected) -> Pairs | Gap:
-    """The two arms' episodes side by side: every asked one must be there, once, on one seed."""
+def pair(
+    by_arm: Mapping[str, tuple[Episode, ...]],
+    expected: Expected,
+    given_up: frozenset[tuple[str, str, int]] = frozenset(),
+) -> Pairs | Gap:
+    """The two arms' episodes side by side: every asked one must be there, once, on one seed.
+
+    Args:
+        by_arm: the episodes.
+        expected: what was asked for.
+        given_up: (arm, task, episode) of those that the simulator could not run. Their pairs are left out,
+            whatever the other arm did, unless they are too many (:data:`MAX_GIVEN_UP`).
+    """
     tables: list[dict[tuple[str, int], Episode]] = []
+    lost: set[tuple[str, int]] = set()
     for arm in (expected.served, expected.baseline):
         table = {(e.task, e.episode): e for e in by_arm.get(arm, ())}
         if len(table) != len(by_arm.get(arm, ())):
             return Gap(f"episodes.jsonl has an episode of arm {arm} twice")
+        broken = {(task, number) for name, task, number in given_up if name == arm} - table.keys()
         for task in expected.tasks:
             have = sum(1 for key in table if key[0] == task)
-            if have < expected.episodes_per_task:
+            if have + sum(1 for key in broken if key[0] == task) < expected.episodes_per_task:
                 return Gap(f"arm {arm} has {have} of {expected.episodes_per_task} episodes of task {task}")
         tables.append(table)
+        lost |= {key for key in broken if key[0] in expected.tasks}
     student, baseline = tables
+    if lone := (student.keys() ^ baseline.keys()) - lost:
+        task, number = min(lone)
+        return Gap(f"episode {number} of task {task} was run by only one of the two arms")
+    if gap := _too_many(lost, expected):
+        return gap
     keys = sorted(student.keys() & baseline.keys(), key=lambda k: (expected.tasks.index(k[0]), k[1]))
-    if len(keys) != len(student) or len(keys) != len(baseline):
-        lone = min(student.keys() ^ baseline.keys())
-        return Gap(f"episode {lone[1]} of task {lone[0]} was run by only one of the two arms")
     for key in keys:
         if student[key].seed != baseline[key].seed:
             return Gap(f"episode {key[1]} of task {key[0]} had different seeds in the two arms")
@@ -235,6 +258,34 @@ def pair(by_arm: Mapping[str, tuple[Episode, ...]], expected: Expected) -> Pairs
         baseline_success=np.array([baseline[k].success for k in keys], dtype=np.bool_),
         student_clamped=np.array([student[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
         baseline_clamped=np.array([baseline[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
+        left_out=len(lost),
+    )
+
+
+def _too_many(lost: set[tuple[str, int]], expected: Expected) -> Gap | None:
+    """Of any task, or of all: more than the share that may be left out, or every episode there is."""
+    of_task = Counter(task for task, _ in lost)
+    worst, most = max(of_task.items(), key=lambda item: item[1], default=("", 0))
+    for count, asked, of in (
+        (most, expected.episodes_per_task, f"task {worst}"),
+        (len(lost), expected.episodes_per_task * len(expected.tasks), "all tasks"),
+    ):
+        if count > max(1, math.floor(MAX_GIVEN_UP * asked)) or (count and count >= asked):
+            return Gap(
+                f"the simulator gave up {count} of {asked} pairs of {of}, more than {100 * MAX_GIVEN_UP:g} %: "
+                "its errors are in run.json"
+            )
+    return None
+
+
+def given_up(run: Run) -> frozenset[tuple[str, str, int]]:
+    """(arm, task, episode) of the episodes that ``run.json`` says the simulator could not run."""
+    told = run.errors if isinstance(run.errors, list) else []
+    named = [(e.get("arm"), e.get("task"), e.get("episode")) for e in told if isinstance(e, dict)]
+    return frozenset(
+        (arm, task, number)
+        for arm, task, number in named
+        if isinstance(arm, str) and isinstance(task, str) and isinstance(number, int)
     )
 
 

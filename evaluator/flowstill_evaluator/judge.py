@@ -1,10 +1,7 @@
 """``flowstill-evaluate judge``: published records in, a verdict with its evidence out."""
 
-import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import flowstill
 from flowstill.api.children import JudgeTask, Result, Task
@@ -19,7 +16,9 @@ from flowstill_evaluator.arms import Comparison, References, compare, resolve
 from flowstill_evaluator.decision import decision_json, fitted_result
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
 from flowstill_evaluator.gates.chain import overall, run_gates
-from flowstill_evaluator.report.media import data_uri
+from flowstill_evaluator.report.build import build_report
+from flowstill_evaluator.report.document import as_json
+from flowstill_evaluator.report.media import choose_films, data_uri, data_uris
 from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
@@ -90,31 +89,11 @@ def write_evidence(
     pairs = 0 if isinstance(evidence.pairs, Gap) else len(evidence.pairs)
     decision = decision_json(subject, summary, expected.suite, len(expected.tasks), pairs)
     (folder / "decision.json").write_text(decision + "\n", encoding="utf-8")
-    report = json.dumps(report_numbers(task, subject, evidence, summary, training), indent=1, allow_nan=False)
-    (folder / "report.json").write_text(report + "\n", encoding="utf-8")
-    page = render_page(subject, evidence, summary, task.gates, records, training)
+    films = choose_films(records, evidence)
+    report = build_report(task, subject, evidence, summary, films, training)
+    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
+    page = render_page(report, data_uris(records, films), None if training is None else training.picture)
     (folder / "report.html").write_text(page, encoding="utf-8")
-
-
-def report_numbers(
-    task: JudgeTask, subject: Subject, evidence: Evidence, summary: Summary, training: Training | None
-) -> dict[str, Any]:
-    """``report.json``: every number of the page, for machines."""
-    run = evidence.run
-    return {
-        "verdict": summary.verdict,
-        "message": summary.sentence,
-        "subject": asdict(subject),
-        "evaluation": task.evaluation.model_dump(by_alias=True, exclude_none=True),
-        "limits": task.gates.model_dump(by_alias=True),
-        "gates": [gate.model_dump(by_alias=True, exclude_none=True) for gate in summary.gates],
-        "arms": [asdict(arm) for arm in summary.arms],
-        "tasks": [asdict(comparison) for comparison in summary.tasks],
-        "velocityShifts": [asdict(shift) for shift in summary.shifts],
-        "fidelity": None if isinstance(evidence.fidelity, Gap) else evidence.fidelity.model_dump(),
-        "training": None if training is None else training.curve.model_dump(by_alias=True),
-        "run": {"missing": run.why} if isinstance(run, Gap) else run.model_dump(),
-    }
 
 
 def expected_of(task: JudgeTask, references: References, comparison: Comparison) -> Expected:

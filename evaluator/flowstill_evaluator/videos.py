@@ -6,15 +6,16 @@ imported, and the evaluation itself needs none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,17 @@ from flowstill_evaluator.suites.registry import plain, suite_from
 MAX_FAILURES = 4
 FRAMES_PER_SECOND = 20
 _HOLD_FRAMES = 10  # of the last frame
+_SUCCEEDED, _FAILED = (32, 158, 98), (205, 52, 41)
 
 Frames = list[npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One arm's episode as pictures (height, width, 3), all of one size."""
+
+    frames: Frames
+    success: bool
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,9 @@ def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film
 
 
 def _file_name(task: str) -> str:
-    """A task's name as part of a file's; tasks of custom suites may be called anything."""
-    return quote(task, safe="").replace("%", "=")
+    """The task's name where it can be a file's; otherwise as much of it as can, and a digest that keeps it apart."""
+    plain_name = re.sub(r"[^A-Za-z0-9_-]", "_", task)[:80]
+    return task if plain_name == task else f"{plain_name}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
 def make(films: Sequence[Film], log: EpisodeLog, suite: Suite, folder: Path, heard: Callable[[], None]) -> str | None:
@@ -114,19 +125,43 @@ def _actions(log: EpisodeLog, film: Film, arm: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Render every film of a plan."""
     plan = json.loads(Path((argv or sys.argv[1:])[0]).read_text())
-    from imageio_ffmpeg import write_frames
-
     suite = suite_from(plan["suite"])
     for film in plan["films"]:
-        sides = [_replay(suite, film, side) for side in film["actions"]]
-        path = Path(plan["folder"]) / film["path"]
-        frames = _side_by_side(*sides)
-        height, width, _ = frames[0].shape
-        writer = write_frames(str(path), (width, height), fps=FRAMES_PER_SECOND, codec="libx264")
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
-        writer.close()
+        sides = [Side(_replay(suite, film, side), side["success"]) for side in film["actions"]]
+        write_film(Path(plan["folder"]) / film["path"], *sides)
+
+
+def write_film(path: Path, left: Side, right: Side) -> None:
+    """Write two episodes beside each other, as H.264 that browsers play."""
+    from imageio_ffmpeg import write_frames
+
+    frames = side_by_side(left, right)
+    height, width, _ = frames[0].shape
+    writer = write_frames(str(path), (width, height), fps=FRAMES_PER_SECOND, codec="libx264")
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+
+
+def side_by_side(left: Side, right: Side) -> Frames:
+    """Frames of both; one that has ended stands still, over a bar that says how: green for success, red for failure."""
+    length = max(len(left.frames), len(right.frames)) + _HOLD_FRAMES
+    joined = []
+    for number in range(length):
+        frame = np.concatenate([_frame(side, number) for side in (left, right)], axis=1)
+        frame[:, frame.shape[1] // 2 - 1 : frame.shape[1] // 2 + 1] = 0
+        joined.append(frame)
+    return joined
+
+
+def _frame(side: Side, number: int) -> npt.NDArray[np.uint8]:
+    last = len(side.frames) - 1
+    if number < last:
+        return side.frames[number]
+    ended = side.frames[last].copy()
+    ended[-max(2, len(ended) // 40) :] = _SUCCEEDED if side.success else _FAILED
+    return ended
 
 
 def _replay(suite: Suite, film: dict[str, Any], side: dict[str, Any]) -> Frames:
@@ -142,16 +177,6 @@ def _replay(suite: Suite, film: dict[str, Any], side: dict[str, Any]) -> Frames:
     if step.success != side["success"]:
         raise RuntimeError(f"the replay of {film['task']} {film['episode']} ended otherwise than the episode did")
     return frames
-
-
-def _side_by_side(left: Frames, right: Frames) -> Frames:
-    length = max(len(left), len(right)) + _HOLD_FRAMES
-    joined = []
-    for number in range(length):
-        frame = np.concatenate([side[min(number, len(side) - 1)] for side in (left, right)], axis=1)
-        frame[:, frame.shape[1] // 2 - 1 : frame.shape[1] // 2 + 1] = 0
-        joined.append(frame)
-    return joined
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from flowstill.api.actions import MAX_ACTIONS, Action
 from flowstill.api.conditions import Condition
 from flowstill.api.fields import (
     Digest,
@@ -230,3 +231,6 @@ class DistillJobStatus(StatusModel):
     fidelity: Annotated[list[Fidelity], Field(max_length=16)] = Field(default_factory=list)
     validation_image: Annotated[str, Field(max_length=512)] | None = None
     parity_difference: Annotated[float, Field(ge=0.0)] | None = None
+    actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(
+        default_factory=list, description="What people asked for by annotations, and what became of it."
+    )

@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.structural import Schema, structural
-from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill.api.studentrollout import LIMITS, Gates, StudentRolloutSpec, StudentRolloutStatus
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -26,6 +27,15 @@ HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; ch
 
 def _rule(rule: str, message: str, field: str | None = None) -> Schema:
     return {"rule": rule, "message": message} | ({"fieldPath": f".{field}"} if field else {})
+
+
+def _defaults_of_limits() -> list[str]:
+    gates = Gates()
+    return [
+        f"self.{gate.upper()}.{to_camel(name)} == {float(getattr(getattr(gates, gate), name))!r}"
+        for gate, names in LIMITS.items()
+        for name in names
+    ]
 
 
 RULES: dict[str, list[Schema]] = {
@@ -84,6 +94,13 @@ RULES: dict[str, list[Schema]] = {
             "!has(self.maxEpisodesPerTask) || self.maxEpisodesPerTask >= self.episodesPerTask",
             "spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask",
             "maxEpisodesPerTask",
+        ),
+    ],
+    "Gates": [
+        _rule(
+            f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
+            "spec.gates.profile literal has limits of its own: leave those of the gates out",
+            "profile",
         ),
     ],
     "StudentRolloutSpec": [
@@ -193,6 +210,11 @@ def custom_resource_definition(kind: Kind) -> Schema:
     }
 
 
+UNTIL_PROMOTION = ("approval",)
+"""Fields of a spec that may be changed until the student is promoted."""
+ENDED = "has(self.status.promotionTime) || has(self.status.completionTime)"
+
+
 def _resource_schema(kind: Kind) -> Schema:
     spec = structural(kind.spec, RULES)
     spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", []), *_immutable(spec)]
@@ -211,7 +233,8 @@ def _resource_schema(kind: Kind) -> Schema:
             _rule(
                 f"self.metadata.name.size() <= {MAX_NAME}",
                 f"metadata.name must be at most {MAX_NAME} characters: names of child Jobs are made from it",
-            )
+            ),
+            *_settled(spec),
         ],
     }
 
@@ -220,6 +243,8 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
+        if name in UNTIL_PROMOTION:
+            continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]
             same = " && ".join(
@@ -231,6 +256,19 @@ def _immutable(spec: Schema) -> list[Schema]:
             message = f"spec.{name} is immutable; create a resource with a new name"
         rules.append(_rule(same, message, name))
     return rules
+
+
+def _settled(spec: Schema) -> list[Schema]:
+    """One rule for each field that may be changed until the promotion, on the resource: it alone sees the status."""
+    return [
+        _rule(
+            f"!has(self.status) || !({ENDED}) || ({_same(f'spec.{name}', optional=True)})",
+            f"spec.{name} may be changed only until the student is promoted; create a resource with a new name",
+            f"spec.{name}",
+        )
+        for name in UNTIL_PROMOTION
+        if name in spec["properties"]
+    ]
 
 
 def _same(field: str, *, optional: bool) -> str:

@@ -1,9 +1,11 @@
 """StudentRollout: prove that a student is as good as its teacher, and only then roll it out."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from flowstill.api.actions import MAX_ACTIONS, Action
 from flowstill.api.conditions import Condition
 from flowstill.api.fields import (
     ArtifactRef,
@@ -24,7 +26,7 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
@@ -174,9 +176,28 @@ class FailedClampedLimits(Model):
     max_per_hundred: Annotated[float, Field(ge=0.0, le=100.0)] = 2.0
 
 
+LIMITS: Mapping[str, tuple[str, ...]] = {
+    "s1": ("max_per_hundred",),
+    "s2": ("max_distance",),
+    "s3": ("margin",),
+    "p1": ("margin",),
+    "p2": ("max_ratio",),
+    "p3": ("max_ratio",),
+    "p4": ("min_cosine", "min_spread_ratio"),
+    "p5": ("margin",),
+    "p6": ("max_per_hundred",),
+}
+"""Fields that are limits; the others say how much is measured."""
+
+
 class Gates(Model):
     """Limits of the nine gates. Safety gates (S) may be tightened, never loosened beyond their defaults."""
 
+    profile: Literal["default", "literal"] = Field(
+        default="default",
+        description="literal: point estimates against fixed numbers, as docs/gates.md has them, without margins or "
+        "intervals. It turns most good students away; its limits cannot be set.",
+    )
     s1: ClampLimits = Field(default_factory=ClampLimits, alias="S1")
     s2: VelocityLimits = Field(default_factory=VelocityLimits, alias="S2")
     s3: CliffLimits = Field(default_factory=CliffLimits, alias="S3")
@@ -186,6 +207,16 @@ class Gates(Model):
     p4: FidelityLimits = Field(default_factory=FidelityLimits, alias="P4")
     p5: PerTaskLimits = Field(default_factory=PerTaskLimits, alias="P5")
     p6: FailedClampedLimits = Field(default_factory=FailedClampedLimits, alias="P6")
+
+    @model_validator(mode="after")
+    def _literal_has_its_own(self) -> "Gates":
+        if self.profile == "literal" and any(
+            getattr(getattr(self, gate), name) != type(getattr(self, gate)).model_fields[name].default
+            for gate, names in LIMITS.items()
+            for name in names
+        ):
+            raise ValueError("spec.gates.profile literal has limits of its own: leave those of the gates out")
+        return self
 
 
 class DeploymentTarget(Model):
@@ -216,6 +247,11 @@ class StudentRolloutSpec(Model):
     parity: Parity = Field(default_factory=Parity)
     evaluation: Evaluation
     gates: Gates = Field(default_factory=Gates)
+    approval: Literal["Automatic", "Manual"] = Field(
+        default="Automatic",
+        description="Manual: when all gates passed, wait for the annotation flowstill.dev/approve. "
+        "May be changed until the student is promoted.",
+    )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
 
@@ -280,3 +316,6 @@ class StudentRolloutStatus(StatusModel):
     )
     rollouts: StatusRef | None = None
     evidence: StatusRef | None = None
+    actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(
+        default_factory=list, description="What people asked for by annotations, and what became of it."
+    )

@@ -3,13 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from rich.console import Console
 
 from flowstill.errors import UserError
 from flowstill_operator.command import distill, get, run, store
-from flowstill_operator.command.exits import USAGE, table
+from flowstill_operator.command.exits import INTERRUPTED, USAGE, table
+from flowstill_operator.command.outcome import print_outcome, refuse
 from flowstill_operator.command.shared import Action, Subparsers
 
 
@@ -24,9 +25,27 @@ COMMANDS: tuple[Command, ...] = (run, distill, get, store)
 """In the order of ``--help``."""
 
 
+class Misused(UserError):
+    """A command line that cannot be parsed; ``usage`` says how it is written."""
+
+    reason = "InvalidUsage"
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors end as every other: by the same exit code, and as JSON where that is asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise Misused(message, self.format_usage())
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="flowstill", description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True)
@@ -37,13 +56,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code, as :mod:`flowstill_operator.command.exits` defines it."""
-    options = parser().parse_args(argv)
-    action: Action = options.action
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Known before the parse, so that its errors are JSON too.
+    as_json = "--json" in arguments
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
-        return action(options, Console())
+        options = parser().parse_args(arguments)
+        action: Action = options.action
+        return action(options, Console(stderr=as_json))
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        usage = error.usage if isinstance(error, Misused) else ""
+        Console(stderr=True).print(f"{usage}error: {error}", markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            refuse(name, error)
         return USAGE
+    except KeyboardInterrupt:
+        if as_json:
+            print_outcome(name, INTERRUPTED)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

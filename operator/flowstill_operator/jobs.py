@@ -13,6 +13,7 @@ from flowstill_operator.platform import VOLUMES_ROOT, Platform
 from flowstill_operator.steps import Wanted
 
 SPEC_ANNOTATION = f"{GROUP}/spec"
+ROLE_LABEL = f"{GROUP}/role"
 SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
@@ -161,11 +162,12 @@ def child_labels(owner: Owner, role: str) -> dict[str, str]:
 
 def child_selector(owner: Owner, role: str) -> dict[str, str]:
     """The labels that tell this resource's children of that role from others."""
-    return {
-        f"{GROUP}/owner-kind": owner.kind,
-        f"{GROUP}/owner-name": owner.name,
-        f"{GROUP}/role": role,
-    }
+    return {**owner_labels(owner), ROLE_LABEL: role}
+
+
+def owner_labels(owner: Owner) -> dict[str, str]:
+    """The labels that all children of a resource of this name have."""
+    return {f"{GROUP}/owner-kind": owner.kind, f"{GROUP}/owner-name": owner.name}
 
 
 def _pod_spec(

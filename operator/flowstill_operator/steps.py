@@ -47,6 +47,22 @@ class TargetChange:
 
 
 @dataclass(frozen=True)
+class ChildJob:
+    """A Job of this resource, as far as stopping it needs.
+
+    Attributes:
+        finished: it ended, either way.
+        ending: it is being deleted, and is there until its pods are gone.
+    """
+
+    name: str
+    uid: str
+    role: str
+    finished: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True)
 class Note:
     """A Kubernetes event about a resource."""
 
@@ -65,13 +81,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan[S]:
-    """What should be done now, in this order: children, the target, the status, then events."""
+    """What should be done now, in this order: children are made and deleted, the target, the status, then events."""
 
     status: S
     create: tuple[Wanted, ...] = ()
     target: TargetChange | None = None
     requeue_after: float | None = None
     events: tuple[Note, ...] = ()
+    delete: tuple[ChildJob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,7 @@ class Move:
     create: tuple[Wanted, ...] = ()
     target: TargetChange | None = None
     requeue_after: float | None = WAITING_LOOK_SECONDS
+    delete: tuple[ChildJob, ...] = ()
 
 
 STOP = Move(requeue_after=None)
@@ -173,6 +191,7 @@ class Draft[S: HasConditions]:
         self.generation = generation
         self.now = now
         self.status: S = status.model_copy(update={"observed_generation": generation})
+        self.notes: list[Note] = []
 
     def set(self, **fields: object) -> None:
         """Set fields of the status."""
@@ -202,8 +221,8 @@ class Draft[S: HasConditions]:
 
     def plan(self, move: Move) -> Plan[S]:
         """The finished plan, with an event for every condition that changed."""
-        notes = tuple(transitions(self.before.conditions, self.status.conditions))
-        return Plan(self.status, move.create, move.target, move.requeue_after, notes)
+        notes = (*self.notes, *transitions(self.before.conditions, self.status.conditions))
+        return Plan(self.status, move.create, move.target, move.requeue_after, notes, move.delete)
 
 
 def started(conditions: list[Condition], kind: str, waiting: Iterable[str]) -> bool:

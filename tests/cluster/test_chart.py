@@ -24,7 +24,7 @@ NEEDED = {
     ("flowstill.dev", "studentrollouts"): {"get", "list", "watch"},
     ("flowstill.dev", "distilljobs/status"): {"update"},
     ("flowstill.dev", "studentrollouts/status"): {"update"},
-    ("batch", "jobs"): {"get", "list", "watch", "create"},
+    ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
     ("", "pods"): {"list", "watch"},
     ("", "services"): {"get", "create"},
     ("", "events"): {"create"},

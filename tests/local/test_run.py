@@ -103,10 +103,21 @@ def test_the_chain_completes_and_is_remembered(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("verdict", "code", "phase"), [("Fail", 1, "Rejected"), ("Inconclusive", 3, "Inconclusive")])
-def test_verdicts_decide_the_exit_code(tmp_path, monkeypatch, verdict, code, phase):
+def test_verdicts_decide_the_exit_code(tmp_path, monkeypatch, capsys, verdict, code, phase):
     monkeypatch.setenv("FAKE_VERDICT", verdict)
-    assert run(tmp_path) == code
+    assert run(tmp_path, "--json") == code
     assert states(tmp_path)["sr"]["status"]["phase"] == phase
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["exitCode"], document["command"]) == (code, "run")
+    distilled, rolled = document["resources"]
+    assert (distilled["kind"], distilled["phase"], distilled["verdict"]) == ("DistillJob", "Succeeded", None)
+    assert (rolled["phase"], rolled["verdict"], len(rolled["gates"])) == (phase, verdict, 9)
+    assert rolled["parity"]["holds"] is True
+    assert list(rolled["logs"]) == ["parity", "rollouts", "judge"]
+    assert all(Path(path).is_file() for path in (*rolled["logs"].values(), *distilled["logs"].values()))
+    assert f"StudentRollout sr: {phase}" in said.err
+    assert f"log of judge: {rolled['logs']['judge']}" in said.err
 
 
 def test_a_users_error_is_tried_once_and_ends_the_rollout_too(tmp_path, monkeypatch, capsys):

@@ -3,8 +3,10 @@
 import math
 from typing import Literal
 
+import numpy as np
+
 from flowstill.api.studentrollout import GateName, GateResult, Interval, Verdict
-from flowstill_evaluator.evidence import Gap
+from flowstill_evaluator.evidence import Gap, TwoSamples
 from flowstill_evaluator.statistics import Bounds
 
 MAX_MESSAGE = 512
@@ -46,6 +48,18 @@ def inconclusive(name: GateName, gap: Gap, threshold: float, samples: int = 0) -
         samples=samples,
         message=shortened(f"Not judged: {gap.why}.", MAX_MESSAGE),
     )
+
+
+def usable(samples: TwoSamples | Gap, least: int, what: str) -> TwoSamples | Gap:
+    """The samples when each arm has at least ``least`` finite ones, else why not."""
+    if isinstance(samples, Gap):
+        return samples
+    have = min(len(samples.student), len(samples.baseline))
+    if have < least:
+        return Gap(f"{have:,} {what} of an arm, {least:,} are asked for")
+    if not (np.isfinite(samples.student).all() and np.isfinite(samples.baseline).all()):
+        return Gap(f"some {what} are not finite numbers")
+    return samples
 
 
 def by_bounds(bounds: Bounds, limit: float) -> Verdict:

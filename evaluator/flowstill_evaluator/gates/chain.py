@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flowstill.api.studentrollout import GateResult, Gates, Verdict
 from flowstill_evaluator.evidence import Evidence
+from flowstill_evaluator.gates.literal import literal_gates
 from flowstill_evaluator.gates.p1_success import p1_success
 from flowstill_evaluator.gates.p2_latency import p2_latency
 from flowstill_evaluator.gates.p3_memory import p3_memory
@@ -29,6 +30,8 @@ TITLES = {
 
 def run_gates(evidence: Evidence, gates: Gates) -> list[GateResult]:
     """Every gate, in the order of their names' classes: safety first. None stops another."""
+    if gates.profile == "literal":
+        return literal_gates(evidence, gates)
     return [
         s1_clamp(evidence, gates.s1),
         s2_velocity(evidence, gates.s2),

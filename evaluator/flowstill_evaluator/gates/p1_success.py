@@ -4,16 +4,15 @@ from flowstill.api.studentrollout import GateResult, SuccessLimits
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, percent, points
 from flowstill_evaluator.gates.margins import within_margin
+from flowstill_evaluator.gates.tasks import paired
 from flowstill_evaluator.statistics import LEVEL, difference_interval, episodes_to_decide
 
 
 def p1_success(evidence: Evidence, limits: SuccessLimits) -> GateResult:
     """Paired non-inferiority of the aggregate success (Tango's score interval; exact test for few pairs)."""
-    pairs = evidence.pairs
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("P1", pairs, -limits.margin)
-    if not len(pairs):
-        return inconclusive("P1", Gap("there are no paired episodes"), -limits.margin)
     counts, level = pairs.success(), evidence.expected.level(LEVEL)
     bounds = difference_interval(counts, level)
     verdict = within_margin(counts, limits.margin, level)
@@ -25,6 +24,8 @@ def p1_success(evidence: Evidence, limits: SuccessLimits) -> GateResult:
     }[verdict]
     if verdict == "Inconclusive":
         ending += f"; about {episodes_to_decide(counts, limits.margin):,} paired episodes would decide."
+    if pairs.left_out:
+        ending += f" {pairs.left_out} pairs were left out: the simulator could not run them."
     return decided(
         "P1",
         verdict,

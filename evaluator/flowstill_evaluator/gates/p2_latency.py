@@ -2,7 +2,7 @@
 
 from flowstill.api.studentrollout import GateResult, LatencyLimits
 from flowstill_evaluator.evidence import Evidence, Gap
-from flowstill_evaluator.gates.base import by_bounds, decided, inconclusive
+from flowstill_evaluator.gates.base import by_bounds, decided, inconclusive, usable
 from flowstill_evaluator.statistics import percentile_ratio_interval, percentile_value
 
 PERCENTILE = 0.99
@@ -10,13 +10,10 @@ PERCENTILE = 0.99
 
 def p2_latency(evidence: Evidence, limits: LatencyLimits) -> GateResult:
     """Upper 95 % bound of the ratio of p99 latencies."""
-    latency = evidence.latency
+    latency = usable(evidence.latency, limits.min_calls, "timed calls")
     if isinstance(latency, Gap):
         return inconclusive("P2", latency, limits.max_ratio)
     calls = min(len(latency.student), len(latency.baseline))
-    if calls < limits.min_calls:
-        short = Gap(f"{calls:,} timed calls of an arm, {limits.min_calls:,} are asked for")
-        return inconclusive("P2", short, limits.max_ratio, calls)
     student = percentile_value(latency.student, PERCENTILE)
     baseline = percentile_value(latency.baseline, PERCENTILE)
     bounds = percentile_ratio_interval(latency.student, latency.baseline, PERCENTILE)

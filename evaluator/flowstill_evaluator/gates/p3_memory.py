@@ -4,7 +4,7 @@ import numpy as np
 
 from flowstill.api.studentrollout import GateResult, MemoryLimits
 from flowstill_evaluator.evidence import Evidence, Gap
-from flowstill_evaluator.gates.base import decided, inconclusive
+from flowstill_evaluator.gates.base import decided, inconclusive, usable
 from flowstill_evaluator.statistics import Bounds
 
 MEGABYTE = 2**20
@@ -12,13 +12,10 @@ MEGABYTE = 2**20
 
 def p3_memory(evidence: Evidence, limits: MemoryLimits) -> GateResult:
     """Ratio of medians of resident memory over fresh processes; the interval is the range over all pairs."""
-    memory = evidence.memory
+    memory = usable(evidence.memory, limits.processes, "measured processes")
     if isinstance(memory, Gap):
         return inconclusive("P3", memory, limits.max_ratio)
     processes = min(len(memory.student), len(memory.baseline))
-    if processes < limits.processes:
-        short = Gap(f"{processes} measured processes of an arm, {limits.processes} are asked for")
-        return inconclusive("P3", short, limits.max_ratio, processes)
     student, baseline = float(np.median(memory.student)), float(np.median(memory.baseline))
     ratio = student / baseline
     return decided(

@@ -3,19 +3,16 @@
 import numpy as np
 
 from flowstill.api.studentrollout import FidelityLimits, GateResult
-from flowstill_evaluator.evidence import Evidence, Gap
+from flowstill_evaluator.evidence import Evidence, FidelityRecord, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive
 from flowstill_evaluator.statistics import mean_interval
 
 
 def p4_fidelity(evidence: Evidence, limits: FidelityLimits) -> GateResult:
     """Mean cosine to the nearest teacher chunk, and spread: a collapsed student passes the cosine alone."""
-    fidelity = evidence.fidelity
+    fidelity = measured_fidelity(evidence, limits)
     if isinstance(fidelity, Gap):
         return inconclusive("P4", fidelity, limits.min_cosine)
-    if len(fidelity.cosine) < limits.observations:
-        short = Gap(f"{len(fidelity.cosine)} held-out observations, {limits.observations} are asked for")
-        return inconclusive("P4", short, limits.min_cosine, len(fidelity.cosine))
     cosine_N = np.array(fidelity.cosine)
     bounds, mean = mean_interval(cosine_N), float(cosine_N.mean())
     own = (
@@ -45,3 +42,15 @@ def p4_fidelity(evidence: Evidence, limits: FidelityLimits) -> GateResult:
         samples=len(cosine_N),
         bounds=bounds,
     )
+
+
+def measured_fidelity(evidence: Evidence, limits: FidelityLimits) -> FidelityRecord | Gap:
+    """What was measured, when it is on enough observations and made of finite numbers."""
+    fidelity = evidence.fidelity
+    if isinstance(fidelity, Gap):
+        return fidelity
+    if len(fidelity.cosine) < limits.observations:
+        return Gap(f"{len(fidelity.cosine)} held-out observations, {limits.observations} are asked for")
+    if not np.isfinite([*fidelity.cosine, fidelity.spread_ratio]).all():
+        return Gap("some measures of fidelity are not finite numbers")
+    return fidelity

@@ -3,7 +3,7 @@
 from flowstill.api.studentrollout import GateResult, PerTaskLimits
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
-from flowstill_evaluator.gates.tasks import compare_tasks
+from flowstill_evaluator.gates.tasks import compare_tasks, paired
 from flowstill_evaluator.statistics import LEVEL, PairCounts, holm, inferior_p
 
 
@@ -12,11 +12,9 @@ def p5_per_task(evidence: Evidence, limits: PerTaskLimits) -> GateResult:
 
     Episodes so few that losing all of them would not show it cannot pass either: Inconclusive.
     """
-    pairs = evidence.pairs
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("P5", pairs, -limits.margin)
-    if not len(pairs):
-        return inconclusive("P5", Gap("there are no paired episodes"), -limits.margin)
     level = evidence.expected.level(LEVEL)
     tasks = compare_tasks(pairs, level)
     adjusted = holm([inferior_p(t.counts, limits.margin) for t in tasks])

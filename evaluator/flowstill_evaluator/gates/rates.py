@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowstill.api.studentrollout import GateName, GateResult, Verdict
-from flowstill_evaluator.evidence import Expected, Gap
-from flowstill_evaluator.gates.base import decided, inconclusive
+from flowstill_evaluator.evidence import Expected
+from flowstill_evaluator.gates.base import decided
 from flowstill_evaluator.statistics import (
     LEVEL,
     Bounds,
@@ -50,8 +50,6 @@ def judge_rate(
     little: Inconclusive.
     """
     counts = count_pairs(student_N, baseline_N)
-    if counts.pairs == 0:
-        return inconclusive(name, Gap("there are no paired episodes"), limit)
     verdict, ending = _judged(counts, limit, look)
     bounds = proportion_bounds(counts.student, counts.pairs, look.level)
     return decided(

@@ -6,9 +6,9 @@ import numpy as np
 from scipy import stats
 
 from flowstill.api.studentrollout import GateResult, VelocityLimits, Verdict
-from flowstill_evaluator.evidence import Evidence, Gap, TwoSamples
-from flowstill_evaluator.gates.base import decided, inconclusive
-from flowstill_evaluator.statistics import LEVEL, Bounds, wasserstein, wasserstein_error
+from flowstill_evaluator.evidence import MIN_VELOCITY_ROWS, Evidence, Gap, TwoSamples
+from flowstill_evaluator.gates.base import decided, inconclusive, usable
+from flowstill_evaluator.statistics import LEVEL, Bounds, Floats, wasserstein, wasserstein_error
 
 STILL = 1e-6
 """The least unit: a joint that the baseline holds stiller than this must not be moved by the student."""
@@ -23,14 +23,23 @@ class JointShift:
     bounds: Bounds
 
 
+def joint_distances(velocity: TwoSamples) -> dict[str, float]:
+    """Wasserstein-1 of each joint's velocity, in units of the baseline's spread."""
+    student, baseline = _in_spreads(velocity)
+    return {joint: wasserstein(student[:, index], baseline[:, index]) for index, joint in enumerate(velocity.labels)}
+
+
+def _in_spreads(velocity: TwoSamples) -> tuple[Floats, Floats]:
+    spread_J = np.maximum(np.std(velocity.baseline, axis=0), STILL)
+    return velocity.student / spread_J, velocity.baseline / spread_J
+
+
 def joint_shifts(velocity: TwoSamples, level: float = LEVEL) -> list[JointShift]:
     """One shift a joint, each with bounds of a one-sided ``level`` from a bootstrap standard error."""
-    spread_J = np.maximum(np.std(velocity.baseline, axis=0), STILL)
-    student, baseline = velocity.student / spread_J, velocity.baseline / spread_J
+    student, baseline = _in_spreads(velocity)
     half_J = float(stats.norm.isf(level)) * wasserstein_error(student, baseline)
     shifts = []
-    for index, joint in enumerate(velocity.labels):
-        distance = wasserstein(student[:, index], baseline[:, index])
+    for index, (joint, distance) in enumerate(joint_distances(velocity).items()):
         bounds = Bounds(max(distance - float(half_J[index]), 0.0), distance + float(half_J[index]))
         shifts.append(JointShift(joint, distance, bounds))
     return shifts
@@ -43,7 +52,7 @@ def s2_velocity(evidence: Evidence, limits: VelocityLimits) -> GateResult:
     within the limit passes as it is; one beyond it fails when its lower bound is beyond as well, at a level
     that the joints share: any of them can fail.
     """
-    velocity, limit = evidence.velocity, limits.max_distance
+    velocity, limit = usable(evidence.velocity, MIN_VELOCITY_ROWS, "samples of the joints"), limits.max_distance
     if isinstance(velocity, Gap):
         return inconclusive("S2", velocity, limit)
     level = evidence.expected.level(LEVEL)

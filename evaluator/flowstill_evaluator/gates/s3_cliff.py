@@ -4,7 +4,7 @@ from flowstill.api.studentrollout import CliffLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
 from flowstill_evaluator.gates.margins import within_margin
-from flowstill_evaluator.gates.tasks import compare_tasks
+from flowstill_evaluator.gates.tasks import compare_tasks, paired
 from flowstill_evaluator.statistics import LEVEL, episodes_to_decide
 
 
@@ -13,11 +13,9 @@ def s3_cliff(evidence: Evidence, limits: CliffLimits) -> GateResult:
 
     That some task fell off is a claim of any of them, and shares the level among the tasks.
     """
-    pairs = evidence.pairs
+    pairs = paired(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("S3", pairs, -limits.margin)
-    if not len(pairs):
-        return inconclusive("S3", Gap("there are no paired episodes"), -limits.margin)
     level = evidence.expected.level(LEVEL)
     tasks = compare_tasks(pairs, level)
     verdicts = {t.task: within_margin(t.counts, limits.margin, level, claims=len(tasks)) for t in tasks}

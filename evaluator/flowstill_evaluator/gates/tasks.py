@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from flowstill_evaluator.evidence import Pairs
+import numpy as np
+
+from flowstill_evaluator.evidence import Evidence, Gap, Pairs
 from flowstill_evaluator.statistics import LEVEL, Bounds, PairCounts, difference_interval, mcnemar
 
 
@@ -14,6 +16,17 @@ class TaskComparison:
     counts: PairCounts
     bounds: Bounds
     p_value: float
+
+
+def paired(evidence: Evidence) -> Pairs | Gap:
+    """The pairs, when every task has some."""
+    pairs = evidence.pairs
+    if isinstance(pairs, Gap):
+        return pairs
+    if not len(pairs):
+        return Gap("there are no paired episodes")
+    missing = np.flatnonzero(np.bincount(pairs.task_index, minlength=len(pairs.tasks)) == 0)
+    return Gap(f"there are no paired episodes of task {pairs.tasks[missing[0]]}") if len(missing) else pairs
 
 
 def compare_tasks(pairs: Pairs, level: float = LEVEL) -> list[TaskComparison]:

@@ -11,6 +11,7 @@ from flowstill_evaluator.evidence import Episode, Evidence, Gap
 from flowstill_evaluator.gates.base import significant
 from flowstill_evaluator.gates.s2_velocity import JointShift, joint_shifts
 from flowstill_evaluator.gates.tasks import TaskComparison, compare_tasks
+from flowstill_evaluator.report.document import Role
 from flowstill_evaluator.statistics import LEVEL, Bounds, wilson
 
 MAX_ARMS = 12
@@ -21,7 +22,7 @@ class ArmSummary:
     """One arm over all its episodes."""
 
     name: str
-    role: str
+    role: Role
     success: int
     episodes: int
     bounds: Bounds
@@ -74,8 +75,8 @@ def _count(names: Sequence[str], what: str) -> str:
 
 def summarise_arms(evidence: Evidence) -> list[ArmSummary]:
     """The arms in the order of the records, the baseline first and the served student last."""
-    roles = {evidence.expected.baseline: "baseline", evidence.expected.served: "served"}
-    order = {"baseline": 0, "other": 1, "served": 2}
+    roles: dict[str, Role] = {evidence.expected.baseline: "baseline", evidence.expected.served: "served"}
+    order: dict[Role, int] = {"baseline": 0, "other": 1, "served": 2}
     found = [
         _summarise_arm(name, roles.get(name, "other"), episodes)
         for name, episodes in evidence.episodes.items()
@@ -84,7 +85,7 @@ def summarise_arms(evidence: Evidence) -> list[ArmSummary]:
     return sorted(found, key=lambda arm: order[arm.role])[:MAX_ARMS]
 
 
-def _summarise_arm(name: str, role: str, episodes: tuple[Episode, ...]) -> ArmSummary:
+def _summarise_arm(name: str, role: Role, episodes: tuple[Episode, ...]) -> ArmSummary:
     success, chunks = sum(e.success for e in episodes), sum(e.chunks for e in episodes)
     tasks = dict.fromkeys(e.task for e in episodes)
     return ArmSummary(

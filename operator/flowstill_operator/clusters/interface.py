@@ -54,8 +54,14 @@ class Cluster(Protocol):
     async def progress(self, pod: Document) -> ProgressReport | None:
         """What a running child says about itself; None when it does not answer."""
 
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The Jobs with those labels, as they are now."""
+
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete that very Job, which stays until its pods are gone; one that is gone or another one is no error."""
 
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply as field manager ``flowstill``, never forced.

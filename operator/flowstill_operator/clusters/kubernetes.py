@@ -135,6 +135,22 @@ class KubernetesCluster:
         pods: list[Document] = body.get("items") or []
         return pods
 
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The Jobs with those labels, as the API server has them now."""
+        query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))]
+        status, body = await self._request("GET", _path("Job", namespace), query=query)
+        _check(status, body)
+        jobs: list[Document] = body.get("items") or []
+        return jobs
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete in the foreground: while its pods end, and save a checkpoint, the Job is still there to be seen."""
+        options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        status, body = await self._request("DELETE", _path("Job", namespace, name), body=options)
+        # 409: a Job of that name, and not the one that was decided on.
+        if status not in (404, 409):
+            _check(status, body)
+
     async def progress(self, pod: Document) -> ProgressReport | None:
         """Ask the pod itself; nothing depends on its answer."""
         address = (pod.get("status") or {}).get("podIP")

@@ -8,43 +8,39 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from flowstill.api import API_VERSION
+from flowstill.api import API_VERSION, GROUP
 from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill.errors import StorageFull, UserError
-from flowstill_operator.children import CONTAINER, Document, is_finished, owned_by, read_child
+from flowstill_operator.children import Document, is_finished, owned_by, read_child
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.processes import (
+    NAMESPACE,
+    PORT_ANNOTATION,
     ChildProcess,
     back_off,
     end_left_over,
+    fetch_progress,
     new_attempt,
+    pod_of,
     user_error,
 )
 from flowstill_operator.engine.loop import Key
 from flowstill_operator.jobs import SPEC_ANNOTATION
 from flowstill_operator.steps import Note
 
-NAMESPACE = "local"
-PORT_ANNOTATION = "flowstill.dev/progress-port"
 MAX_MESSAGE_BYTES = 4096
-PROGRESS_TIMEOUT_SECONDS = 1.0
 
 
 class LocalCluster:
-    """A Cluster in a folder.
+    """A Cluster in the folder ``state``.
 
     Attributes:
-        state: the folder.
         changed: called when a child of that resource changed.
         heard: called with every event.
         broken: called when this run cannot go on: what happened could not be written down, or is a defect.
@@ -159,7 +155,7 @@ class LocalCluster:
         port = (pod["metadata"].get("annotations") or {}).get(PORT_ANNOTATION)
         if port is None:
             return None
-        return await asyncio.to_thread(_fetch_progress, f"http://127.0.0.1:{port}/progress")
+        return await asyncio.to_thread(fetch_progress, f"http://127.0.0.1:{port}/progress")
 
     async def running(self) -> list[tuple[Document, ProgressReport | None]]:
         """The Jobs that run now, each with what it says about itself."""
@@ -168,12 +164,20 @@ class LocalCluster:
             stored = _read(self._job_path(name))
             if stored is not None:
                 url = f"http://127.0.0.1:{process.attempt.port}/progress"
-                found.append((stored["job"], await asyncio.to_thread(_fetch_progress, url)))
+                found.append((stored["job"], await asyncio.to_thread(fetch_progress, url)))
         return found
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """None: only a training on several nodes has pods besides those of its Job, and this machine is one."""
         return []
+
+    async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: they are looked for when somebody annotated a resource, and nobody can here."""
+        return []
+
+    async def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """There is no such wish here."""
+        raise Refused(f"Job {name} runs on this machine: what stops it is Ctrl-C")
 
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
@@ -239,6 +243,17 @@ class LocalCluster:
         logs = list((self.state / "jobs" / job).glob("attempt-*/log.txt"))
         return max(logs, key=lambda path: int(path.parent.name.removeprefix("attempt-")), default=None)
 
+    def logs(self, uid: str) -> dict[str, Path]:
+        """The newest log of every child of that resource that was started, by role, in the order of their start."""
+        stored = [_read(path) for path in self.state.glob("jobs/*/job.json")]
+        jobs = [one["job"]["metadata"] for one in stored if one is not None and owned_by(one["job"], uid)]
+        found: dict[str, Path] = {}
+        for job in sorted(jobs, key=lambda metadata: str(metadata["creationTimestamp"])):
+            log, role = self.log_of(job["name"]), job["labels"][f"{GROUP}/role"]
+            if log is not None and f"-{role}-read-" not in job["name"]:
+                found[role] = log
+        return found
+
     def _keep(self, path: Path, document: Document) -> None:
         """Write it down, or end this run: what is not on disk has not happened."""
         try:
@@ -302,7 +317,7 @@ class LocalCluster:
             self._finish(name, "Failed", "CommandNotFound", text, failed=1)
             return None
         self._processes[name] = process
-        self._update(name, pod=_pod(name, number, attempt.port), status={"active": 1})
+        self._update(name, pod=pod_of(name, number, attempt.port), status={"active": 1})
         try:
             code = await process.wait(job["spec"].get("activeDeadlineSeconds"))
             if code is None:
@@ -311,7 +326,7 @@ class LocalCluster:
             del self._processes[name]
             attempt.process_file.unlink(missing_ok=True)
         message = attempt.termination_log.read_bytes()[:MAX_MESSAGE_BYTES].decode("utf-8", errors="replace")
-        self._update(name, pod=_pod(name, number, attempt.port, 143 if code is None else code, message))
+        self._update(name, pod=pod_of(name, number, attempt.port, 143 if code is None else code, message))
         if code is None:
             self._finish(
                 name,
@@ -352,29 +367,6 @@ class LocalCluster:
 
     def _resource_path(self, kind: str, name: str) -> Path:
         return self.state / kind / f"{name}.json"
-
-
-def _pod(job: str, number: int, port: int, code: int | None = None, message: str = "") -> Document:
-    """An attempt in the shape of a pod; names sort as attempts do."""
-    phase = "Running" if code is None else ("Succeeded" if code == 0 else "Failed")
-    state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message}}
-    return {
-        "metadata": {
-            "name": f"{job}-{number:06d}",
-            "namespace": NAMESPACE,
-            "annotations": {PORT_ANNOTATION: str(port)},
-        },
-        "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]},
-    }
-
-
-def _fetch_progress(url: str) -> ProgressReport | None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
-            return ProgressReport.model_validate_json(response.read(65_536))
-    except (OSError, ValidationError, urllib.error.URLError):
-        return None
 
 
 def _failed(resource: Document) -> bool:

@@ -7,15 +7,23 @@ import signal
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full, write_atomic
-from flowstill_operator.children import Document
+from flowstill_operator.children import CONTAINER, Document
 from flowstill_operator.jobs import SPEC_FILE
 
+NAMESPACE = "local"
+PORT_ANNOTATION = "flowstill.dev/progress-port"
 MAX_BACK_OFF_SECONDS = 60.0
+PROGRESS_TIMEOUT_SECONDS = 1.0
 CONTAINER_ONLY = frozenset({"HOME", "FLOWSTILL_PROGRESS_PORT"})
 """Environment of the pod that means nothing outside it."""
 
@@ -179,3 +187,27 @@ def user_error(job: Document, code: int) -> bool:
 def back_off(failures: int) -> float:
     """Seconds before the next attempt."""
     return float(min(MAX_BACK_OFF_SECONDS, 2.0 ** (failures - 1)))
+
+
+def fetch_progress(url: str) -> ProgressReport | None:
+    """What the process behind that address says about itself; None when it does not answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=PROGRESS_TIMEOUT_SECONDS) as response:
+            return ProgressReport.model_validate_json(response.read(65_536))
+    except (OSError, ValidationError, urllib.error.URLError):
+        return None
+
+
+def pod_of(job: str, number: int, port: int, code: int | None = None, message: str = "") -> Document:
+    """An attempt in the shape of a pod; names sort as attempts do."""
+    phase = "Running" if code is None else ("Succeeded" if code == 0 else "Failed")
+    state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message}}
+    return {
+        "metadata": {
+            "name": f"{job}-{number:06d}",
+            "namespace": NAMESPACE,
+            "annotations": {PORT_ANNOTATION: str(port)},
+        },
+        "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]},
+    }

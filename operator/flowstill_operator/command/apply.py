@@ -1,23 +1,14 @@
 """``flowstill distill --runtime kubernetes``: hand the DistillJob to the cluster's operator."""
 
-from dataclasses import dataclass
-
 import aiohttp
 
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
 from flowstill_operator.clusters.interface import Conflict, FieldOwned, Gone, Refused
 from flowstill_operator.clusters.kubernetes import ApiError, KubernetesCluster, connect, own_namespace
+from flowstill_operator.command.outcome import Applied
 
 FLAG = "--runtime kubernetes"
-
-
-@dataclass(frozen=True)
-class Applied:
-    """Where the resource is now."""
-
-    server: str
-    namespace: str
 
 
 def with_namespace(document: Document) -> Document:
@@ -68,7 +59,7 @@ async def apply(document: Document) -> Applied:
         ) from error
     finally:
         await cluster.close()
-    return Applied(server, namespace)
+    return Applied(server=server, namespace=namespace, kind=document["kind"], name=document["metadata"]["name"])
 
 
 def _no_cluster(error: Exception) -> UserError:

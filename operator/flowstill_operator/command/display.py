@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,11 @@ def _show(bars: Progress, tasks: dict[str, TaskID], running: Sequence[tuple[Docu
             )
 
 
-def summarise(console: Console, resources: Sequence[Document], locations: Locations) -> None:
-    """Every resource with its end; of a rollout also arms, gates, and where its report lies."""
-    for resource in resources:
+def summarise(
+    console: Console, resources: Sequence[Document], locations: Locations, logs: Sequence[Mapping[str, Path]]
+) -> None:
+    """Every resource with its end and its children's logs; of a rollout also arms, gates, and where its report lies."""
+    for resource, paths in zip(resources, logs, strict=True):
         status: dict[str, Any] = resource.get("status") or {}
         phase = status.get("phase", "Pending")
         name = f"{resource['kind']} {resource['metadata']['name']}"
@@ -129,6 +131,8 @@ def summarise(console: Console, resources: Sequence[Document], locations: Locati
         report = report_path(status, locations)
         if report is not None:
             console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
+        for role, path in paths.items():
+            console.print(f"  log of {role}: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def report_path(status: dict[str, Any], locations: Locations) -> Path | None:

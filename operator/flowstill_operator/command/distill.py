@@ -28,8 +28,9 @@ from flowstill_operator.command.flags import (
     write_manifest,
     written_out,
 )
+from flowstill_operator.command.outcome import conclude
 from flowstill_operator.command.run import to_the_end
-from flowstill_operator.command.shared import Subparsers, add_state, add_store, store_uri, subcommand
+from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, say, store_uri, subcommand
 from flowstill_operator.platform import Platform, kubernetes_platform, local_platform
 
 HEADER = header("distill")
@@ -102,6 +103,7 @@ def add_parser(commands: Subparsers) -> None:
     command = subcommand(commands, "distill", run, help="distill a one-step student of a policy")
     add_store(command)
     add_state(command)
+    add_json(command)
     add_arguments(command)
 
 
@@ -135,9 +137,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     store = store_uri(options.store)
     asked = order(options, store)
     if options.dry_run:
-        console.print(asked.text, end="", markup=False, highlight=False, soft_wrap=True)
-        return COMPLETED
-    return _apply(asked, console) if asked.output is None else _here(asked, asked.output, options, store, console)
+        say(console, asked.text.rstrip())
+        return conclude(options, COMPLETED, document=asked.document)
+    if asked.output is None:
+        return _apply(asked, options, console)
+    return _here(asked, asked.output, options, store, console)
 
 
 def order(options: argparse.Namespace, store: str) -> Order:
@@ -201,16 +205,23 @@ def _here(asked: Order, output: Path, options: argparse.Namespace, store: str, c
     check_output(output, asked.spec)
     check_name(manifest, options.state, fresh=options.fresh)
     write_manifest(asked.manifest, asked.text)
-    code, [resource] = to_the_end([manifest], options, platform, console)
-    if code == COMPLETED:
+    ended = to_the_end([manifest], options, platform, console)
+    done = ended.exit_code == COMPLETED
+    if done:
         os.environ["FLOWSTILL_STORE"] = store
-        deliver(StatusRef.model_validate(resource["status"]["student"]), output)
-        console.print(f"  output: {output}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  manifest: {asked.manifest}", markup=False, highlight=False, soft_wrap=True)
-    return code
+        deliver(StatusRef.model_validate(ended.resources[0]["status"]["student"]), output)
+        say(console, f"  output: {output}")
+    say(console, f"  manifest: {asked.manifest}")
+    return conclude(
+        options,
+        ended.exit_code,
+        resources=ended.endings,
+        output=str(output) if done else None,
+        manifest=str(asked.manifest),
+    )
 
 
-def _apply(asked: Order, console: Console) -> int:
+def _apply(asked: Order, options: argparse.Namespace, console: Console) -> int:
     try:
         # Only here: a machine that distills by itself needs no Kubernetes client.
         from flowstill_operator.command.apply import apply, with_namespace
@@ -219,10 +230,7 @@ def _apply(asked: Order, console: Console) -> int:
     placed = replace(asked, document=with_namespace(asked.document))
     write_manifest(placed.manifest, placed.text)
     applied = asyncio.run(apply(placed.document))
-    for line in (
-        f"DistillJob {applied.namespace}/{placed.name} is applied to {applied.server}",
-        f"  manifest: {placed.manifest}",
-        f"  kubectl --namespace {applied.namespace} get dj {placed.name} --watch",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return COMPLETED
+    say(console, f"DistillJob {applied.namespace}/{placed.name} is applied to {applied.server}")
+    say(console, f"  manifest: {placed.manifest}")
+    say(console, f"  kubectl --namespace {applied.namespace} get dj {placed.name} --watch")
+    return conclude(options, COMPLETED, manifest=str(asked.manifest), applied=applied)

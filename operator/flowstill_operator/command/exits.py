@@ -3,12 +3,20 @@
 from collections.abc import Sequence
 
 COMPLETED, REJECTED, USAGE, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 130
+NAMES = {
+    COMPLETED: "completed",
+    REJECTED: "rejected",
+    USAGE: "refused",
+    INCONCLUSIVE: "inconclusive",
+    INTERRUPTED: "interrupted",
+}
+"""In a word, for ``--json``."""
 MEANINGS = {
-    COMPLETED: "completed: everything asked for was done, and every verdict is a pass",
-    REJECTED: "rejected, or failed: a verdict says no, or a child could not do its work",
-    USAGE: "bad input: nothing was started, or what it needs cannot be read or written; the error names the fix",
-    INCONCLUSIVE: "inconclusive: too little evidence for a verdict; this is no rejection",
-    INTERRUPTED: "interrupted: the same command continues",
+    COMPLETED: "what was asked for is done, and every verdict is a pass",
+    REJECTED: "a verdict is a rejection, or a child could not do its work",
+    USAGE: "bad input, or something that cannot be read or written; the error names it and the fix",
+    INCONCLUSIVE: "too little evidence for a verdict; this is no rejection",
+    INTERRUPTED: "stopped; the same command continues",
 }
 GOOD = frozenset({"Completed", "Succeeded"})
 
@@ -23,4 +31,6 @@ def exit_code(phases: Sequence[str]) -> int:
 
 def table() -> str:
     """The exit codes for ``--help``."""
-    return "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
+    return "exit codes:\n" + "\n".join(
+        f"  {code:<4} {f'{NAMES[code]}:':<14} {meaning}" for code, meaning in MEANINGS.items()
+    )

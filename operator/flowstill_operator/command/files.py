@@ -11,7 +11,7 @@ import yaml
 from flowstill.api import API_VERSION
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
-from flowstill_operator.clusters.local import NAMESPACE
+from flowstill_operator.clusters.processes import NAMESPACE
 from flowstill_operator.distilljob.observe import read_resource as read_distilljob
 from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.platform import Platform

@@ -10,7 +10,8 @@ from typing import Any
 
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
-from flowstill_operator.clusters.local import NAMESPACE, LocalCluster
+from flowstill_operator.clusters.local import LocalCluster
+from flowstill_operator.clusters.processes import NAMESPACE
 from flowstill_operator.command.display import Display
 from flowstill_operator.command.files import Manifest
 from flowstill_operator.distilljob.observe import TERMINAL as DISTILLJOB_ENDS

@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from flowstill.errors import UserError
+from flowstill_operator.command.exits import table
 
-type Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+type Subparsers = argparse._SubParsersAction[Any]
 type Action = Callable[[argparse.Namespace, Console], int]
 """What a subcommand does: the parsed options, where it talks to people, and the exit code that it returns."""
 
@@ -22,9 +24,23 @@ def subcommand(commands: Subparsers, name: str, action: Action, *, help: str) ->
         action: what it does.
         help: a line without a full stop.
     """
-    made = commands.add_parser(name, help=help)
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.set_defaults(action=action)
     return made
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """``--json``; the action ends with :func:`flowstill_operator.command.outcome.conclude`."""
+    command.add_argument(
+        "--json", action="store_true", help="how it ended, as one JSON document on standard output; all else on error"
+    )
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is: neither markup, nor colours, nor folded."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def add_store(command: argparse.ArgumentParser) -> None:

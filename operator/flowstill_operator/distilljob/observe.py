@@ -6,14 +6,16 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from flowstill.api.actions import Request, read_requests
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Cluster
 from flowstill_operator.jobs import Owner, child_selector
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
 from flowstill_operator.ranks import is_ended
-from flowstill_operator.steps import RUNNING_LOOK_SECONDS, Problem, Role, parse_timestamp, started
+from flowstill_operator.steps import RUNNING_LOOK_SECONDS, ChildJob, Problem, Role, parse_timestamp, started
 
 TERMINAL = frozenset({"Succeeded", "Failed"})
 RESTARTING = "Restarting"
@@ -32,6 +34,8 @@ class Observed:
         image: of the trainer; pinned once it is in the status.
         validation_image: of the evaluator today; the plan pins it when its child starts.
         pods_left: pods of earlier attempts that have not ended; looked for when an attempt is over or about to begin.
+        requests: what people ask for.
+        jobs: all its Jobs; looked for when a request may need them.
     """
 
     owner: Owner
@@ -44,6 +48,8 @@ class Observed:
     children: Mapping[Role, Child] = field(default_factory=dict)
     readers: Mapping[Role, Child] = field(default_factory=dict)
     pods_left: tuple[str, ...] = ()
+    requests: tuple[Request, ...] = ()
+    jobs: tuple[ChildJob, ...] = ()
 
     @property
     def attempt(self) -> int:
@@ -81,14 +87,17 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
         image=status.image or image,
         # spec.runtime.image is the trainer's.
         validation_image=platform.evaluator_image,
+        requests=read_requests(resource["metadata"].get("annotations")),
     )
 
 
 async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource and the child it is at, as they are now."""
     observed = read_resource(resource, platform)
-    status = observed.status
-    if status.phase in TERMINAL or observed.problem is not None:
+    status, ended = observed.status, observed.status.phase in TERMINAL
+    if pending(observed.requests, status.actions, ended=ended) is not None:
+        observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    if ended or observed.problem is not None:
         return observed
     role = current_role(status)
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)

@@ -6,13 +6,15 @@ Stages run in order; the first that is not done says what is to do.
 from dataclasses import replace
 from datetime import datetime
 
+from flowstill.api.actions import Request
 from flowstill.api.children import DatasetParityTask, ProgressReport, Result, TrainTask
 from flowstill.api.conditions import find_condition
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
 from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
+from flowstill_operator.actions import NOT_RETRIED_TEXT, begin_again, stop, take_requests
 from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
-from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, TERMINAL, Observed
+from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.stage import Seen, Stage, run_stage
@@ -40,9 +42,12 @@ KEPT = " (the student stays published, see status.student)"
 
 def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     """The child that should exist, the status to write, and when to look again."""
+    draft = Draft(observed.status, observed.generation, now)
+    asked = _requests(observed, draft)
+    if asked is not None:
+        return draft.plan(asked)
     if observed.status.phase in TERMINAL:
         return Plan(observed.status)
-    draft = Draft(observed.status, observed.generation, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
         reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
@@ -59,6 +64,24 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         if move is not None:
             return draft.plan(move)
     return draft.plan(_complete(draft))
+
+
+def _requests(observed: Observed, draft: Draft[DistillJobStatus]) -> Move | None:
+    """Abort and retry."""
+    phase = observed.status.phase
+
+    def abort(request: Request) -> Move:
+        return stop(draft, request, observed.jobs, STEPS, lambda reason, text: _fail(draft, reason, text))
+
+    def retry(request: Request) -> Move | str:
+        if phase != "Failed":
+            return NOT_RETRIED_TEXT.format(phase=phase)
+        move = begin_again(draft, request, observed.jobs, STEPS)
+        if move is None:
+            draft.set(attempts=0, disruptions=None, active_seconds=None)
+        return move or Move(requeue_after=0.0)
+
+    return take_requests(observed.requests, draft, phase, ended=phase in TERMINAL, abort=abort, retry=retry)
 
 
 def child_refused(observed: Observed, wanted: Wanted, reason: str, message: str) -> Observed:

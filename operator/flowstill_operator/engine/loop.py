@@ -154,6 +154,8 @@ class Reconciler:
                 )
             except Refused as refusal:
                 return controller.child_refused(observed, wanted, refusal.reason, str(refusal))
+        for doomed in plan.delete:
+            await self.cluster.delete_job(key.namespace, doomed.name, doomed.uid)
         if plan.target is not None:
             try:
                 await self.cluster.apply_deployment(deployment_patch(plan.target, key.namespace))

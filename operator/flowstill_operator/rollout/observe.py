@@ -6,16 +6,18 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from flowstill.api.actions import Request, read_requests
 from flowstill.api.distilljob import DistillJobStatus
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import Owner
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.promote import Target, read_target
-from flowstill_operator.steps import Problem, Role, started
+from flowstill_operator.steps import ChildJob, Problem, Role, started
 
 TERMINAL = frozenset({"Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"})
 STEPS: tuple[tuple[Role, str], ...] = (
@@ -39,7 +41,10 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Observed:
-    """One StudentRollout, the child it is at, and its target."""
+    """One StudentRollout, the child it is at, its target, and what people ask for.
+
+    ``jobs``: all its Jobs; looked for when a request may need them.
+    """
 
     owner: Owner
     generation: int
@@ -52,6 +57,8 @@ class Observed:
     readers: Mapping[Role, Child] = field(default_factory=dict)
     target: Target | None = None
     target_refused: Problem | None = None
+    requests: tuple[Request, ...] = ()
+    jobs: tuple[ChildJob, ...] = ()
 
     def child(self, role: Role) -> Child:
         """The child of that role."""
@@ -73,18 +80,24 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
         image = spec.runtime.image or image
         if spec.target is not None and not platform.targets:
             problem = Problem("TargetRefused", "spec.target: there is no Deployment in local mode; remove spec.target")
+        if spec.approval == "Manual" and not platform.targets:
+            text = "spec.approval: nothing is promoted in local mode, so there is nothing to approve; remove it"
+            problem = Problem("ApprovalRefused", text)
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))
     generation = resource["metadata"].get("generation", 0)
-    return Observed(owner_of(resource), generation, spec, problem, status, status.image or image)
+    requests = read_requests(resource["metadata"].get("annotations"))
+    return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)
 
 
 async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
     del now
     observed = read_resource(resource, platform)
-    spec, status = observed.spec, observed.status
-    if status.phase in TERMINAL or observed.problem is not None or spec is None:
+    spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
+    if pending(observed.requests, status.actions, ended=ended) is not None:
+        observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    if ended or observed.problem is not None or spec is None:
         return observed
     if spec.student.distill_job is not None and status.student is None:
         name = spec.student.distill_job

@@ -10,10 +10,12 @@ from datetime import datetime
 
 from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator.actions import ABORTED
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, supersede
+from flowstill_operator.rollout.people import approval_stage, take_decisions
 from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
 from flowstill_operator.steps import (
     STOP,
@@ -37,9 +39,12 @@ DEPLOYMENT_LOOK_SECONDS = 10.0
 
 def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
     """The child that should exist, the change of the target, the status to write, and when to look again."""
+    draft = Draft(observed.status, observed.generation, now)
+    decided = take_decisions(observed, draft)
+    if decided is not None:
+        return draft.plan(decided)
     if observed.status.phase in TERMINAL:
         return Plan(observed.status)
-    draft = Draft(observed.status, observed.generation, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)
@@ -50,6 +55,7 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         parity_stage,
         evaluation_stage,
         judge_stage,
+        approval_stage,
         _promotion_stage,
     )
     for stage in stages:
@@ -152,7 +158,7 @@ def _promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
         draft.condition("Promoted", "False", "TargetUnusable", target.problem)
         return fail(draft, "TargetUnusable", target.problem)
     promoted = draft.find("Promoted")
-    if promoted is not None and promoted.reason == "NotAvailable":
+    if promoted is not None and promoted.reason in ("NotAvailable", ABORTED):
         return _roll_back(observed, spec, draft, target)
     if target.rollout == observed.owner.uid:
         return _watch(spec, draft, target)

@@ -10,7 +10,17 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from flowstill.api.schema import FOLDERS, KINDS, REPOSITORY, RULES, Kind, custom_resource_definition, to_yaml, write
+from flowstill.api.schema import (
+    FOLDERS,
+    KINDS,
+    REPOSITORY,
+    RULES,
+    UNTIL_PROMOTION,
+    Kind,
+    custom_resource_definition,
+    to_yaml,
+    write,
+)
 from flowstill.api.structural import structural
 
 DIGEST = "sha256:" + "a" * 64
@@ -161,6 +171,7 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("StudentRollout", "evaluation.tasks", ["a"], []),
         ("StudentRollout", "evaluation.arms", ["teacher@10", "student"], ["student"]),
         ("StudentRollout", "parity.threshold", 1, 0),
+        ("StudentRollout", "gates.profile", "literal", "strict"),
         ("StudentRollout", "gates.S1", {"maxPerHundred": 0}, {"maxPerHundred": 2.1}),
         ("StudentRollout", "gates.S3", {"margin": 0.1}, {"margin": 0.2}),
         ("StudentRollout", "target", {"deployment": {"name": "arm"}}, {"deployment": {}}),
@@ -191,6 +202,7 @@ REFUSED = {
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
+    RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
 
@@ -215,7 +227,7 @@ def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
     schema = spec_schema(kind)
     transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
     rules = {rule["fieldPath"]: rule for rule in transitions}
-    assert rules.keys() == {f".{name}" for name in schema["properties"]}
+    assert rules.keys() == {f".{name}" for name in schema["properties"] if name not in UNTIL_PROMOTION}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]
         assert "create a resource with a new name" in rule["message"]
@@ -227,9 +239,22 @@ def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
 
 @EVERY_KIND
 def test_names_are_short(kind: Kind) -> None:
-    (rule,) = root_schema(kind)["x-kubernetes-validations"]
+    rule = root_schema(kind)["x-kubernetes-validations"][0]
     assert rule["rule"] == "self.metadata.name.size() <= 40"
     assert rule["message"].startswith("metadata.name must be at most 40 characters")
+
+
+@EVERY_KIND
+def test_what_may_change_until_the_promotion_has_a_rule_that_sees_the_status(kind: Kind) -> None:
+    rules = {rule["fieldPath"]: rule for rule in root_schema(kind)["x-kubernetes-validations"][1:]}
+    assert rules.keys() == {f".spec.{name}" for name in UNTIL_PROMOTION if name in kind_fields(kind)}
+    for path, rule in rules.items():
+        assert f"oldSelf{path}" in rule["rule"]
+        assert "self.status.promotionTime" in rule["rule"]
+
+
+def kind_fields(kind: Kind) -> set[str]:
+    return set(spec_schema(kind)["properties"])
 
 
 def test_lists_with_a_key_are_maps() -> None:

@@ -1,20 +1,26 @@
 """The page and the numbers behind it."""
 
 import base64
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import jsonschema
 import pytest
 
 from flowstill.api.studentrollout import Gates
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
-from flowstill_evaluator.report.figures import Row, forest, ticks_between
-from flowstill_evaluator.report.media import MAX_BYTES, embed
-from flowstill_evaluator.report.page import reasons, render_page
-from flowstill_evaluator.report.subject import Artifact, Subject, Training
+from flowstill_evaluator.report import document, drawings
+from flowstill_evaluator.report.build import build_report
+from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_between
+from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
+from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
 from flowstill_evaluator.report.summary import arm_results, summarise
+from flowstill_evaluator.report.words import confidence, reasons
 from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
+from tests.unit.evaluator.reports import judge_task, page_of, report_of, subject
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -22,40 +28,15 @@ PIXEL = base64.b64decode(
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
-def subject(**changes):
-    teacher = Artifact("store://teachers/reach-around", syn.TEACHER)
-    values = {
-        "resource": "default/reach-around",
-        "policy_type": "smolvla",
-        "method": "snapflow",
-        "options": {"targetSteps": 10, "mixRatio": 1.0, "consistencyWeight": 1.0, "bankSize": 4096},
-        "draws": 8,
-        "teacher_steps": 10,
-        "student": Artifact("store://students/sha256-" + "5" * 64, syn.STUDENT),
-        "teacher": teacher,
-        "baseline": teacher,
-        "dataset": Artifact("store://datasets/reach-around", "sha256:" + "3" * 64),
-        "rollouts": Artifact("store://evidence/sha256-" + "2" * 64, "sha256:" + "2" * 64),
-        "parity_difference": 3.4e-6,
-        "parameters": 1_214_336,
-        "training_seconds": 231.4,
-        "trainer_version": "0.1.0",
-        "evaluator_version": "0.1.0",
-    }
-    return Subject(**(values | changes))
-
-
-def page_of(folder, tmp_subject=None, gates=None, training=None, **changes):
-    evidence = syn.load(folder, **changes)
-    limits = Gates.model_validate(gates or {})
-    results = run_gates(evidence, limits)
-    summary = summarise(evidence, results, overall(results))
-    return render_page(tmp_subject or subject(), evidence, summary, limits, folder, training)
-
-
 @pytest.fixture
 def records(tmp_path):
     return syn.write_records(tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The document of good records, which most tests only look at."""
+    return report_of(syn.write_records(tmp_path_factory.mktemp("good")))
 
 
 class Reader(HTMLParser):
@@ -63,10 +44,11 @@ class Reader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.addresses, self.text, self.tags = [], [], [], []
+        self.open, self.addresses, self.text, self.tags, self.ids = [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.ids += [v for k, v in attrs if k == "id"]
         self.addresses += [v for k, v in attrs if k in ("src", "href", "poster", "xlink:href", "action")]
         if tag not in VOID:
             self.open.append(tag)
@@ -93,13 +75,14 @@ def read(page):
 @pytest.mark.parametrize(
     ("kind", "name"), [("flowstill_smolvla", "SmolVLA"), ("flowstill_pi0", "π0"), ("flowstill_pi05", "π0.5")]
 )
-def test_a_students_policy_has_its_name(records, kind, name):
-    _, text = read(page_of(records, subject(policy_type=kind)))
+def test_a_students_policy_has_its_name(good, kind, name):
+    about = good.subject.model_copy(update={"policy_type": kind})
+    _, text = read(render_page(good.model_copy(update={"subject": about}), {}))
     assert f"A {name} policy was distilled" in text
 
 
-def test_the_page_answers_the_four_questions(records):
-    _, text = read(page_of(records))
+def test_the_page_answers_the_four_questions(good):
+    _, text = read(render_page(good, {}))
     assert "The student may be served" in text
     assert "SmolVLA policy was distilled by SnapFlow" in text
     assert "its teacher at 10 denoising steps" in text
@@ -120,7 +103,9 @@ def test_the_page_stands_alone(records):
     page = page_of(records)
     reader, _ = read(page)
     assert reader.addresses
-    assert all(address.startswith("data:") for address in reader.addresses)
+    within = {address for address in reader.addresses if address.startswith("#")}
+    assert {f"#gate-{name}" for name in TITLES} == within <= {f"#{name}" for name in reader.ids}
+    assert all(address.startswith("data:") for address in set(reader.addresses) - within)
     assert "script" not in reader.tags
     assert not re.search(r"https?://|@import|url\(", page)
 
@@ -140,9 +125,7 @@ def test_a_failure_says_which_gate_and_why(tmp_path):
 def test_the_reasons_stand_at_the_top(tmp_path):
     records = syn.write_records(tmp_path / "r", rates={"student-draws": 0.5})
     (records / "memory.json").unlink()
-    evidence = syn.load(records)
-    results = run_gates(evidence, Gates())
-    named = [gate.name for gate in reasons(summarise(evidence, results, overall(results)))]
+    named = [gate.name for gate in reasons(report_of(records))]
     assert named == ["S3", "P1", "P5", "P3"]
     _, text = read(page_of(records))
     assert text.index("the records have no memory.json") < text.index("Nine gates")
@@ -157,15 +140,14 @@ def test_missing_evidence_is_named(records):
     assert "the records have no episodes.jsonl" in text
 
 
-def test_how_the_student_was_watched(records):
+def test_how_the_student_was_watched(good):
     curve = syn.curve([300, 600, 900], published=600, reason="nearer than step 900 by 0.1")
     picture = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
-    page = page_of(records, training=Training(curve, picture))
-    reader, text = read(page)
+    reader, text = read(render_page(good.model_copy(update={"training": curve}), {}, picture))
     assert "Published is step 600 of 900: nearer than step 900 by 0.1." in text
     assert "teacher at 10 denoising steps 3 times, on 64 held-out observations with 16 chunks each" in text
     assert picture in reader.addresses
-    assert "While it was trained" not in read(page_of(records))[1]
+    assert "While it was trained" not in read(render_page(good, {}))[1]
 
 
 def test_nothing_at_all_still_makes_a_page(tmp_path):
@@ -183,9 +165,10 @@ def test_names_cannot_inject(tmp_path):
     assert "img" not in reader.tags
 
 
-def test_another_baseline_is_called_what_it_is(records):
-    other = Artifact("store://students/old", syn.TEACHER)
-    _, text = read(page_of(records, subject(baseline=other)))
+def test_another_baseline_is_called_what_it_is(good):
+    other = document.Artifact(uri="store://students/old", digest=syn.TEACHER)
+    about = good.subject.model_copy(update={"baseline": other})
+    _, text = read(render_page(good.model_copy(update={"subject": about}), {}))
     assert "the policy served now" in text
     assert "store://students/old" in text
 
@@ -204,25 +187,46 @@ def test_summary_of_arms(records):
     assert status.interval.low == pytest.approx(0.9568, abs=1e-4)
 
 
+def films_of(records, paths, success=False):
+    """Films of one arm's episodes that have these paths."""
+    lines = [syn.episode("student-draws", "reach-around", i, video=v, success=success) for i, v in enumerate(paths)]
+    syn.write_lines(records, lines)
+    return choose_films(records, syn.load(records, episodes=len(paths)))
+
+
 def test_media_stays_inside_the_records_and_within_its_room(records):
     (records.parent / "secret.png").write_bytes(PIXEL)
     (records / "big.mp4").write_bytes(b"0" * (MAX_BYTES + 1))
     (records / "fine.png").write_bytes(PIXEL)
     (records / "note.txt").write_text("no film")
-    videos = [
-        "../secret.png",
-        "big.mp4",
-        "gone.png",
-        "note.txt",
-        str(records.parent / "secret.png"),
-        "fine.png",
-        None,
-    ]
-    lines = [syn.episode("student-draws", "reach-around", i, video=v, success=False) for i, v in enumerate(videos)]
-    syn.write_lines(records, lines)
-    clips = embed(records, syn.load(records, episodes=7).episodes["student-draws"])
-    assert [c.episode.video for c in clips] == ["fine.png"]
-    assert not clips[0].is_video
+    secret = str(records.parent / "secret.png")
+    films = films_of(records, ["../secret.png", "big.mp4", "gone.png", "note.txt", secret, "fine.png", None])
+    (film,) = films.shown
+    assert [(c.path, c.kind, c.size) for c in film.clips] == [("fine.png", "picture", len(PIXEL))]
+    assert (films.size, films.room) == (len(PIXEL), MAX_BYTES)
+    assert {rest.why: rest.films for rest in films.left_out} == {
+        "the path leaves the records": 2,
+        "no room within 6 MiB": 1,
+        "not in the records": 1,
+        "not of a kind that a browser shows": 1,
+    }
+
+
+def test_no_more_films_than_a_reader_looks_at(records):
+    for number in range(MAX_FILMS + 3):
+        (records / f"{number}.png").write_bytes(PIXEL)
+    films = films_of(records, [f"{number}.png" for number in range(MAX_FILMS + 3)], success=True)
+    assert len(films.shown) == MAX_FILMS
+    assert [(rest.why, rest.films) for rest in films.left_out] == [("more than 8 films", 3)]
+
+
+def test_the_largest_evaluation_makes_a_page_of_bearable_size(tmp_path):
+    tasks = [f"{number:03d}-" + "task" * 31 for number in range(100)]
+    records = syn.write_records(tmp_path / "r", tasks=tasks, episodes=2)
+    syn.write_lines(records, [e | {"video": "film.mp4"} for e in syn.read_lines(records)])
+    (records / "film.mp4").write_bytes(b"0" * MAX_BYTES)
+    page = page_of(records, tasks=tasks, episodes=2)
+    assert MAX_BYTES < len(page.encode()) <= MAX_PAGE_BYTES
 
 
 def test_a_film_of_both_arms_is_shown_once_and_says_so(records):
@@ -236,7 +240,36 @@ def test_a_film_of_both_arms_is_shown_once_and_says_so(records):
     )
     reader, text = read(page_of(records))
     assert reader.tags.count("video") == 1
-    assert "(left), teacher@10 (right)" in text
+    assert "student-draws (left) failed (contact) after 37 steps teacher@10 (right) succeeded" in text
+    assert f"episode {failed}, seed {1000 + failed}" in text
+
+
+def test_films_of_one_arm_each_stand_side_by_side(records):
+    for name in ("left.mp4", "right.mp4"):
+        (records / name).write_bytes(name.encode())
+    lines = syn.read_lines(records)
+    failed = next(e["episode"] for e in lines if e["arm"] == "student-draws" and not e["success"])
+    paths = {("student-draws", failed): "left.mp4", ("teacher@10", failed): "right.mp4"}
+    syn.write_lines(records, [e | {"video": paths.get((e["arm"], e["episode"]))} for e in lines])
+    (film,) = report_of(records).films.shown
+    assert [(c.path, [side.arm for side in c.sides]) for c in film.clips] == [
+        ("left.mp4", ["student-draws"]),
+        ("right.mp4", ["teacher@10"]),
+    ]
+
+
+def test_the_tasks_take_turns_in_films_of_failures(tmp_path):
+    tasks = ["a", "b"]
+    records = syn.write_records(tmp_path / "r", tasks=tasks, episodes=60, rates={"student-draws": 0.5})
+    lines = syn.read_lines(records)
+    for e in lines:
+        e["video"] = f"{e['task']}-{e['episode']}.png" if e["arm"] == "student-draws" else None
+        if e["video"]:
+            (records / e["video"]).write_bytes(PIXEL)
+    syn.write_lines(records, lines)
+    films = report_of(records, tasks=tasks, episodes=60).films
+    assert [film.task for film in films.shown] == ["a", "b"] * 4
+    assert not any(side.success for film in films.shown for clip in film.clips for side in clip.sides)
 
 
 def test_simulator_errors_are_reported(records):
@@ -244,13 +277,26 @@ def test_simulator_errors_are_reported(records):
     assert "2 episodes could not be run" in read(page_of(records))[1]
 
 
+def test_a_pair_that_the_simulator_gave_up_is_said_to_be_left_out(records):
+    syn.write_lines(records, [e for e in syn.read_lines(records) if (e["arm"], e["episode"]) != ("student-draws", 5)])
+    error = {"arm": "student-draws", "task": "reach-around", "episode": 5, "message": "it broke"}
+    syn.write_json(records, "run", syn.read_json(records, "run") | {"errors": [error]})
+    report = report_of(records)
+    assert (report.left_out, report.paired.pairs) == (1, 199)
+    assert "1 pair was left out: the simulator gave up an episode." in read(render_page(report, {}))[1]
+
+
+def test_the_literal_profile_is_named(records, good):
+    _, text = read(page_of(records, gates={"profile": "literal"}))
+    assert "The profile is literal: point estimates decide" in text
+    assert "The profile is literal" not in read(render_page(good, {}))[1]
+
+
 def test_forest_places_values_on_its_axis():
     rows = [Row("a", 0.5, Bounds(0.25, 3.0), "half"), Row("b", 0.0, Bounds(-2.0, 0.1), "none")]
     figure = forest("t", rows, 0.0, 1.0, [0, 1], str)
-    middle, span = (figure.left + figure.right) / 2, figure.right - figure.left
-    assert figure.rows[0].x == pytest.approx(middle)
-    assert figure.rows[0].x_low == pytest.approx(figure.left + span / 4)
-    assert (figure.rows[0].x_high, figure.rows[1].x_low) == (figure.right, figure.left)
+    assert (figure.rows[0].x, figure.rows[0].x_low) == (50.0, 25.0)
+    assert (figure.rows[0].x_high, figure.rows[1].x_low) == (100.0, 0.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.13, 0.13), (0, 0.2), (-1, 1), (0, 3e-6)])
@@ -258,3 +304,97 @@ def test_ticks_are_round_and_inside(low, high):
     ticks = ticks_between(low, high)
     assert 3 <= len(ticks) <= 7
     assert all(low - 1e-12 <= t <= high + 1e-12 for t in ticks)
+
+
+def test_a_panel_marks_the_published_step_and_keeps_what_must_be_seen():
+    figure = panel("t", [100, 200], [Line("a", "first", [1.0, 3.0])], 200, shown=[0.0], errors=[0.5, 0.5])
+    (_, first), (x_last, last) = figure.lines[0].points
+    assert figure.x_chosen == x_last == figure.right
+    assert figure.top < last < first < figure.bottom
+    assert "0" in [tick.label for tick in figure.y_ticks]
+    assert figure.band.endswith("Z")
+
+
+def test_a_single_look_makes_a_panel():
+    figure = panel("t", [100], [Line("a", "first", [0.0])], 100)
+    assert figure.lines[0].points[0][0] == figure.right
+
+
+def test_the_checked_in_schema_is_current():
+    wanted = document.schema_text()
+    for path in document.schema_paths():
+        assert path.read_text("utf-8") == wanted, "run: python -m flowstill_evaluator.report.document"
+
+
+def test_every_report_is_of_the_schema(tmp_path, good):
+    schema = json.loads(document.schema_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    full = good.model_copy(update={"training": syn.curve([300, 600], published=300)})
+    (tmp_path / "empty").mkdir()
+    for report in (full, report_of(tmp_path / "empty")):
+        text = document.as_json(report)
+        jsonschema.validate(json.loads(text), schema)
+        assert document.Report.model_validate_json(text) == report
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(text) | {"verdict": "Perhaps"}, schema)
+
+
+def test_the_page_is_drawn_from_the_document_alone(good):
+    again = document.Report.model_validate_json(document.as_json(good))
+    assert render_page(again, {}) == render_page(good, {})
+
+
+def test_numbers_that_are_not_finite_do_not_stop_the_report(records):
+    run = syn.read_json(records, "run")
+    (records / "run.json").write_text(json.dumps(run | {"host": {"load": float("nan")}, "seeds": [float("inf")]}))
+    report = report_of(records)
+    assert report.run.host == {"load": "nan"}
+    assert json.loads(document.as_json(report))["run"]["seeds"] == ["inf"]
+
+
+def test_an_override_is_said_with_who_why_and_until_when(good):
+    override = document.Override(by="ada", reason="the arm is <fast> enough", expires="2026-12-31T00:00:00Z")
+    failed = {"override": override, "verdict": "Fail"}
+    gates = [g.model_copy(update=failed) if g.name == "P2" else g for g in good.gates]
+    _, text = read(render_page(good.model_copy(update={"gates": gates}), {}))
+    assert "Overridden by ada until 2026-12-31T00:00:00Z: the arm is <fast> enough" in text
+    assert text.count("never") >= 3  # one of every safety gate
+    assert "Overridden" not in read(render_page(good, {}))[1]
+
+
+def with_threshold(report, gate, threshold):
+    gates = [g.model_copy(update={"threshold": threshold}) if g.name == gate else g for g in report.gates]
+    return report.model_copy(update={"gates": gates})
+
+
+def test_margins_are_drawn_where_the_gates_have_them(good):
+    figure = drawings.difference_figure(with_threshold(with_threshold(good, "S3", -0.05), "P1", -0.2))
+    everything, task = figure.rows
+    assert everything.x_limit < task.x_limit < 50.0
+    assert (50.0 - everything.x_limit) / (50.0 - task.x_limit) == pytest.approx(4.0, rel=0.01)
+    shifts = drawings.shift_figure(with_threshold(good, "S2", 0.001))
+    assert {row.kind for row in shifts.rows} == {"beyond"}
+
+
+def test_bounds_say_the_level_of_the_look(records, good):
+    evidence = syn.load(records)
+    looks = (200, 400, 800)
+    early = replace(evidence, expected=replace(evidence.expected, looks=looks))
+    task = judge_task()
+    results = run_gates(early, task.gates)
+    report = build_report(
+        task, subject(), early, summarise(early, results, overall(results)), choose_films(records, early)
+    )
+    assert (good.look.level, good.look.looks, report.look.looks) == (0.05, [], list(looks))
+    assert report.look.level < 0.05
+    assert report.paired.interval.low < good.paired.interval.low
+    _, text = read(render_page(report, {}))
+    assert "judged at 200 episodes per task; the looks at 200, 400, 800 were fixed beforehand" in text
+    assert confidence(report.look.level) in text
+    assert "one-sided 95 % bounds" not in text
+    assert "one-sided 95 % bounds" in read(render_page(good, {}))[1]
+
+
+@pytest.mark.parametrize(("level", "said"), [(0.05, "95 %"), (0.0056, "99.4 %"), (0.0244, "98 %"), (6e-5, "99.994 %")])
+def test_confidence_is_told_from_certainty(level, said):
+    assert confidence(level) == said

@@ -1,8 +1,6 @@
 """Which episodes are filmed."""
 
-from dataclasses import replace
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from flowstill_evaluator import videos
@@ -58,11 +56,25 @@ def test_no_film_no_process(log, tmp_path):
     assert not (tmp_path / "videos").exists()
 
 
-def test_a_task_may_be_called_anything(log):
-    arms = "student-draws", "teacher@10"
-    for arm in arms:
-        record = replace(log.episodes[arm, "a", 0].record, task="../a b")
-        log.episodes[arm, record.task, 0] = StoredEpisode(record, None, None)
-    paths = [film.path for film in videos.choose(log, *arms, "all")]
-    assert len(set(paths)) == len(paths) == 11
-    assert {Path(path).parent for path in paths} == {Path("videos")}
+def test_a_film_is_a_file_whatever_its_task_is_called(log):
+    for task in ("../up", "a b", "a_b", "w" * 128):
+        log.episodes |= {(arm, task, 0): log.episodes[arm, "a", 0] for arm in ("teacher@10", "student-draws")}
+    names = {videos._file_name(task) for _, task, _ in log.episodes}
+    assert len(names) == 6
+    assert all("/" not in name and " " not in name and len(name) < 100 for name in names)
+    assert "a_b" in names
+
+
+def test_a_side_that_has_ended_stands_still_and_says_how():
+    short = videos.Side([np.full((40, 30, 3), value, np.uint8) for value in (10, 20)], success=False)
+    long = videos.Side([np.full((40, 30, 3), value, np.uint8) for value in (50, 60, 70, 80)], success=True)
+    frames = videos.side_by_side(short, long)
+    assert len(frames) == 4 + 10
+    assert frames[0].shape == (40, 60, 3)
+    assert [int(f[0, 5, 0]) for f in frames[:4]] == [10, 20, 20, 20]
+    assert [int(f[0, 55, 0]) for f in frames[:4]] == [50, 60, 70, 80]
+    red, green = frames[-1][-1, 5], frames[-1][-1, 55]
+    assert red[0] > red[1]
+    assert green[1] > green[0]
+    assert int(frames[0][-1, 5, 0]) == 10
+    assert int(short.frames[-1][-1, 5, 0]) == 20  # the pictures themselves stay as they are

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 
+from flowstill_operator.children import is_finished
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned
 
 
@@ -24,6 +25,7 @@ class FakeCluster:
         self.conflicts = 0
         self.field_owner = None
         self.refuse_create = None
+        self.slow_to_end = False
         self._effects = 0
         self._versions = itertools.count(10)
 
@@ -53,6 +55,28 @@ class FakeCluster:
     async def find_pods(self, namespace, labels):
         every = [pod for pods in self.pods_by_job.values() for pod in pods]
         return copy.deepcopy([pod for pod in every if labels.items() <= pod["metadata"].get("labels", {}).items()])
+
+    async def find_jobs(self, namespace, labels):
+        return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
+
+    async def delete_job(self, namespace, name, uid):
+        found = self.objects.get(("Job", namespace, name))
+        if found is not None and found["metadata"]["uid"] == uid:
+            self._effect(lambda: self.delete(found))
+
+    def delete(self, job):
+        """It goes at once, or is seen as ending until ``let_go``."""
+        if self.slow_to_end and not is_finished(job):
+            job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            self.put(job)
+        else:
+            self.delete_job_object(job)
+
+    def let_go(self):
+        """The pods of Jobs that are being deleted are gone."""
+        for job in self.jobs():
+            if "deletionTimestamp" in job["metadata"]:
+                self.delete_job_object(job)
 
     async def progress(self, pod):
         return None
@@ -151,7 +175,7 @@ class FakeCluster:
         result = self.work.get(work)
         self.end_job(job, complete=result is not None, result=result)
 
-    def delete_job(self, job):
+    def delete_job_object(self, job):
         metadata = job["metadata"]
         self.objects.pop(("Job", metadata["namespace"], metadata["name"]))
         self.pods_by_job.pop(metadata["name"], None)

@@ -128,7 +128,7 @@ class Chain(RuleBasedStateMachine):
             if is_finished(job) and self.seen(job) and "-read-" not in job["metadata"]["name"]
         ]
         if jobs:
-            self.cluster.delete_job(jobs[index % len(jobs)])
+            self.cluster.delete_job_object(jobs[index % len(jobs)])
 
     def seen(self, job):
         labels = job["metadata"]["labels"]
