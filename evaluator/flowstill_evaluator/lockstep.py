@@ -216,10 +216,10 @@ class WorkerPool:
         Args:
             suite: the suite of all episodes.
             workers: processes.
-            width: slots of each.
+            width: slots of each; fewer where the suite's environments are large.
             view: what the policies look at; default: each task's whole state and a black camera.
         """
-        self.width = width
+        self.width = max(1, min(width, suite.most_environments // workers))
         self._suite, self._view = suite, view
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._spawn() for _ in range(workers)]

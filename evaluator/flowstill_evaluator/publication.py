@@ -20,7 +20,7 @@ from flowstill_evaluator.records import write_json, write_published
 if TYPE_CHECKING:
     from flowstill_evaluator.rollouts import Session
 
-_PACKAGES = ("flowstill", "lerobot", "torch", "onnxruntime", "metaworld", "mujoco", "numpy")
+_PACKAGES = ("flowstill", "lerobot", "torch", "onnxruntime", "metaworld", "hf-libero", "robosuite", "mujoco", "numpy")
 _MEASURED = ("latency.json", "memory.json", "fidelity.json")
 
 

@@ -52,6 +52,7 @@ class CustomEnvironments:
     entry_point: str
     config: tuple[tuple[str, str], ...] = ()
     name: str = "custom"
+    most_environments: int = 32
 
     def preflight(self, tasks: Sequence[str]) -> dict[str, str]:
         """Make the environment of every task once, in a process of its own, and try it.

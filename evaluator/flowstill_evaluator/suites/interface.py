@@ -126,6 +126,11 @@ class Suite(Protocol):
         """As ``spec.evaluation.suite`` has it."""
         ...
 
+    @property
+    def most_environments(self) -> int:
+        """So many at a time fit into the memory of an ordinary machine."""
+        ...
+
     def preflight(self, tasks: Sequence[str]) -> dict[str, str]:
         """Find out, before any episode starts, whether these tasks can run here.
 

@@ -9,9 +9,10 @@ from flowstill.api.studentrollout import CustomSuite
 from flowstill.errors import UserError
 from flowstill_evaluator.suites.custom import CustomEnvironments
 from flowstill_evaluator.suites.interface import Observation, Suite
+from flowstill_evaluator.suites.libero import Libero
 from flowstill_evaluator.suites.metaworld import MetaWorld
 
-METAWORLD = MetaWorld()
+METAWORLD, LIBERO = MetaWorld(), Libero()
 
 
 def suite_of(name: str, custom: CustomSuite | None = None) -> Suite:
@@ -26,10 +27,12 @@ def suite_of(name: str, custom: CustomSuite | None = None) -> Suite:
     """
     if name == METAWORLD.name:
         return METAWORLD
+    if name == LIBERO.name:
+        return LIBERO
     if custom is not None:
         return CustomEnvironments(custom.entry_point, tuple(sorted(custom.config.items())))
     raise UserError(
-        f"there is no suite {name!r}; use {METAWORLD.name}, or custom with an entry point",
+        f"there is no suite {name!r}; use {METAWORLD.name}, {LIBERO.name}, or custom with an entry point",
         field="spec.evaluation.suite",
     )
 
