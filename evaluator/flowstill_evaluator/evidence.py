@@ -119,10 +119,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.task_index)
 
-    def success(self, task: int | None = None) -> PairCounts:
-        """McNemar's table of success, of one task (by its index) or of all."""
-        chosen = slice(None) if task is None else self.task_index == task
-        return count_pairs(self.student_success[chosen], self.baseline_success[chosen])
+    def success(self) -> PairCounts:
+        """McNemar's table of success, over all tasks."""
+        return count_pairs(self.student_success, self.baseline_success)
+
+    def success_by_task(self) -> list[PairCounts]:
+        """McNemar's table of success of each task."""
+        kind_N = 4 * self.task_index + 2 * self.student_success + self.baseline_success
+        counts_TK = np.bincount(kind_N, minlength=4 * len(self.tasks)).reshape(len(self.tasks), 4).tolist()
+        return [PairCounts(both, gained, lost, neither) for neither, lost, gained, both in counts_TK]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ distilled on.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks, Observations, Runner
 from flowstill.policies.noise import episode_noise
 from flowstill_evaluator.arms import ONE_DRAW, Arm, References, compare, pick_provider, read_student, resolve
+from flowstill_evaluator.budget import warning
 from flowstill_evaluator.lockstep import policy_threads
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
@@ -30,6 +32,8 @@ from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.graphics import choose_library
 from flowstill_evaluator.suites.registry import suite_of
 from flowstill_evaluator.views import drawn, view_of
+
+logger = logging.getLogger(__name__)
 
 DENSITY_TIE = 1e-4
 """Two draws whose densities are nearer than this may be chosen differently by two runtimes in float32."""
@@ -182,7 +186,16 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         rounded=properties.precision != "fp32",
     )
     threshold = task.parity.threshold or PARITY_THRESHOLDS[properties.precision]
-    return judge_difference(measured, threshold, references)
+    return with_warning(judge_difference(measured, threshold, references), task)
+
+
+def with_warning(result: Result, task: ParityTask) -> Result:
+    """The result, with what the evaluation that follows cannot decide: parity ends before its first episode."""
+    text = warning(task.evaluation, task.gates)
+    if text is None:
+        return result
+    logger.warning("%s", text)
+    return result.model_copy(update={"warning": text})
 
 
 def _apart(draw: Callable[[], Batch]) -> Batch:

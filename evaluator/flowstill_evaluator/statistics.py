@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
+from statsmodels.stats.proportion import proportion_confint
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,6 +65,12 @@ class PairCounts:
         return self.both + self.lost
 
 
+@lru_cache(maxsize=1024)
+def z_of(level: float) -> float:
+    """What a standard normal exceeds with that probability."""
+    return float(stats.norm.isf(level))
+
+
 def count_pairs(student_N: npt.NDArray[np.bool_], baseline_N: npt.NDArray[np.bool_]) -> PairCounts:
     """McNemar's table of two boolean arrays of the same episodes, shape (N,) each."""
     if student_N.shape != baseline_N.shape:
@@ -78,14 +85,18 @@ def count_pairs(student_N: npt.NDArray[np.bool_], baseline_N: npt.NDArray[np.boo
 
 def wilson(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
     """Wilson's score interval of a proportion (Wilson 1927, JASA 22)."""
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return Bounds(float(interval.low), float(interval.high))
+    return _confint(successes, trials, confidence, "wilson")
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
     """The exact interval of a proportion (Clopper & Pearson 1934, Biometrika 26)."""
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
-    return Bounds(float(interval.low), float(interval.high))
+    return _confint(successes, trials, confidence, "beta")
+
+
+@lru_cache(maxsize=65_536)
+def _confint(successes: int, trials: int, confidence: float, method: str) -> Bounds:
+    low, high = proportion_confint(successes, trials, 1.0 - confidence, method)
+    return Bounds(float(low), float(high))
 
 
 def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Bounds:
@@ -99,16 +110,19 @@ def proportion_bounds(successes: int, trials: int, level: float = LEVEL) -> Boun
     return proportion_interval(successes, trials, 1.0 - 2.0 * level)
 
 
+@lru_cache(maxsize=65_536)
 def rate_above_p(events: int, trials: int, limit: float) -> float:
     """Exact p value of H0: events are no more likely than ``limit``."""
     return float(stats.binomtest(events, trials, limit, alternative="greater").pvalue)
 
 
+@lru_cache(maxsize=65_536)
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided McNemar test: are the two discordant counts those of a fair coin?"""
     return 1.0 if gained + lost == 0 else float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
 
 
+@lru_cache(maxsize=65_536)
 def mcnemar_greater(more: int, fewer: int) -> float:
     """Exact one-sided McNemar test that the first discordant count is the larger one."""
     if more + fewer == 0:
@@ -141,7 +155,7 @@ def difference_interval(counts: PairCounts, level: float = LEVEL) -> Bounds:
 
 @lru_cache(maxsize=65_536)
 def _difference_interval(gained: int, lost: int, pairs: int, level: float) -> Bounds:
-    z = float(stats.norm.isf(level))
+    z = z_of(level)
     estimate, edge = (gained - lost) / pairs, 1.0 - 1e-9
 
     def bound(sign: float, end: float) -> float:
@@ -171,18 +185,13 @@ def _paired_p(gained: int, lost: int, pairs: int, margin: float) -> float:
 
     Up to :data:`EXACT_PAIRS` pairs the unconditional exact test: outcomes are ordered by Tango's statistic
     and the tail's probability is maximised over the nuisance parameter (Hsueh, Liu & Chen 2001, Biometrics
-    57:478-483).
+    57:478-483). What points away from a rejection (p ≥ 0.5) is not enumerated.
     """
     observed = float(score(gained, lost, pairs, -margin))
-    if pairs > EXACT_PAIRS:
-        return float(stats.norm.sf(observed))
-    gained_R, lost_R = _outcomes(pairs)
-    tail_R = score(gained_R, lost_R, pairs, -margin) >= observed - 1e-9
-    gained_R, lost_R = gained_R[tail_R], lost_R[tail_R]
-    rest_R = pairs - gained_R - lost_R
-    coefficient_R = special.gammaln(pairs + 1) - (
-        special.gammaln(gained_R + 1) + special.gammaln(lost_R + 1) + special.gammaln(rest_R + 1)
-    )
+    if pairs > EXACT_PAIRS or observed <= 0.0:
+        return float(special.ndtr(-observed))
+    statistic_GL, coefficient_GL = _outcomes(pairs, margin)
+    counts = np.arange(pairs + 1.0)
     low, high = max(0.0, margin), (1.0 + margin) / 2.0
     # Denser near the low end, where few pairs are discordant and the tail's probability bends most.
     lost_Q = low + (high - low) * np.linspace(0.0, 1.0, _NUISANCE_POINTS) ** 2
@@ -190,15 +199,32 @@ def _paired_p(gained: int, lost: int, pairs: int, margin: float) -> float:
     for p_lost in lost_Q:
         p_gained = max(p_lost - margin, 0.0)
         p_rest = max(1.0 - p_lost - p_gained, 0.0)
-        log_R = coefficient_R + special.xlogy(gained_R, p_gained) + special.xlogy(lost_R, p_lost)
-        worst = max(worst, float(np.exp(log_R + special.xlogy(rest_R, p_rest)).sum()))
+        g, b = _likely(pairs, p_gained), _likely(pairs, p_lost)
+        gained_G, lost_L = counts[g, None], counts[b]
+        log_GL = coefficient_GL[g, b] + special.xlogy(gained_G, p_gained) + special.xlogy(lost_L, p_lost)
+        log_GL += special.xlogy(np.maximum(pairs - gained_G - lost_L, 0.0), p_rest)
+        worst = max(worst, float(np.exp(log_GL[statistic_GL[g, b] >= observed - 1e-9]).sum()))
     return min(worst, 1.0)
 
 
-def _outcomes(pairs: int) -> tuple[Floats, Floats]:
-    gained, lost = np.meshgrid(np.arange(pairs + 1.0), np.arange(pairs + 1.0), indexing="ij")
-    possible = gained + lost <= pairs
-    return gained[possible], lost[possible]
+def _likely(pairs: int, probability: float) -> slice:
+    """Counts outside of which a binomial lies with a probability too small to matter."""
+    reach = 8.0 * np.sqrt(pairs * probability * (1.0 - probability)) + 12.0
+    middle = pairs * probability
+    return slice(max(int(middle - reach), 0), int(middle + reach) + 1)
+
+
+@lru_cache(maxsize=64)
+def _outcomes(pairs: int, margin: float) -> tuple[Floats, Floats]:
+    """Statistic and log multinomial coefficient of all (gained, lost), (pairs + 1, pairs + 1); −∞: impossible."""
+    gained_GL, lost_GL = np.meshgrid(np.arange(pairs + 1.0), np.arange(pairs + 1.0), indexing="ij")
+    rest_GL = pairs - gained_GL - lost_GL
+    possible_GL = rest_GL >= 0
+    coefficient_GL = special.gammaln(pairs + 1) - (
+        special.gammaln(gained_GL + 1) + special.gammaln(lost_GL + 1) + special.gammaln(np.maximum(rest_GL, 0) + 1)
+    )
+    statistic_GL = np.where(possible_GL, score(gained_GL, lost_GL, pairs, -margin), -np.inf)
+    return statistic_GL, np.where(possible_GL, coefficient_GL, -np.inf)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -225,10 +251,46 @@ def required_pairs(
     distance = difference + margin
     if distance == 0.0:
         raise ValueError("a true difference equal to the margin cannot be decided by any number of episodes")
-    z = float(stats.norm.isf(level) + stats.norm.isf(1.0 - power))
+    z = z_of(level) + z_of(1.0 - power)
     spread = max(discordance - difference * difference, 0.0)
     silent = np.log(level) / np.log1p(-min(margin, 0.999))
     return int(np.ceil(max(z * z * spread / distance**2, silent)))
+
+
+def pass_probability(pairs: int, margin: float, discordance: float, level: float = LEVEL) -> float:
+    """How likely an equal student is shown to be within the margin, by Tango's score test.
+
+    The sum over all counts of gained and lost pairs, each with half the discordance, that the test passes.
+    """
+    gained_G = np.arange(pairs + 1.0)[_likely(pairs, discordance / 2)]
+    gained_GL, lost_GL = np.meshgrid(gained_G, gained_G, indexing="ij")
+    rest_GL = pairs - gained_GL - lost_GL
+    passes_GL = (rest_GL >= 0) & (score(gained_GL, lost_GL, pairs, -margin) >= z_of(level))
+    gained_R, lost_R, rest_R = gained_GL[passes_GL], lost_GL[passes_GL], rest_GL[passes_GL]
+    log_R = special.gammaln(pairs + 1) - (
+        special.gammaln(gained_R + 1) + special.gammaln(lost_R + 1) + special.gammaln(rest_R + 1)
+    )
+    log_R += special.xlogy(gained_R + lost_R, discordance / 2) + special.xlogy(rest_R, 1.0 - discordance)
+    return float(np.exp(log_R).sum())
+
+
+def pairs_to_pass(margin: float, discordance: float, power: float, level: float = LEVEL) -> int:
+    """Paired episodes that show an equal student to be within the margin with that power, about.
+
+    Found by bisection of :func:`pass_probability`, which rises with the pairs but for the grain of whole ones;
+    never fewer than the exact test needs when no pair differs.
+    """
+    too_few = int(np.log(level) / np.log1p(-min(margin, 0.999)))
+    enough = max(required_pairs(margin, discordance, level=level, power=power), too_few + 1)
+    while pass_probability(enough, margin, discordance, level) < power:
+        too_few, enough = enough, 2 * enough
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if pass_probability(middle, margin, discordance, level) < power:
+            too_few = middle
+        else:
+            enough = middle
+    return enough
 
 
 def episodes_to_decide(counts: PairCounts, margin: float) -> int:

@@ -105,6 +105,7 @@ class Result(Model):
     # Parity
     difference: Annotated[float, Field(ge=0.0)] | None = None
     threshold: float | None = None
+    warning: Message | None = None
     teacher: StatusRef | None = None
     baseline: StatusRef | None = None
     # Rollouts

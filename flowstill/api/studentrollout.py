@@ -32,6 +32,8 @@ Phase = Literal[
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
 ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
 DEFAULT_MOST_EPISODES = 200
+DEFAULT_MOST_IN_ALL = 600
+"""Enough for P1's default margin, which is about all tasks together: with fewer than three of them each gets more."""
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
 
 
@@ -89,8 +91,8 @@ class Evaluation(Model):
     ] = 50
     max_episodes_per_task: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None,
-        description="Where gates stay undecided more episodes are run, up to so many; default: 200, or episodesPerTask "
-        "when that is more.",
+        description="Where gates stay undecided more episodes are run, up to so many; default: 200, with one task "
+        "600 and with two 300, or episodesPerTask when that is more.",
     )
     shards: Annotated[int, Field(ge=1, le=64, description="Pods that share the episodes of the evaluation.")] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -107,7 +109,8 @@ class Evaluation(Model):
     @property
     def most_episodes_per_task(self) -> int:
         """The most episodes of a task that may be run."""
-        return self.max_episodes_per_task or max(DEFAULT_MOST_EPISODES, self.episodes_per_task)
+        shared = -(-DEFAULT_MOST_IN_ALL // len(set(self.tasks)))
+        return self.max_episodes_per_task or max(DEFAULT_MOST_EPISODES, shared, self.episodes_per_task)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Evaluation":

@@ -8,10 +8,12 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from flowstill.errors import UserError
-from flowstill_operator.command import distill, get, run, store
+from flowstill_operator.command import act, describe, distill, get, report, run, store
 from flowstill_operator.command.exits import INTERRUPTED, USAGE, table
 from flowstill_operator.command.outcome import print_outcome, refuse
 from flowstill_operator.command.shared import Action, Subparsers
+
+PROG, KUBECTL_PROG = "flowstill", "kubectl flowstill"
 
 
 class Command(Protocol):
@@ -21,7 +23,7 @@ class Command(Protocol):
         """Add them by :func:`flowstill_operator.command.shared.subcommand`."""
 
 
-COMMANDS: tuple[Command, ...] = (run, distill, get, store)
+COMMANDS: tuple[Command, ...] = (run, distill, get, describe, report, act, store)
 """In the order of ``--help``."""
 
 
@@ -43,25 +45,29 @@ class Parser(argparse.ArgumentParser):
         raise Misused(message, self.format_usage())
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = Parser(
-        prog="flowstill", description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line, as it is typed by that name."""
+    top = Parser(prog=prog, description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.set_defaults(prog=prog, cluster=prog != PROG)
     commands = top.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def kubectl_main() -> int:
+    """``kubectl flowstill``: the same, and what it is about is always in a cluster unless ``--state`` is given."""
+    return main(prog=KUBECTL_PROG)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """The exit code, as :mod:`flowstill_operator.command.exits` defines it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Known before the parse, so that its errors are JSON too.
     as_json = "--json" in arguments
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     try:
-        options = parser().parse_args(arguments)
+        options = parser(prog).parse_args(arguments)
         action: Action = options.action
         return action(options, Console(stderr=as_json))
     except UserError as error:

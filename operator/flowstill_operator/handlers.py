@@ -21,10 +21,13 @@ OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
 class Ear:
     """Turns watch events into keys."""
 
-    def __init__(self, queue: KeyQueue[Key], dependents: Dependents, cluster: KubernetesCluster) -> None:
+    def __init__(
+        self, queue: KeyQueue[Key], dependents: Dependents, cluster: KubernetesCluster, heard: Callable[[], None]
+    ) -> None:
         self.queue = queue
         self.dependents = dependents
         self.cluster = cluster
+        self.heard = heard
 
     def resource(self, kind: ResourceKind, event: Document) -> None:
         """A DistillJob or StudentRollout was seen, changed or deleted."""
@@ -61,6 +64,7 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
 
     def hear(act: Callable[[Document], None], *resource: str, **filters: Any) -> None:
         async def on_event(event: Any, **_: Any) -> None:
+            ear.heard()
             act(event)
 
         kopf.on.event(*resource, registry=registry, id=f"hear-{resource[-1]}", **filters)(on_event)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import kopf
@@ -15,8 +16,9 @@ from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
 from flowstill_operator.clusters.scope import regained, watchable
 from flowstill_operator.engine.health import Health, serve
 from flowstill_operator.engine.index import Dependents
+from flowstill_operator.engine.logs import set_up
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
-from flowstill_operator.engine.metrics import Metrics
+from flowstill_operator.engine.metrics import Metrics, WatchAge
 from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
 from flowstill_operator.platform import Platform, kubernetes_platform
@@ -50,6 +52,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
     parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
+    parser.add_argument("--log-format", choices=["text", "json"], default=env.get("FLOWSTILL_LOG_FORMAT", "text"))
     options = parser.parse_args(argv)
     for flag, value in (
         ("--trainer-image", options.trainer_image),
@@ -69,8 +72,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM."""
     options = arguments(argv)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    set_up(options.log_level, options.log_format)
     platform = kubernetes_platform(
         options.trainer_image,
         options.evaluator_image,
@@ -90,6 +92,7 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
     cluster = KubernetesCluster(api)
     queue: KeyQueue[Key] = KeyQueue()
     dependents, metrics = Dependents(), Metrics()
+    age = WatchAge(time.monotonic)
 
     def changed(key: Key) -> None:
         for other in dependents.of(*key):
@@ -97,15 +100,15 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
 
     worker = Worker(Reconciler(cluster, platform, metrics), queue, changed)
     ready = asyncio.Event()
-    health = Health(ready.is_set)
-    server = await serve(health, lambda: metrics.text(len(queue)), options.health_port)
+    health = Health(ready.is_set, age.seconds)
+    server = await serve(health, lambda: metrics.text(len(queue), health.lag, age.seconds()), options.health_port)
     try:
         wished = _names(options.namespaces)
         namespaces = await watchable(api, wished)
         lost = [namespace for namespace in wished if namespace not in namespaces]
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
         ear = kopf.operator(
-            registry=bind(Ear(queue, dependents, cluster)),
+            registry=bind(Ear(queue, dependents, cluster, age.heard)),
             settings=settings(),
             standalone=True,
             # Else kopf asks the system for the name of the user, and the user of a pod has none.

@@ -13,6 +13,7 @@ from flowstill_operator.clusters.kubernetes import KubernetesCluster
 from flowstill_operator.rollout.promote import TARGET_LABEL
 from tests.cluster.chart import CHART, CRDS, Documents, Release, remove_crds, wait_for_job
 from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.modules import PROMETHEUS_OPERATOR, folder_of
 from tests.cluster.harness.processes import CommandError, wait_until
 from tests.cluster.operator_process import await_crds
 from tests.cluster.resources import distill_job
@@ -85,6 +86,20 @@ def robots(control_plane: ControlPlane) -> Iterator[str]:
     control_plane.kubectl("delete", "namespace", name, "--wait=false")
 
 
+@pytest.fixture
+def monitoring(control_plane: ControlPlane) -> Iterator[None]:
+    """The Prometheus operator's own kinds."""
+    folder = folder_of(PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
+    names = [f"{kind}.monitoring.coreos.com" for kind in ("servicemonitors", "prometheusrules")]
+    for name in names:
+        file = folder / f"monitoring.coreos.com_{name.partition('.')[0]}.yaml"
+        control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=file.read_text())
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *names)
+    yield
+    control_plane.kubectl("delete", "crd", *names, "--wait=false")
+
+
+@pytest.mark.usefixtures("monitoring")
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_server_admits_every_document(release: Release, changed: bool) -> None:
     plane = release.plane

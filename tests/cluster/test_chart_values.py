@@ -70,8 +70,11 @@ def image_cases(part: str, look: Look) -> list[Case]:
 
 
 CLAIM = {"store.claim.create": True}
-ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit"]
+ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit", "fs-flowstill-approve"]
+POLICY = "fs-flowstill-actions"
+OPERATOR = ["fs-flowstill-operator"]
 CRDS = ["distilljobs.flowstill.dev", "studentrollouts.flowstill.dev"]
+IN_BOTH = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
 TOLERATION = [{"key": "robots", "operator": "Exists"}]
 AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
 RESOURCES = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
@@ -141,6 +144,13 @@ CASES = [
         [("Role", "a"), ("Role", "b")],
     ),
     Case(
+        "operator.watchNamespaces",
+        ["a", "b"],
+        lambda d: d.of("ValidatingAdmissionPolicyBinding")[0]["spec"].get("matchResources"),
+        None,
+        {"namespaceSelector": {"matchExpressions": [IN_BOTH]}},
+    ),
+    Case(
         "operator.resources.requests.cpu",
         1,
         lambda d: d.container()["resources"],
@@ -180,6 +190,7 @@ CASES = [
         None,
         "DEBUG",
     ),
+    Case("operator.logFormat", "json", variable("FLOWSTILL_LOG_FORMAT"), "text", "json"),
     Case("imagePullPolicy", "Always", lambda d: d.container()["imagePullPolicy"], "IfNotPresent", "Always"),
     Case("imagePullPolicy", "Never", variable("FLOWSTILL_IMAGE_PULL_POLICY"), "IfNotPresent", "Never"),
     Case("imagePullSecrets", ["a", "b"], spec("imagePullSecrets"), None, [{"name": "a"}, {"name": "b"}]),
@@ -204,6 +215,48 @@ CASES = [
     Case("rbac.create", False, names("ClusterRole"), ROLES, []),
     Case("rbac.create", False, names("ClusterRoleBinding"), ROLES[:1], []),
     Case("rbac.aggregate", False, names("ClusterRole"), ROLES, ROLES[:1]),
+    Case("metrics.serviceMonitor.enabled", True, names("Service"), [], OPERATOR),
+    Case("metrics.serviceMonitor.enabled", True, names("ServiceMonitor"), [], OPERATOR),
+    Case(
+        "metrics.serviceMonitor.interval",
+        "10s",
+        lambda d: d.of("ServiceMonitor")[0]["spec"]["endpoints"][0]["interval"],
+        "30s",
+        "10s",
+        {"metrics.serviceMonitor.enabled": True},
+    ),
+    Case("metrics.rules.enabled", True, names("PrometheusRule"), [], OPERATOR),
+    *(
+        Case(
+            "metrics.labels",
+            {"release": "mine"},
+            lambda d, kind=kind: d.of(kind)[0]["metadata"]["labels"].get("release"),
+            None,
+            "mine",
+            {f"metrics.{part}.enabled": True},
+        )
+        for part, kind in (("serviceMonitor", "ServiceMonitor"), ("rules", "PrometheusRule"))
+    ),
+    Case("metrics.dashboard.enabled", True, names("ConfigMap"), [], ["fs-flowstill-dashboard"]),
+    Case(
+        "metrics.dashboard.labels.grafana_dashboard",
+        "2",
+        lambda d: d.of("ConfigMap")[0]["metadata"]["labels"]["grafana_dashboard"],
+        "1",
+        "2",
+        {"metrics.dashboard.enabled": True},
+    ),
+    Case("networkPolicy.enabled", True, names("NetworkPolicy"), [], OPERATOR),
+    Case(
+        "networkPolicy.childNamespaces",
+        ["a", "b"],
+        lambda d: [p["metadata"].get("namespace") for p in d.of("NetworkPolicy")],
+        ["robots"],
+        ["robots", "a", "b"],
+        {"networkPolicy.enabled": True},
+    ),
+    Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicy"), [POLICY], []),
+    Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicyBinding"), [POLICY], []),
 ]
 
 
@@ -233,7 +286,8 @@ def render(helm: Helm) -> Callable[[Values], Documents]:
 
 def all_changed(*namespaces: str) -> Values:
     """Every value at once, each another than its default; what is named by namespaces, in those."""
-    places = {"operator.watchNamespaces": list(namespaces), "store.claim.namespaces": list(namespaces)}
+    named = ("operator.watchNamespaces", "store.claim.namespaces", "networkPolicy.childNamespaces")
+    places = {path: list(namespaces) for path in named}
     return nested({case.path: case.value for case in CASES if case.value is not False} | places)
 
 
@@ -294,7 +348,8 @@ def test_a_bad_value_is_refused_by_name(helm: Helm, case: str) -> None:
 
 
 def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Callable[[Values], Documents]) -> None:
-    found = render({"operator.watchNamespaces": ["a"], "crds.enabled": False, "rbac.aggregate": False})
+    alone = {"crds.enabled": False, "rbac.aggregate": False, "admissionPolicy.enabled": False}
+    found = render({"operator.watchNamespaces": ["a"], **alone})
     assert sorted({document["kind"] for document in found.all}) == [
         "Deployment",
         "Role",
@@ -313,7 +368,7 @@ def test_every_object_says_whose_it_is(render: Callable[[Values], Documents]) ->
         "helm.sh/chart": f"flowstill-{VERSION}",
     }
     found = render(CLAIM)
-    assert len(found.all) == 9
+    assert len(found.all) == 12
     for document in found.all:
         assert expected.items() <= document["metadata"]["labels"].items()
 

@@ -31,7 +31,7 @@ def paired(evidence: Evidence) -> Pairs | Gap:
 
 def compare_tasks(pairs: Pairs, level: float = LEVEL) -> list[TaskComparison]:
     """One comparison a task that has episodes, in the order of the spec; bounds at a one-sided ``level``."""
-    compared = ((task, pairs.success(index)) for index, task in enumerate(pairs.tasks))
+    compared = zip(pairs.tasks, pairs.success_by_task(), strict=True)
     return [
         TaskComparison(task, counts, difference_interval(counts, level), mcnemar(counts.gained, counts.lost))
         for task, counts in compared

@@ -50,6 +50,8 @@ class Override(Part):
     by: str
     reason: str
     expires: str | None = None
+    lapsed: bool = False
+    """It had expired when the judge was asked, and does not count."""
 
 
 class Gate(Part):

@@ -48,7 +48,7 @@ def render_page(report: Report, films: Mapping[str, str], curve_picture: str | N
         style=files("flowstill_evaluator.report").joinpath("style.css").read_text("utf-8"),
         report=report,
         subject=report.subject,
-        headline=words.HEADLINES[report.verdict],
+        headline=words.headline(report),
         symbols=words.SYMBOLS,
         reasons=words.reasons(report),
         method=words.METHODS.get(report.subject.method, report.subject.method),

@@ -9,7 +9,7 @@ from flowstill_evaluator.report.document import Ending, Gate, Report
 METHODS = {"snapflow": "SnapFlow"}
 _FAMILIES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
 POLICIES = _FAMILIES | {f"flowstill_{kind}": name for kind, name in _FAMILIES.items()}
-HEADLINES = {
+_HEADLINES = {
     "Pass": "The student may be served",
     "Fail": "The student must not be served",
     "Inconclusive": "The evidence does not decide",
@@ -26,6 +26,14 @@ def baseline_name(report: Report) -> str:
     if subject.baseline != subject.teacher:
         return "the policy served now"
     return f"its teacher at {subject.teacher_steps} denoising steps"
+
+
+def headline(report: Report) -> str:
+    """The verdict as one sentence; overrides can open the way, and are never silent."""
+    stopping = [gate for gate in report.gates if gate.verdict != "Pass"]
+    if stopping and all(gate.override is not None and not gate.override.lapsed for gate in stopping):
+        return "The student may be served by override"
+    return _HEADLINES[report.verdict]
 
 
 def reasons(report: Report) -> list[Gate]:

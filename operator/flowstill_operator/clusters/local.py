@@ -243,12 +243,16 @@ class LocalCluster:
         logs = list((self.state / "jobs" / job).glob("attempt-*/log.txt"))
         return max(logs, key=lambda path: int(path.parent.name.removeprefix("attempt-")), default=None)
 
+    def jobs(self, uid: str) -> list[Document]:
+        """The Jobs of that resource, in the order of their start."""
+        stored = [_read(path) for path in self.state.glob("jobs/*/job.json")]
+        jobs = [one["job"] for one in stored if one is not None and owned_by(one["job"], uid)]
+        return sorted(jobs, key=lambda job: str(job["metadata"]["creationTimestamp"]))
+
     def logs(self, uid: str) -> dict[str, Path]:
         """The newest log of every child of that resource that was started, by role, in the order of their start."""
-        stored = [_read(path) for path in self.state.glob("jobs/*/job.json")]
-        jobs = [one["job"]["metadata"] for one in stored if one is not None and owned_by(one["job"], uid)]
         found: dict[str, Path] = {}
-        for job in sorted(jobs, key=lambda metadata: str(metadata["creationTimestamp"])):
+        for job in (job["metadata"] for job in self.jobs(uid)):
             log, role = self.log_of(job["name"]), job["labels"][f"{GROUP}/role"]
             if log is not None and f"-{role}-read-" not in job["name"]:
                 found[role] = log

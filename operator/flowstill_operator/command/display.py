@@ -125,9 +125,9 @@ def summarise(
             if status.get(field):
                 console.print(f"  {field}: {status[field]['uri']}", markup=False, highlight=False, soft_wrap=True)
         if status.get("arms"):
-            console.print(_arms(status["arms"]))
+            console.print(arms_table(status["arms"]))
         if status.get("gates"):
-            console.print(_gates(status["gates"]))
+            console.print(gates_table(status["gates"]))
         report = report_path(status, locations)
         if report is not None:
             console.print(f"  report: {report}", markup=False, highlight=False, soft_wrap=True)
@@ -168,7 +168,8 @@ def states(console: Console, resources: Sequence[Document]) -> None:
     console.print(table)
 
 
-def _arms(arms: Sequence[dict[str, Any]]) -> Table:
+def arms_table(arms: Sequence[dict[str, Any]]) -> Table:
+    """Every arm with its success, N and interval."""
     table = Table("ARM", "SUCCESS", "EPISODES", "95 % INTERVAL", box=None, pad_edge=True)
     for arm in arms:
         interval = arm["interval"]
@@ -178,7 +179,8 @@ def _arms(arms: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _gates(gates: Sequence[dict[str, Any]]) -> Table:
+def gates_table(gates: Sequence[dict[str, Any]]) -> Table:
+    """Every gate with its verdict."""
     table = Table("GATE", "VERDICT", "MEASURED", "THRESHOLD", "N", "", box=None, pad_edge=True)
     for gate in gates:
         colour = COLOURS.get(gate["verdict"], "default")

@@ -47,7 +47,8 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
     if asked is not None:
         return draft.plan(asked)
     if observed.status.phase in TERMINAL:
-        return Plan(observed.status)
+        # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
+        return Plan(observed.status.model_copy(update={"observed_generation": observed.generation}))
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
         reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")

@@ -12,9 +12,10 @@ MAX_LAG_SECONDS = 30.0
 
 @dataclass
 class Health:
-    """Whether the event loop keeps up, and whether the watches have begun."""
+    """Whether the event loop keeps up, whether the watches have begun, and how long they have been silent (s)."""
 
     ready: Callable[[], bool]
+    watch_age: Callable[[], float]
     lag: float = 0.0
     failed: str | None = None
 
@@ -35,7 +36,7 @@ async def serve(health: Health, metrics: Callable[[], bytes], port: int) -> web.
     """Serve on all addresses, because the kubelet asks from outside; clean up the runner at the end."""
 
     async def healthz(_: web.Request) -> web.Response:
-        text = health.failed or f"lag {health.lag:.3f} s"
+        text = health.failed or f"lag {health.lag:.3f} s, watches silent for {health.watch_age():.0f} s"
         return web.Response(text=text, status=200 if health.alive() else 503)
 
     async def readyz(_: web.Request) -> web.Response:

@@ -49,6 +49,9 @@ class Observer(Protocol):
     def child_created(self, role: str) -> None:
         """A child Job was created."""
 
+    def wrote(self, kind: ResourceKind, before: Document, after: Document) -> None:
+        """A status was written in place of another."""
+
 
 class Silent:
     """An observer that counts nothing."""
@@ -60,6 +63,9 @@ class Silent:
         """Nothing."""
 
     def child_created(self, role: str) -> None:
+        """Nothing."""
+
+    def wrote(self, kind: ResourceKind, before: Document, after: Document) -> None:
         """Nothing."""
 
 
@@ -132,9 +138,17 @@ class Reconciler:
         wanted = status_document(plan.status, stored)
         if not same_status(wanted, stored):
             await self.cluster.write_status(resource, wanted)
+            self._wrote(key, stored, wanted)
         for note in plan.events:
             await self._tell(resource, note)
         return Outcome(True, plan.status.phase, plan.requeue_after)
+
+    def _wrote(self, key: Key, before: Document, after: Document) -> None:
+        self.observer.wrote(key.kind, before, after)
+        phase = after.get("phase")
+        if before.get("phase") != phase:
+            about = {"kind": key.kind, "resource": f"{key.namespace}/{key.name}", "phase": phase}
+            log.info("%s %s/%s is %s: %s", *key, phase, after.get("message") or "", extra=about)
 
     async def _apply(self, controller: Controller, observed: Any, now: datetime, key: Key) -> Plan[Any]:
         """Carry the plan out; what the API refuses for good is planned again as an observation."""
@@ -218,7 +232,8 @@ class Worker:
         except Exception as error:
             outcome_name = "error"
             wait = self.queue.failed(key)
-            log.warning("%s %s/%s: %s; again in %.0f s", *key, error, wait, exc_info=True)
+            about = {"kind": key.kind, "resource": f"{key.namespace}/{key.name}"}
+            log.warning("%s %s/%s: %s; again in %.0f s", *key, error, wait, exc_info=True, extra=about)
             await self._warn(key, f"{error}; trying again in {wait:.0f} s")
         else:
             self._went_well(key, outcome)

@@ -1,14 +1,32 @@
 """Prometheus metrics of the operator."""
 
 from collections import Counter as Counts
+from collections.abc import Callable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from flowstill_operator.engine.loop import Key
+from flowstill.api.studentrollout import GateName, Verdict
+from flowstill_operator.children import Document
+from flowstill_operator.distilljob.observe import TERMINAL as DISTILLED
+from flowstill_operator.engine.loop import Key, ResourceKind
+from flowstill_operator.rollout.observe import TERMINAL as ROLLED_OUT
+from flowstill_operator.steps import parse_timestamp
+
+ENDS: dict[ResourceKind, frozenset[str]] = {
+    "DistillJob": frozenset(DISTILLED),
+    "StudentRollout": frozenset(ROLLED_OUT),
+}
+MINUTE, HOUR = 60.0, 3600.0
+DURATIONS = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 72 * HOUR)
+"""A student of minutes and a soak of days: seconds."""
 
 
 class Metrics:
-    """Counts passes, children and resources by phase."""
+    """Counts passes, children, resources by phase, how they ended and what the gates said.
+
+    Every count whose labels are known begins at 0: Prometheus sees no increase in a series that begins at 1.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -20,9 +38,24 @@ class Metrics:
         )
         self._children = Counter("flowstill_children_created", "Child Jobs created.", ["role"], registry=self.registry)
         self._resources = Gauge("flowstill_resources", "Resources by phase.", ["kind", "phase"], registry=self.registry)
+        self._ended = Histogram(
+            "flowstill_duration_seconds",
+            "From the first child to the end, by the phase it ended in.",
+            ["kind", "phase"],
+            buckets=DURATIONS,
+            registry=self.registry,
+        )
+        self._verdicts = Counter(
+            "flowstill_gate_verdicts", "What the gates said.", ["gate", "verdict"], registry=self.registry
+        )
         self._depth = Gauge("flowstill_queue_depth", "Keys that wait or are worked on.", registry=self.registry)
+        self._lag = Gauge("flowstill_loop_lag_seconds", "How late the event loop wakes up.", registry=self.registry)
+        self._heard = Gauge(
+            "flowstill_watch_age_seconds", "Since a watch last heard of something.", registry=self.registry
+        )
         self._phases: dict[Key, str] = {}
         self._counts: Counts[tuple[str, str]] = Counts()
+        self._begin_at_zero()
 
     def passed(self, key: Key, outcome: str, seconds: float) -> None:
         """One pass ended."""
@@ -43,7 +76,46 @@ class Metrics:
         """A child Job was created."""
         self._children.labels(role).inc()
 
-    def text(self, queue_depth: int) -> bytes:
+    def wrote(self, kind: ResourceKind, before: Document, after: Document) -> None:
+        """Count an end and a judgement once: with the write that made them true."""
+        phase = after.get("phase", "")
+        if phase in ENDS[kind] and before.get("phase") != phase:
+            begin, end = after.get("startTime"), after.get("completionTime")
+            seconds = (parse_timestamp(end) - parse_timestamp(begin)).total_seconds() if begin and end else 0.0
+            self._ended.labels(kind, phase).observe(seconds)
+        if not before.get("gates"):
+            for gate in after.get("gates") or []:
+                self._verdicts.labels(gate["name"], gate["verdict"]).inc()
+
+    def text(self, queue_depth: int, lag: float, watch_age: float) -> bytes:
         """All metrics in Prometheus' text format."""
         self._depth.set(queue_depth)
+        self._lag.set(lag)
+        self._heard.set(watch_age)
         return generate_latest(self.registry)
+
+    def _begin_at_zero(self) -> None:
+        for kind, phases in ENDS.items():
+            for outcome in ("ok", "conflict", "error"):
+                self._passes.labels(kind, outcome)
+            for phase in phases:
+                self._ended.labels(kind, phase)
+        for gate in get_args(GateName):
+            for verdict in get_args(Verdict):
+                self._verdicts.labels(gate, verdict)
+
+
+class WatchAge:
+    """Seconds since a watch last heard of something; 0 until the first time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: float | None = None
+
+    def heard(self) -> None:
+        """Something was heard now."""
+        self._last = self._clock()
+
+    def seconds(self) -> float:
+        """The age now."""
+        return 0.0 if self._last is None else self._clock() - self._last

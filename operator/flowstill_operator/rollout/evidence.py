@@ -29,7 +29,8 @@ def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraf
     if not found.holds:
         draft.condition("Validated", "False", "ParityFailed", found.text)
         return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {found.text}")
-    draft.condition("Validated", "True", "ParityPassed", found.text)
+    warned = f". But {result.warning}" if result.warning else ""
+    draft.condition("Validated", "True", "ParityPassed", f"{found.text}{warned}")
     return None
 
 

@@ -44,7 +44,8 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
     if decided is not None:
         return draft.plan(decided)
     if observed.status.phase in TERMINAL:
-        return Plan(observed.status)
+        # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
+        return Plan(observed.status.model_copy(update={"observed_generation": observed.generation}))
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)

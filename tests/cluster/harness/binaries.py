@@ -56,7 +56,7 @@ def ensure(tools: tuple[Tool, ...], report: Report = silent) -> dict[str, Path]:
     Raises:
         HarnessError: Go is missing or too old, or a build failed.
     """
-    go = _find_go()
+    go = find_go()
     version = _run([go, "env", "GOVERSION"], TOOLS)
     return {tool.name: _ensure_one(tool, go, version, report) for tool in tools}
 
@@ -86,7 +86,12 @@ def _is_whole(target: Path, record: Path) -> bool:
     return target.exists() and record.exists() and file_digest(target) == record.read_text()
 
 
-def _find_go() -> str:
+def find_go() -> str:
+    """The path of ``go``.
+
+    Raises:
+        HarnessError: there is none.
+    """
     go = shutil.which("go")
     if go is None:
         raise HarnessError("there is no `go` on PATH: install Go 1.26 or newer (https://go.dev/dl/), then run again")

@@ -6,12 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flowstill.api.children import ParityTask
 from flowstill.child.context import ChildContext
 from flowstill.child.progress import ProgressTracker
 from flowstill.errors import Interrupted
 from flowstill.policies.interface import Chunks
 from flowstill_evaluator.observations import Batch
-from flowstill_evaluator.parity import DENSITY_TIE, Difference, compare_runners, difference, judge_difference
+from flowstill_evaluator.parity import (
+    DENSITY_TIE,
+    Difference,
+    compare_runners,
+    difference,
+    judge_difference,
+    with_warning,
+)
 from tests.unit.evaluator.analytic import LineController
 from tests.unit.evaluator.test_arms import references
 
@@ -97,6 +105,26 @@ def test_the_result(measured, outcome, words, number):
     assert words in result.message
     assert result.teacher == references().teacher
     assert result.baseline == references().baseline
+
+
+@pytest.mark.parametrize(("most", "warned"), [(20, True), (200, False)])
+def test_the_result_says_what_the_evaluation_cannot_decide(most, warned, caplog):
+    evaluation = {"suite": "metaworld", "tasks": ["a", "b", "c"], "episodesPerTask": 20, "maxEpisodesPerTask": most}
+    task = ParityTask.model_validate(
+        {
+            "resource": "lab/reach",
+            "uid": "1",
+            "work": "file:///work",
+            "student": {"uri": "store://students/s", "digest": references().student.digest},
+            "evaluation": evaluation,
+        }
+    )
+    plain = judge_difference(Difference(9e-4, 0, 64), 1e-3, references())
+    result = with_warning(plain, task)
+    assert plain.warning is None
+    assert ("20 episodes of each of 3 tasks" in (result.warning or "")) == warned
+    assert result.model_copy(update={"warning": None}) == plain
+    assert ("P1 (0.03)" in caplog.text) == warned
 
 
 def context(tmp_path):

@@ -352,14 +352,26 @@ def test_numbers_that_are_not_finite_do_not_stop_the_report(records):
     assert json.loads(document.as_json(report))["run"]["seeds"] == ["inf"]
 
 
+def overridden(report, lapsed=False, failed=("P2",)):
+    override = document.Override(by="ada", reason="fast <enough>", expires="2026-12-31T00:00:00Z", lapsed=lapsed)
+    changes = {name: {"verdict": "Fail", "override": override if name == "P2" else None} for name in failed}
+    gates = [g.model_copy(update=changes.get(g.name, {})) for g in report.gates]
+    return read(render_page(report.model_copy(update={"gates": gates, "verdict": "Fail"}), {}))[1]
+
+
 def test_an_override_is_said_with_who_why_and_until_when(good):
-    override = document.Override(by="ada", reason="the arm is <fast> enough", expires="2026-12-31T00:00:00Z")
-    failed = {"override": override, "verdict": "Fail"}
-    gates = [g.model_copy(update=failed) if g.name == "P2" else g for g in good.gates]
-    _, text = read(render_page(good.model_copy(update={"gates": gates}), {}))
-    assert "Overridden by ada until 2026-12-31T00:00:00Z: the arm is <fast> enough" in text
+    text = overridden(good)
+    assert "The student may be served by override" in text
+    assert "Overridden by ada until 2026-12-31T00:00:00Z: fast <enough>" in text
     assert text.count("never") >= 3  # one of every safety gate
     assert "Overridden" not in read(render_page(good, {}))[1]
+
+
+def test_an_override_that_has_lapsed_or_is_of_another_gate_opens_no_way(good):
+    lapsed = overridden(good, lapsed=True)
+    assert "The student must not be served" in lapsed
+    assert "Expired override by ada until 2026-12-31T00:00:00Z: fast <enough>" in lapsed
+    assert "The student must not be served" in overridden(good, failed=("S1", "P2"))
 
 
 def with_threshold(report, gate, threshold):

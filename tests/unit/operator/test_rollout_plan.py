@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flowstill.api.children import JudgeTask
+from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.platform import local_platform
 from flowstill_operator.rollout.observe import Distilled, Observed, current_role, read_resource
@@ -92,6 +93,14 @@ def test_each_result_starts_the_next_child_and_is_kept():
     assert made.status.evidence == EVIDENCE
     assert conditions(made.status)["Completed"] == ("True", "Completed")
     assert "Promoted" not in conditions(made.status)
+
+
+def test_what_the_budget_cannot_decide_is_said_before_the_first_episode():
+    child = Child("Succeeded", result=parity(warning="200 episodes are too few for S3"))
+    made = with_child("parity", child, status=after())
+    assert [w.role for w in made.create] == ["rollouts"]
+    assert "200 episodes are too few for S3" in find_condition(made.status.conditions, "Validated").message
+    assert any("200 episodes are too few for S3" in note.message for note in made.events)
 
 
 JUDGED = ("parity", "rollouts")

@@ -1,0 +1,22 @@
+-- Argo CD calls a custom resource without this Healthy at once.
+local health = {status = "Progressing", message = "The operator has not seen it yet"}
+local status = obj.status
+if status == nil or status.phase == nil then
+  return health
+end
+if status.observedGeneration == nil or status.observedGeneration < obj.metadata.generation then
+  health.message = "The operator has not seen the newest spec yet"
+  return health
+end
+
+local meanings = {
+  Succeeded = "Healthy",
+  Failed = "Degraded",
+  Suspended = "Suspended"
+}
+health.status = meanings[status.phase] or "Progressing"
+health.message = status.phase
+if status.message ~= nil and status.message ~= "" then
+  health.message = status.phase .. ": " .. status.message
+end
+return health

@@ -1,0 +1,103 @@
+"""Who may approve, abort, retry and override: the chart's admission policy, asked by real users."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.chart import Release, remove_crds
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.processes import CommandError, wait_until
+from tests.cluster.operator_process import await_crds
+from tests.cluster.resources import distill_job, student_rollout
+
+DIGEST = "sha256:" + "e" * 64
+PREFIX = "flowstill.dev"
+Annotate = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The release, and `alice` who may edit and approve, `bob` who may edit, `argo` who may override and vouch."""
+    remove_crds(control_plane)
+    release = Release(control_plane, control_plane.create_namespace("policy"))
+    release.install()
+    await_crds(control_plane)
+    rules = json.dumps(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "vouch"},
+            "rules": [
+                {"apiGroups": [PREFIX], "resources": ["studentrollouts"], "verbs": ["vouch", "override"]},
+            ],
+        }
+    )
+    control_plane.kubectl("apply", "-f", "-", stdin=rules)
+    yield control_plane
+    release.uninstall()
+    remove_crds(control_plane)
+    control_plane.kubectl("delete", "clusterrole", "vouch")
+    control_plane.kubectl("delete", "namespace", release.namespace, "--wait=false")
+
+
+@pytest.fixture
+def annotate(plane: ControlPlane, namespace: str) -> Annotate:
+    """Sets one annotation of the rollout `mine` as a user."""
+    grants = (("edit", ("alice", "bob", "argo")), ("fs-flowstill-approve", ("alice",)), ("vouch", ("argo",)))
+    for role, users in grants:
+        plane.kubectl(
+            "create", "rolebinding", role, f"--clusterrole={role}", *(f"--user={u}" for u in users), "-n", namespace
+        )
+    plane.apply(student_rollout("mine", namespace))
+    plane.apply(distill_job("mine", namespace=namespace))
+
+    def call(user: str, action: str, value: str | None, kind: str = "studentrollout") -> None:
+        change = f"{PREFIX}/{action}-" if value is None else f"{PREFIX}/{action}={value}"
+        plane.kubectl("annotate", kind, "mine", change, "--overwrite", "-n", namespace, f"--as={user}")
+
+    # Bindings, aggregated roles and the policy itself reach the server's caches a moment later.
+    def settled() -> bool:
+        try:
+            call("alice", "retry", "settled")
+        except CommandError:
+            return False
+        try:
+            call("bob", "retry", "settled-too")
+        except CommandError as error:
+            return "retry" in error.stderr
+        return False
+
+    wait_until("the policy", settled, 60.0)
+    return call
+
+
+def test_an_action_needs_its_verb_and_the_askers_own_name(annotate: Annotate) -> None:
+    approval = f"{DIGEST} alice: seen on the bench"
+    for action, value in (("approve", approval), ("abort", "alice: the arm shakes"), ("retry", "2")):
+        for user in ("bob", "argo"):
+            with pytest.raises(CommandError, match=f"{PREFIX}/{action}: {user} needs the verb {action}"):
+                annotate(user, action, value)
+    with pytest.raises(CommandError, match="must read EVIDENCE-DIGEST alice: WHY"):
+        annotate("alice", "approve", f"{DIGEST} bob: seen on the bench")
+    with pytest.raises(CommandError, match="must read EVIDENCE-DIGEST alice: WHY"):
+        annotate("alice", "approve", "yes")
+    annotate("alice", "approve", approval)
+    annotate("alice", "abort", "alice: the arm shakes")
+    annotate("alice", "retry", "2")
+    # Whoever may edit may still edit: other annotations, and taking one of ours away, which does nothing.
+    annotate("bob", "note", "hello")
+    annotate("bob", "retry", None)
+    with pytest.raises(CommandError, match="on distilljobs"):
+        annotate("bob", "retry", "3", kind="distilljob")
+    annotate("alice", "retry", "3", kind="distilljob")
+
+
+def test_an_action_at_creation_is_asked_for_too(plane: ControlPlane, namespace: str, annotate: Annotate) -> None:
+    del annotate
+    rollout: dict[str, Any] = student_rollout("born", namespace)
+    rollout["metadata"]["annotations"] = {f"{PREFIX}/retry": "1"}
+    with pytest.raises(CommandError, match="bob needs the verb retry"):
+        plane.kubectl("create", "--as=bob", "-f", "-", stdin=json.dumps(rollout))
+    plane.kubectl("create", "--as=alice", "-f", "-", stdin=json.dumps(rollout))
