@@ -17,6 +17,7 @@ MAX_DECISION_BYTES = 4096
 SCHEMA_VERSION = 1
 _LENGTHS = ((512, 512), (160, 320), (0, 240), (0, 160), (0, 90), (0, 40), (0, 0))
 _MAX_URI = 160
+_WHO, _WHY = 24, 24
 
 
 def decision_json(subject: Subject, summary: Summary, suite: str, tasks: int, pairs: int) -> str:
@@ -58,11 +59,20 @@ def fitted_result(result: Result) -> Result:
 def _fitting(gates: Sequence[GateResult], build: Callable[[Sequence[GateResult]], str], limit: int) -> str:
     text = ""
     for passed, others in _LENGTHS:
-        cut = [g.model_copy(update={"message": shortened(g.message, _length(g, passed, others))}) for g in gates]
+        cut = [_cut(gate, _length(gate, passed, others), others) for gate in gates]
         text = build(cut)
         if len(text.encode()) <= limit:
             return text
     raise ValueError(f"{len(text.encode())} bytes without any sentence, {limit} is the limit: URIs are too long")
+
+
+def _cut(gate: GateResult, sentence: int, reason: int) -> GateResult:
+    """A gate with less of its sentence; of an override something always stays of who and why."""
+    changes: dict[str, Any] = {"message": shortened(gate.message, sentence)}
+    if gate.override is not None:
+        by, why = shortened(gate.override.by, max(reason, _WHO)), shortened(gate.override.reason, max(reason, _WHY))
+        changes["override"] = gate.override.model_copy(update={"by": by, "reason": why})
+    return gate.model_copy(update=changes)
 
 
 def _length(gate: GateResult, passed: int, others: int) -> int:

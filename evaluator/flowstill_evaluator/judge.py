@@ -1,12 +1,14 @@
 """``flowstill-evaluate judge``: published records in, a verdict with its evidence out."""
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import flowstill
-from flowstill.api.children import JudgeTask, Result, Task
+from flowstill.api.children import JudgeRoundsTask, JudgeTask, JudgingTask, Result, Task
 from flowstill.api.fields import StatusRef
-from flowstill.api.studentrollout import Verdict
+from flowstill.api.overrides import attach
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill.artifacts.curve import PICTURE, read_curve
 from flowstill.artifacts.manifest import EvidenceProperties
 from flowstill.artifacts.stores import fetch, publish
@@ -16,12 +18,14 @@ from flowstill_evaluator.arms import Comparison, References, compare, resolve
 from flowstill_evaluator.decision import decision_json, fitted_result
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, load_evidence
 from flowstill_evaluator.gates.chain import overall, run_gates
+from flowstill_evaluator.gathering import gather, publish_merged
 from flowstill_evaluator.report.build import build_report
 from flowstill_evaluator.report.document import as_json
 from flowstill_evaluator.report.media import choose_films, data_uri, data_uris
 from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
+from flowstill_evaluator.stopping import looks_of, wanted
 
 EVIDENCE_PARENT = "store://evidence"
 _REASONS: dict[Verdict, str] = {
@@ -33,23 +37,30 @@ _STEPS = 4
 
 
 def judge(task: Task, context: ChildContext) -> Result:
-    """Judge the records of one evaluation, and publish decision, report and numbers.
+    """Judge the records of one evaluation, merged first when they are in parts; publish decision, report and numbers.
 
     Raises:
         ArtifactError: student, teacher, baseline or records cannot be read, or differ from their digests.
         UserError: the spec leaves out an arm that the gates compare.
     """
-    if not isinstance(task, JudgeTask):
-        raise UserError(f"judge needs a task of kind Judge, not {task.kind}", field="kind")
+    if not isinstance(task, JudgeTask | JudgeRoundsTask):
+        raise UserError(f"judge needs a task of kind Judge or JudgeRounds, not {task.kind}", field="kind")
     context.progress.update(0, _STEPS, "Reading the records")
-    records = fetch(task.rollouts, "rollouts")
     references = resolve(task)
+    in_parts = isinstance(task, JudgeRoundsTask)
+    records = gather(task, context) if isinstance(task, JudgeRoundsTask) else fetch(task.rollouts, "rollouts")
     comparison = compare(task, references)
     evidence = load_evidence(records, expected_of(task, references, comparison))
 
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
-    summary = summarise(evidence, gates, overall(gates))
+    summary = summarise(evidence, with_overrides(gates, task), overall(gates))
+    more = wanted(evidence, task.gates)
+    if more > task.episodes_per_task:
+        return fitted_result(undecided(summary, more))
+    if isinstance(task, JudgeRoundsTask):
+        task = publish_merged(task, references, records)
+        records = fetch(task.rollouts, "rollouts")
 
     context.progress.update(2, _STEPS, "Writing the report")
     folder = context.work / "evidence"
@@ -68,11 +79,30 @@ def judge(task: Task, context: ChildContext) -> Result:
             reason=_REASONS[summary.verdict],
             message=summary.sentence,
             verdict=summary.verdict,
-            gates=list(summary.gates),
+            gates=gates,
             arms=arm_results(summary.arms),
+            rollouts=StatusRef(uri=task.rollouts.uri, digest=task.rollouts.digest) if in_parts else None,
             evidence=reference,
         )
     )
+
+
+def undecided(summary: Summary, more: int) -> Result:
+    """No verdict, and no evidence to publish: what is open after this look, and how many episodes the next takes."""
+    return Result(
+        kind="Judge",
+        outcome="Succeeded",
+        reason="MoreEpisodes",
+        message=summary.sentence,
+        wanted_episodes=more,
+        gates=list(summary.gates),
+        arms=arm_results(summary.arms),
+    )
+
+
+def with_overrides(gates: list[GateResult], task: JudgingTask) -> list[GateResult]:
+    """The gates as the record has them: the verdicts as they were measured, and the overrides beside them."""
+    return attach(gates, task.overrides, datetime.fromisoformat(task.asked)) if task.asked else gates
 
 
 def write_evidence(
@@ -96,17 +126,18 @@ def write_evidence(
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def expected_of(task: JudgeTask, references: References, comparison: Comparison) -> Expected:
+def expected_of(task: JudgeTask | JudgeRoundsTask, references: References, comparison: Comparison) -> Expected:
     """What the records have to be about."""
     evaluation = task.evaluation
     return Expected(
         suite=evaluation.suite,
         tasks=tuple(dict.fromkeys(evaluation.tasks)),
-        episodes_per_task=evaluation.episodes_per_task,
+        episodes_per_task=task.episodes_per_task,
         served=comparison.served,
         baseline=comparison.baseline,
         student_digest=references.student.digest,
         baseline_digest=references.baseline.digest,
+        looks=() if evaluation.evidence is not None else looks_of(evaluation),
     )
 
 

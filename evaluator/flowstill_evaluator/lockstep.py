@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flowstill.child.threads import usable_cores
-from flowstill.errors import UserError
+from flowstill.errors import FlowstillError, UserError
 from flowstill_evaluator.records import Episode, EpisodeError, Failure, Floats, Outcome
 from flowstill_evaluator.suites.interface import Environment, Observation, StepResult, Suite, View
 
 ATTEMPTS = 3  # of an episode whose environment breaks
+HOPELESS = 4  # episodes given up before any other ended: no simulator works here
 MAX_WORKERS = 8
-MAX_SLOTS = 64  # environments in all; one of Meta-World takes 25 MB
-MAX_WIDTH = 16
+BATCH = 16  # rows of every call of a policy, and the most slots of a worker
+SILENCE_SECONDS = 1800.0  # of a worker's environments, all slots in turn; LIBERO's slowest take about a minute
 IDLE_SPEED = 0.05  # rad/s; the arm's joints move at about 0.5 to 2 rad/s when it works
 
 
@@ -186,31 +188,52 @@ def _discard(slot: _Slot) -> None:
 
 
 def serve(connection: Connection, suite: Suite, view: View | None, width: int) -> None:
-    """A worker's life: answer ``begin`` and ``advance`` until the other end closes."""
+    """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    slots = Slots(lambda task: suite.environment(task, view), width)
+    answer(connection, Slots(lambda task: suite.environment(task, view), width))
+
+
+def answer(connection: Connection, slots: Slots) -> None:
+    """Answer ``begin`` and ``advance`` until the other end closes; the user's error is the last answer."""
     while True:
         try:
             request: Sequence[Episode] | Floats = connection.recv()
         except EOFError:
             return
-        answer = slots.advance(request) if isinstance(request, np.ndarray) else slots.begin(request)
-        connection.send(answer)
+        try:
+            said = slots.advance(request) if isinstance(request, np.ndarray) else slots.begin(request)
+        except UserError as error:
+            connection.send(error)
+            return
+        connection.send(said)
 
 
 @dataclass
 class _Worker:
+    """A process, what it has still to run, and what was in its slots when it was last heard.
+
+    Attributes:
+        asked: when it was last told something (monotonic seconds).
+    """
+
     process: BaseProcess
     connection: Connection
     remaining: dict[Episode, None] = field(default_factory=dict)
     active: list[Episode] = field(default_factory=list)
+    asked: float = 0.0
 
 
 class WorkerPool:
-    """Worker processes that run episodes for a policy. A context manager."""
+    """Worker processes that run episodes for a policy. A context manager.
 
-    def __init__(self, suite: Suite, workers: int, width: int, view: View | None = None) -> None:
+    When a process dies nobody knows which of its environments killed it. Each of their episodes then runs alone in a
+    process, so that a simulator that always dies takes no episode but its own along.
+    """
+
+    def __init__(
+        self, suite: Suite, workers: int, width: int, view: View | None = None, silence: float = SILENCE_SECONDS
+    ) -> None:
         """Start the workers.
 
         Args:
@@ -218,12 +241,16 @@ class WorkerPool:
             workers: processes.
             width: slots of each; fewer where the suite's environments are large.
             view: what the policies look at; default: each task's whole state and a black camera.
+            silence: seconds after which a worker that does not answer is killed: its simulator hangs.
         """
         self.width = max(1, min(width, suite.most_environments // workers))
+        self._silence = silence
         self._suite, self._view = suite, view
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._spawn() for _ in range(workers)]
+        self._suspects: set[Episode] = set()
         self._crashes: Counter[Episode] = Counter()
+        self._ended = self._given_up = 0
 
     def run(self, episodes: Sequence[Episode], policy: Policy, heard: Callable[[Round], None]) -> None:
         """Run episodes to their end.
@@ -234,44 +261,72 @@ class WorkerPool:
             episodes: each at most once.
             policy: asked once for every round of a worker.
             heard: told of every round, before the policy. It may raise to stop; the pool is of no use then.
+
+        Raises:
+            UserError: a worker says that this task cannot be run.
+            FlowstillError: every simulator dies.
         """
+        self._suspects.clear()
+        self._crashes.clear()
+        self._ended = self._given_up = 0
         for number, worker in enumerate(self._workers):
-            self._begin(worker, episodes[number :: len(self._workers)])
+            worker.remaining = dict.fromkeys(episodes[number :: len(self._workers)])
+            self._begin(worker)
         while busy := {w.connection: w for w in self._workers if w.remaining}:
-            for connection in wait(list(busy)):
+            ready = wait(list(busy), timeout=self._silence)
+            for connection in ready:
                 worker = busy[connection]  # type: ignore[index]
                 try:
-                    answer: Round = worker.connection.recv()
+                    answer: Round | UserError = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
                     heard(self._recover(worker))
                     continue
-                for outcome in answer.outcomes:
-                    worker.remaining.pop(outcome.episode)
-                for error in answer.errors:
-                    worker.remaining.pop(error.episode)
-                worker.active = [episode for episode, _ in answer.waiting]
-                heard(answer)
-                if answer.waiting:
-                    _send(worker, policy(answer))
+                if isinstance(answer, UserError):
+                    raise answer
+                self._take(worker, answer, policy, heard)
+            for worker in busy.values():
+                if time.monotonic() - worker.asked > self._silence:
+                    worker.process.kill()  # that it died is heard as of any other
 
-    def _begin(self, worker: _Worker, episodes: Sequence[Episode]) -> None:
-        worker.remaining = dict.fromkeys(episodes)
-        worker.active = list(episodes[: self.width])
+    def _take(self, worker: _Worker, answer: Round, policy: Policy, heard: Callable[[Round], None]) -> None:
+        for outcome in answer.outcomes:
+            worker.remaining.pop(outcome.episode)
+            self._ended += 1
+        for error in answer.errors:
+            worker.remaining.pop(error.episode)
+        worker.active = [episode for episode, _ in answer.waiting]
+        heard(answer)
+        if answer.waiting:
+            _send(worker, policy(answer))
+        else:
+            self._begin(worker)
+
+    def _begin(self, worker: _Worker) -> None:
+        """Let it run what remains: first each suspect alone, then all others."""
+        alone = next((episode for episode in worker.remaining if episode in self._suspects), None)
+        episodes = list(worker.remaining) if alone is None else [alone]
+        worker.active = episodes[: self.width]
         if episodes:
-            _send(worker, list(episodes))
+            _send(worker, episodes)
 
     def _recover(self, worker: _Worker) -> Round:
-        """A worker died (a simulator can): replace it; give up episodes that were there too often."""
+        """A worker died (a simulator can): replace it; give up the episode that was alone in it too often."""
         worker.process.join()
-        self._crashes.update(worker.active)
-        lost = [e for e in worker.active if self._crashes[e] >= ATTEMPTS]
-        for episode in lost:
-            worker.remaining.pop(episode)
         message = f"the simulator's process ended with {worker.process.exitcode}"
-        remaining = list(worker.remaining)
+        lost: tuple[Episode, ...] = ()
+        self._suspects.update(worker.active)
+        if len(worker.active) == 1:
+            [culprit] = worker.active
+            self._crashes[culprit] += 1
+            if self._crashes[culprit] >= ATTEMPTS:
+                worker.remaining.pop(culprit)
+                lost = (culprit,)
+                self._given_up += 1
+        if self._given_up >= HOPELESS and not self._ended:
+            raise FlowstillError(f"{self._given_up} episodes were tried {ATTEMPTS} times each, and {message}")
         fresh = self._spawn()
         worker.process, worker.connection = fresh.process, fresh.connection
-        self._begin(worker, remaining)
+        self._begin(worker)
         return Round((), {}, errors=tuple(EpisodeError(episode, message) for episode in lost))
 
     def _spawn(self) -> _Worker:
@@ -298,6 +353,7 @@ class WorkerPool:
 
 
 def _send(worker: _Worker, request: Sequence[Episode] | Floats) -> None:
+    worker.asked = time.monotonic()
     # To a worker that died meanwhile nothing can be said; that it died is heard when its answer is awaited.
     with suppress(BrokenPipeError, ConnectionResetError):
         worker.connection.send(request)
@@ -311,7 +367,7 @@ def policy_threads() -> int:
 def pool_size(episodes: int) -> tuple[int, int]:
     """Worker processes for so many episodes, and slots of each."""
     workers = max(1, min(usable_cores(), MAX_WORKERS, episodes))
-    return workers, min(MAX_WIDTH, MAX_SLOTS // workers, -(-episodes // workers))
+    return workers, min(BATCH, -(-episodes // workers))
 
 
 def stacked(rows: Sequence[dict[str, Any]]) -> Observation:

@@ -71,7 +71,9 @@ def near_resets(
         seed: of the evaluation.
         first: index of the first episode to use.
     """
-    environments = {task: suite.environment(task, view) for task in list(instructions)[:count]}
+    environments = {
+        task: suite.environment(task, view) for task in list(instructions)[: min(count, suite.most_environments)]
+    }
     rows: list[tuple[Observation, str]] = []
     generator = np.random.default_rng([seed, first])
     index = first

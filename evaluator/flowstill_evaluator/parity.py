@@ -171,7 +171,7 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         view=view,
         count=task.parity.samples,
         seed=evaluation.seed,
-        first=evaluation.episodes_per_task,
+        first=evaluation.most_episodes_per_task,
     )
     if drawn(view, suite, evaluation.tasks):
         os.environ["MUJOCO_GL"] = choose_library()

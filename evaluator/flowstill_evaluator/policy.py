@@ -35,8 +35,9 @@ class BatchedPolicy:
             arm: its name, for messages.
             seed: of the evaluation.
             action_steps: steps of a chunk to execute, A.
-            width: slots of a worker. Batches are filled up to it, because a matrix product may round a row
-                differently in a batch of another size: an episode must not depend on how many run beside it.
+            width: rows of every call, at least the slots of a worker. Batches are filled up to it, because a matrix
+                product may round a row differently in a batch of another size: an episode must not depend on how many
+                run beside it.
             instructions: sentence of each task.
             rename_map: the environment's feature names → the policy's.
         """

@@ -8,20 +8,18 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowstill.api.fields import StatusRef
 from flowstill.artifacts.manifest import RolloutsProperties
 from flowstill.artifacts.stores import publish
 from flowstill.child.threads import usable_cores
 from flowstill_evaluator import fidelity, latency, lockstep, videos
+from flowstill_evaluator.measures import MEASURED
 from flowstill_evaluator.records import write_json, write_published
-
-if TYPE_CHECKING:
-    from flowstill_evaluator.rollouts import Session
+from flowstill_evaluator.session import Session
 
 _PACKAGES = ("flowstill", "lerobot", "torch", "onnxruntime", "metaworld", "hf-libero", "robosuite", "mujoco", "numpy")
-_MEASURED = ("latency.json", "memory.json", "fidelity.json")
 
 
 def publish_rollouts(session: Session) -> StatusRef:
@@ -43,7 +41,7 @@ def _publish(session: Session, folder: Path) -> StatusRef:
     note = videos.make(films, session.log, session.suite, folder, session.check_stop)
     paths = {(arm, f.task, f.episode): f.path for f in films for arm in f.arms} if note is None else {}
     write_published(session.log, [arm.name for arm in session.comparison.arms], folder, paths)
-    for name in _MEASURED:
+    for name in MEASURED if session.measures else ():
         shutil.copyfile(session.folder / name, folder / name)
     description = run_description(session, note)
     write_json(folder / "run.json", description)
@@ -77,7 +75,8 @@ def run_description(session: Session, videos_note: str | None) -> dict[str, Any]
         "action_steps": comparison.action_steps,
         "seeds": {
             "evaluation": evaluation.seed,
-            "episodes_per_task": evaluation.episodes_per_task,
+            "first_episode": session.task.first_episode,
+            "episodes_per_task": session.task.episodes_per_task,
             "environment": [min(e.seed for e in session.episodes), max(e.seed for e in session.episodes)],
         },
         "errors": [
@@ -86,8 +85,10 @@ def run_description(session: Session, videos_note: str | None) -> dict[str, Any]
         ],
         "idle_speed": lockstep.IDLE_SPEED,
         "latency": {"threads": latency.THREADS, "warm_up": latency.WARM_UP, "batch": 1},
-        "fidelity": {"chunks": fidelity.CHUNKS, "held_out_from_episode": evaluation.episodes_per_task},
-        "lockstep": {"workers": workers, "slots": width},
+        "fidelity": {"chunks": fidelity.CHUNKS, "held_out_from_episode": evaluation.most_episodes_per_task},
+        "lockstep": {"workers": workers, "slots": width, "batch": lockstep.BATCH},
+        "shard": {"index": session.shard.index, "of": session.shard.of},
+        "velocity_rows": session.velocity_rows,
         "videos": videos_note,
         "versions": versions(),
         "host": host(),

@@ -21,7 +21,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Failure = Literal["contact", "ended", "timeout"]
 
-MAX_VELOCITY_ROWS = 20_000  # an arm
+MAX_VELOCITY_ROWS = 20_000  # an arm, of the most episodes that may be run; one an episode when those are more
 SEEDS = 1_000_000  # environment seeds from here on belong to demonstrations
 _SEED_STRIDE = 100_003  # prime, above the largest number of episodes: neighbouring evaluation seeds share no episode
 
@@ -112,10 +112,19 @@ def episodes_of(tasks: Sequence[str], count: int, seed: int, first: int = 0) -> 
     return [Episode(task, index, episode_seed(seed, index)) for task in tasks for index in range(first, first + count)]
 
 
-def stored(outcome: Outcome, suite: str, arm: str, velocity_rows: int) -> StoredEpisode:
-    """What to keep of an outcome, with at most ``velocity_rows`` joint velocities, evenly spaced in time."""
+def velocity_rows(most_episodes: int) -> int:
+    """Joint velocities to keep of each episode of an arm when there may be so many: the same in every part of them."""
+    return max(1, MAX_VELOCITY_ROWS // most_episodes)
+
+
+def sampled(steps: int, rows: int) -> npt.NDArray[np.int64]:
+    """At most ``rows`` of an episode's steps, evenly spaced."""
+    return np.unique(np.linspace(0, steps - 1, min(rows, steps)).round().astype(np.int64))
+
+
+def stored(outcome: Outcome, suite: str, arm: str, rows: int) -> StoredEpisode:
+    """What to keep of an outcome, with at most ``rows`` joint velocities, evenly spaced in time."""
     episode = outcome.episode
-    rows = np.unique(np.linspace(0, outcome.steps - 1, min(velocity_rows, outcome.steps)).round().astype(int))
     record = EpisodeRecord(
         suite=suite,
         task=episode.task,
@@ -130,26 +139,42 @@ def stored(outcome: Outcome, suite: str, arm: str, velocity_rows: int) -> Stored
         idle_chunks=outcome.idle_chunks,
         chunks=outcome.chunks,
     )
-    return StoredEpisode(record, outcome.actions_TD, outcome.velocity_TJ[rows])
+    return StoredEpisode(record, outcome.actions_TD, outcome.velocity_TJ[sampled(outcome.steps, rows)])
 
 
-class EpisodeLog:
+class EpisodeTable:
+    """Finished episodes by arm, task and number."""
+
+    def __init__(self) -> None:
+        self.episodes: dict[tuple[str, str, int], StoredEpisode] = {}
+
+    def keep(self, episode: StoredEpisode) -> None:
+        """Add one; it takes the place of an earlier run of the same."""
+        record = episode.record
+        self.episodes[record.arm, record.task, record.episode] = episode
+
+    def of_arm(self, arm: str) -> list[StoredEpisode]:
+        """An arm's episodes, sorted by task and index."""
+        return [self.episodes[key] for key in sorted(self.episodes) if key[0] == arm]
+
+
+class EpisodeLog(EpisodeTable):
     """The append-only file of finished episodes in a work folder."""
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier attempt finished, and drop a line that it left unfinished."""
+        super().__init__()
         self._path = path
-        self.episodes: dict[tuple[str, str, int], StoredEpisode] = {}
         if path.exists():
             whole = _whole_lines(path)
             for line in whole.splitlines():
-                self._keep(_parse(line))
+                self.keep(_parse(line))
 
     def append(self, episodes: Iterable[StoredEpisode]) -> None:
         """Add lines and make them durable."""
         lines = []
         for episode in episodes:
-            self._keep(episode)
+            self.keep(episode)
             lines.append(_format(episode))
         if not lines:
             return
@@ -162,17 +187,9 @@ class EpisodeLog:
         """Which of ``wanted`` this arm has not finished yet."""
         return [e for e in wanted if (arm, e.task, e.index) not in self.episodes]
 
-    def of_arm(self, arm: str) -> list[StoredEpisode]:
-        """An arm's episodes, sorted by task and index."""
-        return [self.episodes[key] for key in sorted(self.episodes) if key[0] == arm]
-
-    def _keep(self, episode: StoredEpisode) -> None:
-        record = episode.record
-        self.episodes[record.arm, record.task, record.episode] = episode
-
 
 def write_published(
-    log: EpisodeLog, arms: Sequence[str], folder: Path, videos: dict[tuple[str, str, int], str]
+    log: EpisodeTable, arms: Sequence[str], folder: Path, videos: dict[tuple[str, str, int], str]
 ) -> None:
     """Write ``episodes.jsonl`` and ``joint_velocity.npz`` of an artifact.
 
@@ -191,17 +208,9 @@ def write_published(
                 video = videos.get((arm, record.task, record.episode))
                 file.write(json.dumps(asdict(replace(record, video=video)), sort_keys=True) + "\n")
             if episodes:
-                velocities[arm] = thinned(np.concatenate([e.velocity_NJ for e in episodes]), MAX_VELOCITY_ROWS)
+                velocities[arm] = np.concatenate([e.velocity_NJ for e in episodes])
     # The keywords are arm names such as teacher@10, which savez takes as they are.
     np.savez_compressed(folder / "joint_velocity.npz", **velocities)  # type: ignore[arg-type]
-
-
-def thinned(rows: Floats, most: int) -> Floats:
-    """At most ``most`` rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    kept: Floats = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
-    return kept
 
 
 def write_json(path: Path, value: Any) -> None:

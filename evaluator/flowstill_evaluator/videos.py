@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowstill.errors import UserError
-from flowstill_evaluator.records import EpisodeLog, StoredEpisode, decode, encode
+from flowstill_evaluator.records import EpisodeLog, EpisodeTable, StoredEpisode, decode, encode
 from flowstill_evaluator.suites.graphics import choose_library
 from flowstill_evaluator.suites.interface import Suite
 from flowstill_evaluator.suites.registry import plain, suite_from
@@ -53,7 +53,7 @@ class Film:
     arms: tuple[str, str]
 
 
-def choose(log: EpisodeLog, student: str, baseline: str, mode: str) -> list[Film]:
+def choose(log: EpisodeTable, student: str, baseline: str, mode: str) -> list[Film]:
     """Which episodes to film.
 
     Args:

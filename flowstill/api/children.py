@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from flowstill.api.distilljob import Dataset, DistillJobSpec, Fidelity
-from flowstill.api.fields import ArtifactRef, Digest, Message, Model, ShortText, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Parity, Verdict
+from flowstill.api.fields import ArtifactRef, Digest, Message, Model, Moment, ShortText, Source, StatusRef
+from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Override, Parity, Verdict
 
 MAX_RESULT_BYTES = 3500
 
@@ -62,21 +62,87 @@ class DatasetParityTask(StudentTask):
     parity: Parity = Field(default_factory=Parity)
 
 
+Episodes = Annotated[int, Field(ge=1, le=100_000)]
+
+
 class RolloutsTask(RolloutTask):
-    """Run every arm and publish the records (``store://evidence/``), with latency, memory and fidelity."""
+    """Run every arm on one round of episodes and publish the records (``store://evidence/``).
+
+    The first shard of the first round also measures latency, memory and fidelity. ``episodes``: of every task, from
+    ``first_episode`` on; default: ``evaluation.episodesPerTask``.
+    """
 
     kind: Literal["Rollouts"] = "Rollouts"
+    first_episode: Annotated[int, Field(ge=0, lt=100_000)] = 0
+    episodes: Episodes | None = None
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task in this round."""
+        return self.episodes or self.evaluation.episodes_per_task
+
+    @property
+    def shards(self) -> int:
+        """Shards of this round: none has no episode at all."""
+        return min(self.evaluation.shards, len(self.evaluation.tasks) * self.episodes_per_task)
 
 
-class JudgeTask(RolloutTask):
-    """Judge published records by the nine gates; publish the evidence with the report."""
+class JudgingTask(RolloutTask):
+    """What the two ways of judging share.
+
+    ``overrides`` change no verdict: they go into the record, with what had lapsed when the judge was ``asked``.
+    """
+
+    parity_difference: Annotated[float, Field(ge=0.0)]
+    overrides: Annotated[list[Override], Field(max_length=6)] = Field(default_factory=list)
+    asked: Moment | None = None
+
+
+class JudgeTask(JudgingTask):
+    """Judge published records by the nine gates; publish the evidence with the report.
+
+    ``episodes``: of every task in the records; default: ``evaluation.episodesPerTask``.
+    """
 
     kind: Literal["Judge"] = "Judge"
     rollouts: ArtifactRef
-    parity_difference: Annotated[float, Field(ge=0.0)]
+    episodes: Episodes | None = None
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task that the records have to hold."""
+        return self.episodes or self.evaluation.episodes_per_task
 
 
-AnyTask = TrainTask | ParityTask | DatasetParityTask | RolloutsTask | JudgeTask
+class RoundWork(Model):
+    """The work folder of one round's rollouts, below which each shard has its own (:func:`shard_work`)."""
+
+    work: Annotated[str, Field(max_length=1024)]
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class JudgeRoundsTask(JudgingTask):
+    """The same of records in parts: merge what every shard of every round published, publish that, and judge it.
+
+    ``episodes``: of every task in all rounds together.
+    """
+
+    kind: Literal["JudgeRounds"] = "JudgeRounds"
+    rounds: Annotated[list[RoundWork], Field(min_length=1, max_length=99)]
+    episodes: Episodes
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of every task that the records have to hold."""
+        return self.episodes
+
+
+def shard_work(work: str, shard: int, shards: int) -> str:
+    """The work folder (URI or path) of one shard below that of all; the only one has the whole of it."""
+    return f"{work}/{shard}" if shards > 1 else work
+
+
+AnyTask = TrainTask | ParityTask | DatasetParityTask | RolloutsTask | JudgeTask | JudgeRoundsTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 TASK: TypeAdapter[AnyTask] = TypeAdapter(Task)
 ResultKind = Literal["Train", "Parity", "Rollouts", "Judge"]
@@ -86,6 +152,7 @@ RESULT_KINDS: Mapping[str, ResultKind] = {
     "DatasetParity": "Parity",
     "Rollouts": "Rollouts",
     "Judge": "Judge",
+    "JudgeRounds": "Judge",
 }
 """What each kind of task ends with."""
 
@@ -111,6 +178,9 @@ class Result(Model):
     # Rollouts
     rollouts: StatusRef | None = None
     # Judge
+    wanted_episodes: Episodes | None = Field(
+        default=None, description="Of every task, in all, before it is judged again; then there is no verdict yet."
+    )
     verdict: Verdict | None = None
     gates: Annotated[list[GateResult], Field(max_length=9)] = Field(default_factory=list)
     arms: Annotated[list[ArmResult], Field(max_length=12)] = Field(default_factory=list)

@@ -1,8 +1,9 @@
 """Bounded field types: every string has a maximum length, every number is finite."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -48,7 +49,26 @@ ShortText = Annotated[str, Field(max_length=256)]
 Message = Annotated[str, Field(max_length=1024)]
 FeatureName = Annotated[str, Field(min_length=1, max_length=128)]
 Label = Annotated[str, Field(max_length=63)]
+NotBlank = Annotated[str, Field(pattern=r"\S")]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+
+
+def _real(value: str) -> str:
+    """Refuse the 31st of February, which the pattern lets through."""
+    datetime.fromisoformat(value)
+    return value
+
+
+Moment = Annotated[
+    str,
+    Field(
+        max_length=32,
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$",
+        json_schema_extra={"format": "date-time"},
+    ),
+    AfterValidator(_real),
+]
+"""A time that a user writes, such as 2026-12-31T23:59:59Z: with its zone."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 ParityThreshold = Annotated[float, Field(gt=0.0, le=1.0)]
 """Largest absolute difference of normalised actions between the exported graph and the trained student."""

@@ -17,11 +17,19 @@ from pydantic.alias_generators import to_camel
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.structural import Schema, structural
-from flowstill.api.studentrollout import LIMITS, Gates, StudentRolloutSpec, StudentRolloutStatus
+from flowstill.api.studentrollout import (
+    LIMITS,
+    SAFETY_REFUSED,
+    UNTIL_PROMOTION,
+    Gates,
+    StudentRolloutSpec,
+    StudentRolloutStatus,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
 MAX_NAME = 40
+ENDED = "has(self.status.promotionTime) || has(self.status.completionTime)"
 HEADER = "# Generated from flowstill/api by `python -m flowstill.api.schema`; change the models, not this file.\n"
 
 
@@ -96,6 +104,7 @@ RULES: dict[str, list[Schema]] = {
             "maxEpisodesPerTask",
         ),
     ],
+    "Override": [_rule("!self.gate.startsWith('S')", SAFETY_REFUSED, "gate")],
     "Gates": [
         _rule(
             f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
@@ -210,11 +219,6 @@ def custom_resource_definition(kind: Kind) -> Schema:
     }
 
 
-UNTIL_PROMOTION = ("approval",)
-"""Fields of a spec that may be changed until the student is promoted."""
-ENDED = "has(self.status.promotionTime) || has(self.status.completionTime)"
-
-
 def _resource_schema(kind: Kind) -> Schema:
     spec = structural(kind.spec, RULES)
     spec["x-kubernetes-validations"] = [*spec.get("x-kubernetes-validations", []), *_immutable(spec)]
@@ -259,7 +263,7 @@ def _immutable(spec: Schema) -> list[Schema]:
 
 
 def _settled(spec: Schema) -> list[Schema]:
-    """One rule for each field that may be changed until the promotion, on the resource: it alone sees the status."""
+    """One rule for each field that may be changed until the student is promoted; the resource has both parts."""
     return [
         _rule(
             f"!has(self.status) || !({ENDED}) || ({_same(f'spec.{name}', optional=True)})",

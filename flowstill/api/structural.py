@@ -18,6 +18,7 @@ LIST_KEYS = {
     "ArmResult": "name",
     "Fidelity": "name",
     "EnvVar": "name",
+    "Override": "gate",
 }
 """Lists of these models are maps: merged, and refused when two entries have one key."""
 

@@ -1,9 +1,10 @@
 """StudentRollout: prove that a student is as good as its teacher, and only then roll it out."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flowstill.api.actions import MAX_ACTIONS, Action
 from flowstill.api.conditions import Condition
@@ -14,7 +15,9 @@ from flowstill.api.fields import (
     Fraction,
     Message,
     Model,
+    Moment,
     Name,
+    NotBlank,
     ParityThreshold,
     ShortText,
     Source,
@@ -35,6 +38,9 @@ DEFAULT_MOST_EPISODES = 200
 DEFAULT_MOST_IN_ALL = 600
 """Enough for P1's default margin, which is about all tasks together: with fewer than three of them each gets more."""
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
+UNTIL_PROMOTION = ("overrides", "approval")
+"""Fields of a spec that may be changed until the student is promoted, or the rollout has ended."""
+SAFETY_REFUSED = "spec.overrides: a safety gate can never be overridden; only P1 to P6 can"
 
 
 class StudentSource(Model):
@@ -222,6 +228,29 @@ class Gates(Model):
         return self
 
 
+class Override(Model):
+    """Somebody answers, until a moment that they name, for a performance gate that did not pass."""
+
+    gate: Annotated[GateName, Field(description="P1 to P6; a safety gate can never be overridden.")]
+    by: Annotated[NotBlank, Field(max_length=256, description="Who answers for it.")]
+    reason: Annotated[NotBlank, Field(max_length=512, description="Why the student may be served all the same.")]
+    expires: Annotated[
+        Moment, Field(description="It counts before this moment (RFC 3339): at the verdict, and again at promotion.")
+    ]
+
+    @field_validator("gate")
+    @classmethod
+    def _performance(cls, value: GateName) -> GateName:
+        if value.startswith("S"):
+            raise ValueError(SAFETY_REFUSED)
+        return value
+
+    @property
+    def end(self) -> datetime:
+        """The moment from which on it does not count."""
+        return datetime.fromisoformat(self.expires)
+
+
 class DeploymentTarget(Model):
     """The Deployment whose environment variable names the policy that is served."""
 
@@ -250,6 +279,10 @@ class StudentRolloutSpec(Model):
     parity: Parity = Field(default_factory=Parity)
     evaluation: Evaluation
     gates: Gates = Field(default_factory=Gates)
+    overrides: Annotated[
+        list[Override],
+        Field(max_length=6, description="Of performance gates. May be changed until the student is promoted."),
+    ] = Field(default_factory=list)
     approval: Literal["Automatic", "Manual"] = Field(
         default="Automatic",
         description="Manual: when all gates passed, wait for the annotation flowstill.dev/approve. "
@@ -257,6 +290,14 @@ class StudentRolloutSpec(Model):
     )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
+
+    @field_validator("overrides")
+    @classmethod
+    def _one_each(cls, value: list[Override]) -> list[Override]:
+        names = [override.gate for override in value]
+        if len(set(names)) != len(names):
+            raise ValueError("spec.overrides has a gate twice; give each gate one override")
+        return value
 
     @model_validator(mode="after")
     def _one_node(self) -> "StudentRolloutSpec":
@@ -272,6 +313,15 @@ class Interval(StatusModel):
     high: float
 
 
+class GateOverride(StatusModel):
+    """The override of a gate, as it was when the gate was last looked at; the verdict stays what was measured."""
+
+    by: Annotated[str, Field(max_length=256)]
+    reason: Annotated[str, Field(max_length=512)]
+    expires: Timestamp
+    lapsed: Annotated[bool, Field(description="It had expired by then, and does not count.")] = False
+
+
 class GateResult(StatusModel):
     """One gate's verdict: what was measured, the threshold, the interval, N, and a sentence."""
 
@@ -283,6 +333,7 @@ class GateResult(StatusModel):
     interval: Interval | None = None
     samples: Annotated[int, Field(ge=0)] = 0
     message: Annotated[str, Field(max_length=512)] = ""
+    override: GateOverride | None = None
 
 
 class ArmResult(StatusModel):
@@ -305,6 +356,15 @@ class StudentRolloutStatus(StatusModel):
     promotion_time: Timestamp | None = None
     message: Message | None = None
     image: Annotated[str, Field(max_length=512)] | None = None
+    round: Annotated[int, Field(ge=1, le=99)] | None = Field(
+        default=None, description="Which round of episodes it is; another follows where gates stay undecided."
+    )
+    episodes: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Of every task in all rounds so far, the present one included."
+    )
+    rounds: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(max_length=99)] = Field(
+        default_factory=list, description="Episodes of every task in each round."
+    )
     success: Annotated[str, Field(max_length=32)] | None = None
     baseline_success: Annotated[str, Field(max_length=32)] | None = None
     gates_summary: Annotated[str, Field(max_length=64)] | None = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flowstill.api import API_VERSION, GROUP
+from flowstill.api.children import shard_work
 from flowstill.api.runtime import Runtime
 from flowstill_operator.children import CONTAINER, USER_ERROR_EXIT_CODES, Document
 from flowstill_operator.platform import VOLUMES_ROOT, Platform
@@ -18,14 +19,23 @@ SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
 GPU = "nvidia.com/gpu"
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+"""What every container of an Indexed Job is told."""
+INDEX_REFERENCE = f"$({INDEX_VARIABLE})"
 USER_ID = 65532
 
+MAX_LABEL = 63
 READER_PROGRAM = (
     "import json,os,sys;"
-    "text=open(os.path.join(sys.argv[1],'result.json'),encoding='utf-8').read();"
+    "paths=[os.path.join(folder,'result.json') for folder in sys.argv[1:]];"
+    "found=[json.load(open(path,encoding='utf-8')) for path in paths if os.path.exists(path)];"
+    "found.sort(key=lambda result:['UserError','Error','Interrupted','Succeeded'].index(result['outcome']));"
+    "whole=found and (len(found)==len(paths) or found[0]['outcome']=='UserError');"
+    "whole or sys.exit(f'{len(found)} of {len(paths)} folders hold a result.json');"
     "path=os.environ.get('FLOWSTILL_TERMINATION_LOG','/dev/termination-log');"
-    "open(path,'w',encoding='utf-8').write(json.dumps(json.loads(text),ensure_ascii=False,separators=(',',':')))"
+    "open(path,'w',encoding='utf-8').write(json.dumps(found[0],ensure_ascii=False,separators=(',',':')))"
 )
+"""Says what the child said whose work folder is given. Of several shards the worst; a user's error speaks for all."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +53,42 @@ class Owner:
         return hashlib.sha256(self.uid.encode()).hexdigest()[:8]
 
 
-def child_name(owner: Owner, role: str, *, reader: bool = False, attempt: int = 0) -> str:
+def child_name(
+    owner: Owner, role: str, *, reader: bool = False, attempt: int = 0, number: int = 1, indexed: bool = False
+) -> str:
     """``NAME-ROLE-HASH``: the same for every life of the operator, another for a re-created resource.
 
-    ``attempt``: of a child that the operator tries again by itself, from 1: ``NAME-ROLE-ATTEMPT-HASH``. Host names of
-    ranks are made from it, so it has no dots.
+    Args:
+        owner: whose child.
+        role: of the child.
+        reader: of the one that reads what the child left behind: ``NAME-ROLE-read-HASH``.
+        attempt: of a child that the operator tries again by itself, from 1: ``NAME-ROLE-ATTEMPT-HASH``.
+        number: of the round, from 1, of a child that there is once a round: ``NAME-ROLE-2-HASH``.
+        indexed: the Job has several pods at a time. Host names are made from its name and ``-INDEX``, so it has no
+            dots, as it has not with an ``attempt``.
     """
-    name = owner.name[:40].rstrip("-.")
-    if attempt:
-        return f"{name.replace('.', '-')}-{role}-{attempt}-{owner.hash}"
-    return f"{name}-{role}{'-read' if reader else ''}-{owner.hash}"
+    parts = [role, str(attempt) if attempt else "", str(number) if number > 1 else "", "read" if reader else ""]
+    tail = "".join(f"-{part}" for part in (*parts, owner.hash) if part)
+    longest = min(40, MAX_LABEL - len(tail) - (len("-63") if indexed else 0))
+    name = owner.name[:longest].rstrip("-.")
+    return f"{name.replace('.', '-') if attempt or indexed else name}{tail}"
 
 
-def work_uri(owner: Owner, role: str) -> str:
-    """The folder of one child, which survives its attempts."""
-    return f"store://work/{owner.uid}/{role}"
+def name_of(owner: Owner, wanted: Wanted) -> str:
+    """The name of the Job that a plan wants."""
+    return child_name(
+        owner,
+        wanted.role,
+        reader=wanted.reader,
+        attempt=wanted.attempt,
+        number=wanted.round,
+        indexed=wanted.shards > 1 and not wanted.reader,
+    )
+
+
+def work_uri(owner: Owner, role: str, number: int = 1) -> str:
+    """The folder of one child, which survives its attempts; each round (from 1) has its own."""
+    return f"store://work/{owner.uid}/{role}{f'-{number}' if number > 1 else ''}"
 
 
 def resolve(uri: str, default_store: str) -> str:
@@ -96,9 +127,10 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
     labels = {**runtime.labels, **child_labels(owner, wanted.role)}
     work = resolve(wanted.task.work, store)
-    program = (
-        ["python3", "-c", READER_PROGRAM, work] if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", work]
-    )
+    folders = [shard_work(work, shard, wanted.shards) for shard in range(wanted.shards)]
+    own = work if wanted.shards == 1 else f"{work}/{INDEX_REFERENCE}"
+    reader = ["python3", "-c", READER_PROGRAM, *folders]
+    program = reader if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", own]
     spec: Document = {
         "backoffLimit": runtime.backoff_limit,
         "podFailurePolicy": {
@@ -133,7 +165,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": child_name(owner, wanted.role, reader=wanted.reader, attempt=wanted.attempt),
+            "name": name_of(owner, wanted),
             "namespace": owner.namespace,
             "labels": labels,
             "ownerReferences": [

@@ -10,7 +10,7 @@ from flowstill_operator.children import MISSING, Child, Document, is_finished
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import GPU, Owner, child_name, uris_in
 from flowstill_operator.platform import Platform
-from flowstill_operator.ranks import read_ranks, speaker
+from flowstill_operator.shards import read_job, talker
 from flowstill_operator.steps import Problem
 
 
@@ -21,24 +21,34 @@ def owner_of(resource: Document) -> Owner:
 
 
 async def observe_child(
-    cluster: Cluster, owner: Owner, role: str, *, started: bool, look: bool, attempt: int = 0
+    cluster: Cluster,
+    owner: Owner,
+    role: str,
+    *,
+    started: bool,
+    look: bool,
+    attempt: int = 0,
+    number: int = 1,
+    indexed: bool = False,
 ) -> tuple[Child, Child]:
     """The child of that role and its reader, which is asked for only when the child cannot speak for itself.
 
-    ``look``: also ask a running child for its progress. ``attempt``: of a child that the operator tries again.
+    ``look``: also ask a running child for its progress. ``attempt``: of a child that the operator tries again;
+    ``number`` and ``indexed``: as in :func:`flowstill_operator.jobs.child_name`.
     """
-    child = await _observe(cluster, owner, child_name(owner, role, attempt=attempt), look=look)
+    name = child_name(owner, role, attempt=attempt, number=number, indexed=indexed)
+    child = await _observe(cluster, owner, name, look=look)
     mute = (child.state == "Missing" and started) or (child.state == "Succeeded" and child.result is None)
     if not mute and not child.speechless:
         return child, MISSING
-    return child, await _observe(cluster, owner, child_name(owner, role, reader=True), look=False)
+    return child, await _observe(cluster, owner, child_name(owner, role, reader=True, number=number), look=False)
 
 
 async def _observe(cluster: Cluster, owner: Owner, name: str, *, look: bool) -> Child:
     job = await cluster.get("Job", owner.namespace, name)
     pods = await cluster.pods(job) if job is not None else []
-    child = read_ranks(job, pods, owner.uid)
-    pod = None if job is None else speaker(job, pods)
+    child = read_job(job, pods, owner.uid)
+    pod = None if job is None else talker(job, pods)
     if look and job is not None and pod is not None and child.state == "Running" and not is_finished(job):
         progress: ProgressReport | None = await cluster.progress(pod)
         return Child(**{**child.__dict__, "progress": progress})

@@ -73,7 +73,7 @@ def _failed(child: Child, job: Document, pods: Sequence[Document], failure: Docu
     rank_0 = read_result(speaker(job, pods))
     results = [rank_0, *map(read_result, pods)]
     words = next((result for result in results if result is not None and result.outcome == "UserError"), None)
-    crashes = [f"{pod['metadata']['name']}: exit code {code}" for pod in pods if (code := _exit_code(pod))]
+    crashes = [f"{pod['metadata']['name']}: exit code {code}" for pod in pods if (code := exit_code(pod))]
     start, end = job.get("status", {}).get("startTime"), failure.get("lastTransitionTime")
     return replace(
         child,
@@ -89,7 +89,7 @@ def _failed(child: Child, job: Document, pods: Sequence[Document], failure: Docu
 def _is_users(child: Child, pods: Sequence[Document]) -> bool:
     """Whether any rank ended with a user's exit code; its pod may be gone, but then the Job says it."""
     by_policy = child.reason == "PodFailurePolicy" and DISRUPTED not in child.message
-    return by_policy or any(_exit_code(pod) in USER_ERROR_EXIT_CODES for pod in pods)
+    return by_policy or any(exit_code(pod) in USER_ERROR_EXIT_CODES for pod in pods)
 
 
 def _retry(child: Child, pods: Sequence[Document]) -> Retry:
@@ -100,12 +100,13 @@ def _retry(child: Child, pods: Sequence[Document]) -> Retry:
     if any(_has(pod, DISRUPTED) for pod in pods):
         return "free"
     # Pods that ended before the Job failed; the Job's controller deletes the others, which end interrupted too.
-    own = [_exit_code(pod) for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    own = [exit_code(pod) for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     interrupted = bool(own) and all(code == INTERRUPTED_EXIT_CODE for code in own)
     return "free" if interrupted else "counted"
 
 
-def _exit_code(pod: Document) -> int | None:
+def exit_code(pod: Document | None) -> int | None:
+    """With what the child's container ended; None while it has not."""
     code: int | None = ((container_status(pod).get("state") or {}).get("terminated") or {}).get("exitCode")
     return code
 

@@ -54,6 +54,8 @@ def run_stage[S: HasConditions](
     seen: Seen,
     task: Callable[[], AnyTask],
     fail: Callable[[str, str], Move],
+    number: int = 1,
+    shards: int = 1,
 ) -> Result | Move:
     """The child's result when it is there, else what to do.
 
@@ -63,6 +65,8 @@ def run_stage[S: HasConditions](
         seen: the child as it is.
         task: what a new child is told; called only when one is wanted.
         fail: ends the resource, given reason and message.
+        number: of the round, of a child that there is once a round.
+        shards: pods that share its work.
     """
     kind = stage.condition
     conditions = draft.before.conditions
@@ -78,17 +82,18 @@ def run_stage[S: HasConditions](
         case "start":
             draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
             draft.set(message=f"{stage.role}: {WAITING_TEXT['queued']}")
-            return Move((Wanted(stage.role, task(), seen.image),))
+            return Move((Wanted(stage.role, task(), seen.image, round=number, shards=shards),))
         case "read":
             draft.condition(kind, "Unknown", READING, step.message)
-            return Move((Wanted(stage.role, task(), seen.image, reader=True),))
+            return Move((Wanted(stage.role, task(), seen.image, reader=True, round=number, shards=shards),))
         case "queued" | "running":
             draft.condition(kind, "Unknown", condition_reason(step.reason), step.message)
             if step.message:
                 draft.set(message=f"{stage.role}: {step.message}"[:1024])
             if seen.child.progress is not None:
                 report = seen.child.progress
-                draft.set(message=f"{report.activity}: {report.step} of {report.total_steps}")
+                others = f"{seen.child.message}; " if seen.child.message else ""
+                draft.set(message=f"{others}{report.activity}: {report.step} of {report.total_steps}"[:1024])
             return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
         case "done" if step.result is not None:
             return step.result

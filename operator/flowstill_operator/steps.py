@@ -13,6 +13,10 @@ Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
+OVERRIDDEN = "GatesOverridden"
+WARNED = frozenset({OVERRIDDEN})
+"""Reasons that are warnings though their condition is as it should be."""
+
 RUNNING_LOOK_SECONDS = 15.0
 """How often a running child is asked for its progress."""
 WAITING_LOOK_SECONDS = 60.0
@@ -23,7 +27,8 @@ WAITING_LOOK_SECONDS = 60.0
 class Wanted:
     """A child that should exist. A reader only prints the result that the child of that role left behind.
 
-    ``attempt``: from 1, of a child that the operator and not its Job tries again; else 0.
+    ``attempt``: from 1, of a child that the operator and not its Job tries again; else 0. ``round``: from 1, of a child
+    that there is once for each round of episodes. ``shards``: pods that share its work.
     """
 
     role: Role
@@ -31,6 +36,8 @@ class Wanted:
     image: str
     reader: bool = False
     attempt: int = 0
+    round: int = 1
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Not
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        bad = condition.status == ("True" if condition.type == "Failed" else "False")
+        bad = condition.status == ("True" if condition.type == "Failed" else "False") or condition.reason in WARNED
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)
 

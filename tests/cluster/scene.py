@@ -69,13 +69,25 @@ class Scene:
         annotations = self.target()["metadata"]["annotations"]
         return {k.partition("/")[2]: v for k, v in annotations.items() if k.startswith("flowstill.dev/")}
 
-    def start(self, name: str, student: StatusRef | dict[str, str], *, target: bool = True, deadline: int = 120) -> str:
+    def start(
+        self,
+        name: str,
+        student: StatusRef | dict[str, str],
+        *,
+        target: bool = True,
+        deadline: int = 120,
+        runtime: dict[str, Any] | None = None,
+        **evaluation: Any,
+    ) -> str:
         """Apply a rollout of that student, or with that ``spec.student``, and return its UID.
 
-        ``deadline``: how long the target may take to become available (s).
+        ``deadline``: how long the target may take to become available (s). ``runtime`` and ``evaluation``: more of
+        these sections.
         """
         source = student if isinstance(student, dict) else student.model_dump()
-        spec: dict[str, Any] = {"student": source, "runtime": {"gpusPerNode": 0}}
+        spec: dict[str, Any] = {"student": source, "runtime": {"gpusPerNode": 0, **(runtime or {})}}
+        if evaluation:
+            spec["evaluation"] = {"suite": "metaworld", "tasks": ["reach-around"], **evaluation}
         if target:
             deployment = {"name": TARGET, "container": "policy"}
             spec["target"] = {"deployment": deployment, "progressDeadlineSeconds": deadline}
@@ -85,9 +97,9 @@ class Scene:
         uid: str = found["metadata"]["uid"]
         return uid
 
-    def play(self, name: str, role: str, result: Result | str = "", exit_code: int = 0) -> None:
-        """The child of that role runs, which the operator sees, and ends so; by default with a good result."""
-        pod = self.kubelet.child(name, role)
+    def play(self, name: str, role: str, result: Result | str = "", exit_code: int = 0, number: int = 1) -> None:
+        """The child of that role and round runs, which the operator sees, and ends so; by default well."""
+        pod = self.kubelet.child(name, role, number=number)
         self.kubelet.run(pod)
         plural = "distilljobs" if role == "train" else "studentrollouts"
         self.await_condition(name, CONDITIONS[role], "Running", plural)

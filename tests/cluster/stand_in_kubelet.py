@@ -55,12 +55,12 @@ class StandInKubelet:
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
 
-    def child(self, owner: str, role: str, *, reader: bool = False) -> Document:
-        """The unfinished pod of that child, once it is there and the scheduler has looked at it.
+    def child(self, owner: str, role: str, *, reader: bool = False, number: int = 1) -> Document:
+        """The unfinished pod of that child of that round, once it is there and the scheduler has looked at it.
 
         Before, the scheduler could still write over what is written here.
         """
-        prefix = f"{owner}-{role}-{'read-' if reader else ''}"
+        prefix = f"{owner}-{role}-{f'{number}-' if number > 1 else ''}{'read-' if reader else ''}"
         selector = f"flowstill.dev/owner-name={owner},flowstill.dev/role={role}"
 
         def found() -> Document | None:
@@ -73,15 +73,21 @@ class StandInKubelet:
 
     def ranks(self, owner: str, attempt: int, nodes: int) -> list[Document]:
         """The waiting pods of that attempt of a training on several nodes, by their index."""
-        selector = f"flowstill.dev/owner-name={owner},flowstill.dev/role=train"
-        prefix = f"{owner}-train-{attempt}"
+        return self._together(f"{owner}-train-{attempt}", owner, "train", nodes)
+
+    def shards(self, owner: str, count: int) -> list[Document]:
+        """So many waiting pods of an evaluation in shards, by their index."""
+        return self._together(f"{owner}-rollouts", owner, "rollouts", count)
+
+    def _together(self, prefix: str, owner: str, role: str, count: int) -> list[Document]:
+        selector = f"flowstill.dev/owner-name={owner},flowstill.dev/role={role}"
 
         def found() -> list[Document]:
             pods = [pod for pod in self.objects.list("pods", selector) if _job(pod).rpartition("-")[0] == prefix]
             waiting = [pod for pod in pods if _is_waiting(pod)]
-            return waiting if len(waiting) == nodes else []
+            return waiting if len(waiting) == count else []
 
-        pods = until(found, f"{nodes} waiting pods of {prefix}", lambda: self.objects.list("pods", selector))
+        pods = until(found, f"{count} waiting pods of {prefix}", lambda: self.objects.list("pods", selector))
         return sorted(pods, key=lambda pod: int(pod["metadata"]["annotations"][INDEX_ANNOTATION]))
 
     def run(self, pod: Document) -> None:

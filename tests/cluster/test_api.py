@@ -39,6 +39,7 @@ def test_defaults_are_filled_in(plane: ControlPlane) -> None:
     assert spec["runtime"]["backoffLimit"] == 3
 
 
+OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
 BAD = {
     "draws between 1 and 8": (distill_job("b", student={"draws": 4}), "draws"),
     "too many neighbours": (distill_job("b", student={"drawNeighbours": 5}), "drawNeighbours"),
@@ -62,6 +63,16 @@ BAD = {
     "no tasks": (student_rollout("b", evaluation={"suite": "metaworld", "tasks": []}), "tasks"),
     "no nodes": (distill_job("b", runtime={"nodes": 0}), "nodes"),
     "evaluation on two nodes": (student_rollout("b", runtime={"nodes": 2}), "spec.runtime.nodes must be 1"),
+    "overridden safety gate": (
+        student_rollout("b", overrides=[{**OVERRIDE, "gate": "S1"}]),
+        "a safety gate can never be overridden",
+    ),
+    "gate overridden twice": (student_rollout("b", overrides=[OVERRIDE, OVERRIDE]), "overrides"),
+    "override without end": (student_rollout("b", overrides=[{**OVERRIDE, "expires": ""}]), "expires"),
+    "override until no day": (
+        student_rollout("b", overrides=[{**OVERRIDE, "expires": "2026-02-31T00:00:00Z"}]),
+        "expires",
+    ),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
 
@@ -91,6 +102,24 @@ CHANGED = {
 @pytest.mark.parametrize("case", CHANGED)
 def test_a_spec_is_immutable(plane: ControlPlane, case: str) -> None:
     assert "new name" in refusal(plane, CHANGED[case])
+
+
+def set_status(plane: ControlPlane, name: str, status: dict[str, Any]) -> None:
+    patch = json.dumps({"status": status})
+    plane.kubectl("patch", "sr", name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+@pytest.mark.parametrize("end", ["promotionTime", "completionTime"])
+def test_overrides_may_change_until_the_student_is_promoted(plane: ControlPlane, end: str) -> None:
+    name = end.lower()
+    apply(plane, student_rollout(name))
+    set_status(plane, name, {"phase": "Evaluating"})
+    apply(plane, student_rollout(name, overrides=[OVERRIDE]))
+    apply(plane, student_rollout(name, overrides=[{**OVERRIDE, "reason": "another"}]))
+    set_status(plane, name, {"phase": "Promoting", end: "2026-01-01T00:00:00Z"})
+    for overrides in ({}, {"overrides": [OVERRIDE]}):
+        assert "only until the student is promoted" in refusal(plane, student_rollout(name, **overrides))
+    assert plane.get("sr", name)["spec"]["overrides"][0]["reason"] == "another"
 
 
 def test_the_time_to_live_may_change(plane: ControlPlane) -> None:

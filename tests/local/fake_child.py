@@ -1,6 +1,7 @@
 """A tiny child that follows the contract: reads its spec, writes result.json and its last words, fails on wish.
 
-What it does is told by ``FAKE_<KIND>``: ok, user-error, crash, crash-once, mute, sleep.
+What it does is told by ``FAKE_<KIND>``, or ``FAKE_<KIND>_<SHARD>``: ok, user-error, crash, crash-once, mute, sleep.
+``FAKE_ROUNDS``: in which round the judge comes to a verdict; each round before asks for twice the episodes.
 """
 
 import json
@@ -19,7 +20,7 @@ def ref(kind, letter):
     return {"uri": f"store://{kind}/{letter}", "digest": "sha256:" + letter * 64}
 
 
-def result(kind, verdict):
+def result(kind, verdict, task):
     common = {"kind": kind, "outcome": "Succeeded", "reason": "Done"}
     if kind == "Train":
         return {**common, "student": ref("students", "a")}
@@ -42,6 +43,10 @@ def result(kind, verdict):
         {"name": name, "success": 0.9, "episodes": 200, "interval": {"low": 0.8, "high": 1.0}}
         for name in ("teacher@10", "student-draws")
     ]
+    if len(task.get("rounds", [1])) < int(os.environ.get("FAKE_ROUNDS", "1")):
+        present = task.get("episodes") or task["evaluation"]["episodesPerTask"]
+        gates[3]["verdict"] = "Inconclusive"
+        return {**common, "wantedEpisodes": 2 * present, "gates": gates, "arms": arms}
     return {**common, "verdict": verdict, "gates": gates, "arms": arms, "evidence": ref("evidence", "d")}
 
 
@@ -68,8 +73,9 @@ def main():
     task = json.loads(Path(arguments["--spec"]).read_text())
     work = Path(arguments["--output"])
     work.mkdir(parents=True, exist_ok=True)
-    kind = task["kind"]
-    wish = os.environ.get(f"FAKE_{kind.upper()}", "ok")
+    kind = task["kind"].removesuffix("Rounds")
+    own = f"FAKE_{kind.upper()}_{os.environ.get('JOB_COMPLETION_INDEX')}"
+    wish = os.environ.get(own, os.environ.get(f"FAKE_{kind.upper()}", "ok"))
     with (work / "attempts").open("a") as file:
         file.write(f"{os.getpid()} {os.environ['FLOWSTILL_STORE']}\n")
     attempts = len((work / "attempts").read_text().splitlines())
@@ -83,7 +89,7 @@ def main():
         )
     if wish == "crash" or (wish == "crash-once" and attempts == 1):
         sys.exit(1)
-    end(work, result(kind, os.environ.get("FAKE_VERDICT", "Pass")), 0, mute=wish == "mute")
+    end(work, result(kind, os.environ.get("FAKE_VERDICT", "Pass"), task), 0, mute=wish == "mute")
 
 
 def wait_for_sigterm(work):

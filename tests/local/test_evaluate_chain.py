@@ -5,18 +5,22 @@ The policy is a tiny SmolVLA that looks through a camera, which is really drawn.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowstill.api.children import Result
-from flowstill.api.fields import StatusRef
+from flowstill.api.children import JudgeRoundsTask, Result, RolloutsTask
 from flowstill.artifacts.stores import fetch
+from flowstill.child.context import ChildContext
+from flowstill_evaluator.gathering import gather
+from flowstill_evaluator.session import work_folder
 from tests.support import tiny_smolvla
 from tests.support.tiny_student import publish_student
 
@@ -56,6 +60,7 @@ def spec_file(environment, student, kind, **changes):
             "suite": "metaworld",
             "tasks": ["reach-around"],
             "episodesPerTask": EPISODES,
+            "maxEpisodesPerTask": EPISODES,
             "arms": ARMS,
             **changes,
         },
@@ -66,8 +71,8 @@ def spec_file(environment, student, kind, **changes):
     return path
 
 
-def start(environment, command, spec):
-    work = Path(environment["ROOT"]) / "work" / spec.stem
+def start(environment, command, spec, work=None):
+    work = work or Path(environment["ROOT"]) / "work" / spec.stem
     line = [sys.executable, "-m", "flowstill_evaluator.cli", command, "--spec", str(spec), "--output", str(work)]
     return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True), work
 
@@ -112,7 +117,9 @@ def test_a_custom_suite_is_tried_before_anything_runs(environment, student):
     assert "the student was trained on states of 7 numbers, reach has 6: agent_pos" in result.message
 
 
-def test_rollouts_are_interrupted_continued_and_published(environment, student):
+@pytest.fixture(scope="module")
+def evaluated(environment, student):
+    """The records of an evaluation that was interrupted once."""
     spec = spec_file(environment, student, "Rollouts")
     process, work = start(environment, "rollouts", spec)
     lines = work / "rollouts" / "episodes.jsonl"
@@ -127,7 +134,11 @@ def test_rollouts_are_interrupted_continued_and_published(environment, student):
     code, result, said = finish(environment, "rollouts", spec)
     assert code == 0, said
     assert lines.read_bytes().startswith(before)
-    folder = fetch(StatusRef(uri=result.rollouts.uri, digest=result.rollouts.digest), "rollouts")
+    return fetch(result.rollouts, "rollouts")
+
+
+def test_rollouts_are_interrupted_continued_and_published(evaluated):
+    folder = evaluated
     episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert [(e["arm"], e["episode"]) for e in episodes] == [(a, i) for a in ARMS for i in range(EPISODES)]
     assert len({(e["episode"], e["seed"]) for e in episodes}) == EPISODES
@@ -151,3 +162,31 @@ def test_rollouts_are_interrupted_continued_and_published(environment, student):
     filmed = [e["video"] for e in episodes if e["video"]]
     assert (description["videos"] is None) == bool(filmed), "films, or a note why there are none"
     assert all((folder / name).stat().st_size > 1000 for name in filmed)
+
+
+def test_two_shards_are_what_one_is(environment, student, evaluated, tmp_path):
+    spec = spec_file(environment, student, "Rollouts", shards=2)
+    works = [Path(environment["ROOT"]) / "store" / "work" / "shards" / str(index) for index in (0, 1)]
+    # As if an attempt before had measured them, which takes longer than all else, and is measured above.
+    folder = work_folder(works[0], RolloutsTask.model_validate_json(spec.read_text()))
+    for name in ("latency.json", "memory.json"):
+        shutil.copyfile(evaluated / name, folder / name)
+    shards = [
+        start({**environment, "JOB_COMPLETION_INDEX": str(index)}, "rollouts", spec, work)[0]
+        for index, work in enumerate(works)
+    ]
+    for shard in shards:
+        _, said = shard.communicate()
+        assert shard.returncode == 0, said
+    fields = json.loads(spec.read_text()) | {"kind": "JudgeRounds", "parity_difference": 0.0, "episodes": EPISODES}
+    task = JudgeRoundsTask(**fields, rounds=[{"work": "store://work/shards", "shards": 2}])
+    context = ChildContext(tmp_path, threading.Event(), None)
+    merged = gather(task, context)
+    for name in ("episodes.jsonl", "fidelity.json"):
+        assert (merged / name).read_bytes() == (evaluated / name).read_bytes()
+    with np.load(merged / "joint_velocity.npz") as ours, np.load(evaluated / "joint_velocity.npz") as theirs:
+        assert ours.files == theirs.files == ARMS
+        for arm in ARMS:
+            np.testing.assert_array_equal(ours[arm], theirs[arm])
+    assert [p.name for p in merged.glob("videos/*")] == [p.name for p in evaluated.glob("videos/*")]
+    assert len(json.loads((merged / "run.json").read_text())["parts"]) == 2

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from flowstill_operator import cli
-from flowstill_operator.clusters import local
+from flowstill_operator.clusters import local_jobs
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone
 from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.engine import loop
@@ -29,7 +29,7 @@ def fake_children(monkeypatch):
     """The Jobs are the real manifests; only the first words of their command are replaced."""
     for kind, controller in list(loop.CONTROLLERS.items()):
         monkeypatch.setitem(loop.CONTROLLERS, kind, replace(controller, manifest=faked(controller.manifest)))
-    monkeypatch.setattr(local, "back_off", lambda failures: 0.01)
+    monkeypatch.setattr(local_jobs, "back_off", lambda failures: 0.01)
 
 
 def faked(manifest):
@@ -137,6 +137,47 @@ def test_crashes_are_retried_up_to_the_backoff_limit(tmp_path, monkeypatch, wish
     assert len(attempts(tmp_path, "dj", "train")) == tries
     reasons = {c["type"]: c["reason"] for c in states(tmp_path)["dj"]["status"]["conditions"]}
     assert reasons["Trained"] == ("Succeeded" if code == 0 else "BackoffLimitExceeded")
+
+
+def sharded(**evaluation):
+    limits = {"episodesPerTask": 4, "maxEpisodesPerTask": 16, "shards": 2, **evaluation}
+    evaluation = {"suite": "metaworld", "tasks": ["reach-around"], **limits}
+    return rollout_spec(student={"distillJob": "dj"}, evaluation=evaluation, runtime={"backoffLimit": 1})
+
+
+@pytest.mark.parametrize("wish", ["crash-once", "mute"])
+def test_shards_run_one_after_another_and_only_the_one_that_crashed_again(tmp_path, monkeypatch, wish):
+    monkeypatch.setenv("FAKE_ROLLOUTS_1", wish)
+    assert run(tmp_path, path=files(tmp_path, rollout=sharded())) == 0
+    tries = [len(attempts(tmp_path, "sr", f"rollouts/{shard}")) for shard in (0, 1)]
+    assert tries == [1, 2 if wish == "crash-once" else 1]
+    [path] = (tmp_path / ".flowstill/state/jobs").glob("sr-rollouts-????????/job.json")
+    stored = json.loads(path.read_text())
+    indexes = [pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] for pod in stored["pods"]]
+    assert indexes == ["0", "1", "1"][: sum(tries)]
+    assert stored["job"]["status"]["succeeded"] == 2
+
+
+def test_a_shard_that_fails_too_often_fails_the_rollout_and_is_tried_again_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_ROLLOUTS_1", "crash")
+    path = files(tmp_path, rollout=sharded())
+    assert run(tmp_path, path=path) == 1
+    message = states(tmp_path)["sr"]["status"]["message"]
+    assert message.startswith("rollouts: shard 2 of 2 failed 2 times, the last with exit code 1; 2 attempts failed")
+    monkeypatch.delenv("FAKE_ROLLOUTS_1")
+    assert run(tmp_path, path=path) == 0
+    assert len(attempts(tmp_path, "sr", "rollouts/1")) == 3
+
+
+def test_rounds_go_on_until_there_is_a_verdict(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_ROUNDS", "3")
+    assert run(tmp_path, path=files(tmp_path, rollout=sharded())) == 0
+    status = states(tmp_path)["sr"]["status"]
+    assert (status["phase"], status["round"], status["episodes"], status["rounds"]) == ("Completed", 3, 16, [4, 4, 8])
+    for role in ("rollouts", "rollouts-2", "rollouts-3"):
+        assert [len(attempts(tmp_path, "sr", f"{role}/{shard}")) for shard in (0, 1)] == [1, 1]
+    assert [len(attempts(tmp_path, "sr", role)) for role in ("judge", "judge-2", "judge-3")] == [1, 1, 1]
+    assert "4 episodes of every task leave P1 undecided; 8 of at most 16 are run" in capsys.readouterr().out
 
 
 def test_a_mute_child_is_read_from_its_work_folder(tmp_path, monkeypatch):

@@ -5,10 +5,9 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from flowstill.api.children import JudgeTask
-from flowstill.api.studentrollout import GateResult
+from flowstill.api.studentrollout import GateOverride, GateResult
 from flowstill_evaluator import evidence as records
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.chain import TITLES
@@ -108,17 +107,12 @@ def _gate(gate: GateResult) -> doc.Gate:
         interval=None if gate.interval is None else doc.Range(low=gate.interval.low, high=gate.interval.high),
         samples=gate.samples,
         message=gate.message,
-        override=_override(gate),
+        override=_override(gate.override),
     )
 
 
-def _override(gate: GateResult) -> doc.Override | None:
-    """The override that the judge took into account, where the API's gate has one."""
-    found: Any = getattr(gate, "override", None)
-    if found is None:
-        return None
-    values = found.model_dump(mode="json") if isinstance(found, BaseModel) else dict(found)
-    return doc.Override(**{name: values[name] for name in doc.Override.model_fields if name in values})
+def _override(found: GateOverride | None) -> doc.Override | None:
+    return None if found is None else doc.Override(**found.model_dump(mode="json"))
 
 
 def _arm(arm: ArmSummary) -> doc.Arm:

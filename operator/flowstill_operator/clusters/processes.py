@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill_operator.children import CONTAINER, Document
-from flowstill_operator.jobs import SPEC_FILE
+from flowstill_operator.jobs import INDEX_REFERENCE, INDEX_VARIABLE, SPEC_FILE
+from flowstill_operator.ranks import INDEX_ANNOTATION
 
 NAMESPACE = "local"
 PORT_ANNOTATION = "flowstill.dev/progress-port"
@@ -66,16 +67,18 @@ def new_attempt(folder: Path) -> Attempt:
     return Attempt(folder, port)
 
 
-def command_of(job: Document, spec_file: Path) -> list[str]:
-    """The container's command with the path of its spec on this machine."""
+def command_of(job: Document, spec_file: Path, index: int | None = None) -> list[str]:
+    """The container's command with the path of its spec on this machine, and its index of an Indexed Job."""
     command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    if index is not None:
+        command = [part.replace(INDEX_REFERENCE, str(index)) for part in command]
     program = [str(spec_file) if part == SPEC_FILE else part for part in command]
     if program[0] == "python3":
         program[0] = sys.executable
     return program
 
 
-def environment_of(job: Document, attempt: Attempt) -> dict[str, str]:
+def environment_of(job: Document, attempt: Attempt, index: int | None = None) -> dict[str, str]:
     """This machine's environment with the container's over it; our own commands come first in PATH."""
     container = job["spec"]["template"]["spec"]["containers"][0]
     given = {e["name"]: e["value"] for e in container.get("env", []) if e["name"] not in CONTAINER_ONLY}
@@ -85,6 +88,7 @@ def environment_of(job: Document, attempt: Attempt) -> dict[str, str]:
         "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         **given,
+        **({} if index is None else {INDEX_VARIABLE: str(index)}),
         "FLOWSTILL_PROGRESS_PORT": str(attempt.port),
         "FLOWSTILL_TERMINATION_LOG": str(attempt.termination_log),
     }
@@ -98,8 +102,8 @@ class ChildProcess:
         self.attempt = attempt
 
     @classmethod
-    async def start(cls, job: Document, spec_file: Path, attempt: Attempt) -> "ChildProcess":
-        """Start it.
+    async def start(cls, job: Document, spec_file: Path, attempt: Attempt, index: int | None = None) -> "ChildProcess":
+        """Start it; ``index``: which pod of an Indexed Job it is.
 
         Raises:
             FileNotFoundError: the command is not installed.
@@ -107,8 +111,8 @@ class ChildProcess:
         """
         with storage_full("the log", attempt.folder), attempt.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command_of(job, spec_file),
-                env=environment_of(job, attempt),
+                *command_of(job, spec_file, index),
+                env=environment_of(job, attempt, index),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -199,15 +203,18 @@ def fetch_progress(url: str) -> ProgressReport | None:
         return None
 
 
-def pod_of(job: str, number: int, port: int, code: int | None = None, message: str = "") -> Document:
-    """An attempt in the shape of a pod; names sort as attempts do."""
+def pod_of(
+    job: str, number: int, port: int, code: int | None = None, message: str = "", index: int | None = None
+) -> Document:
+    """An attempt in the shape of a pod; names sort as attempts do. ``index``: which pod of an Indexed Job it is."""
+    shard = {} if index is None else {INDEX_ANNOTATION: str(index)}
     phase = "Running" if code is None else ("Succeeded" if code == 0 else "Failed")
     state = {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message}}
     return {
         "metadata": {
             "name": f"{job}-{number:06d}",
             "namespace": NAMESPACE,
-            "annotations": {PORT_ANNOTATION: str(port)},
+            "annotations": {PORT_ANNOTATION: str(port), **shard},
         },
         "status": {"phase": phase, "containerStatuses": [{"name": CONTAINER, "state": state}]},
     }

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from flowstill.api import GROUP
 from flowstill.api.children import ProgressReport
+from flowstill.api.overrides import described
+from flowstill.api.studentrollout import GateResult
 from flowstill.artifacts.uris import Locations, local_path
 from flowstill.errors import ArtifactError
 from flowstill_operator.children import Document
@@ -190,9 +192,15 @@ def gates_table(gates: Sequence[dict[str, Any]]) -> Table:
             _number(gate.get("measured")),
             _number(gate.get("threshold")),
             str(gate.get("samples", 0)),
-            gate.get("message", ""),
+            _sentence(gate),
         )
     return table
+
+
+def _sentence(gate: dict[str, Any]) -> str:
+    """What was measured, and who answers for it all the same."""
+    result = GateResult.model_validate(gate)
+    return f"{result.message} {described(result)}".strip() if result.override else result.message
 
 
 def _number(value: float | None) -> str:

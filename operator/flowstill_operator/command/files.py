@@ -17,6 +17,7 @@ from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.observe import read_resource as read_rollout
 
+TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 MERGE_TAG = "tag:yaml.org,2002:merge"
 NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
 KINDS: tuple[ResourceKind, ...] = ("DistillJob", "StudentRollout")
@@ -58,7 +59,7 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as the API server takes it: no key twice (the last would win in silence), keys are strings."""
+    """YAML as the API server takes it: no key twice (the last would win in silence); keys and times are strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping with different keys."""
@@ -73,6 +74,12 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             found.add(key)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP_TAG]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _documents(path: Path) -> list[Any]:

@@ -1,16 +1,28 @@
 """The three children of a StudentRollout, and what their results mean: parity, rollouts, judge."""
 
-from flowstill.api.children import AnyTask, JudgeTask, ParityTask, Result, ResultKind, RolloutsTask, RolloutTask
+from flowstill.api.children import (
+    AnyTask,
+    JudgeRoundsTask,
+    JudgeTask,
+    ParityTask,
+    Result,
+    ResultKind,
+    RolloutsTask,
+    RolloutTask,
+    RoundWork,
+)
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
+from flowstill.api.studentrollout import ArmResult, GateResult, StudentRolloutSpec, Verdict
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
-from flowstill_operator.rollout.observe import NOT_STARTED, STEPS, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, fail, inconclusive, reject
+from flowstill_operator.rollout.observe import MORE_EPISODES, NOT_STARTED, STEPS, UNDECIDED, Observed
+from flowstill_operator.rollout.outcome import StatusDraft, fail, reject
+from flowstill_operator.rollout.overrides import gates_summary, weigh
 from flowstill_operator.stage import Seen, Stage, run_stage
-from flowstill_operator.steps import Move, Role
+from flowstill_operator.steps import Move, Role, timestamp
 
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
+MOST_ROUNDS = 99
 PHASES = {"parity": "Validating", "rollouts": "Evaluating", "judge": "Judging"}
 RESULT_KINDS: dict[Role, ResultKind] = {"parity": "Parity", "rollouts": "Rollouts", "judge": "Judge"}
 
@@ -39,9 +51,10 @@ def evaluation_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
     result = _run(observed, spec, draft, "rollouts")
     if not isinstance(result, Result):
         return result
-    if result.rollouts is None:
-        return _incomplete(draft, "rollouts", "its records")
-    draft.set(rollouts=result.rollouts)
+    if not in_parts(observed):
+        if result.rollouts is None:
+            return _incomplete(draft, "rollouts", "its records")
+        draft.set(rollouts=result.rollouts)
     draft.condition("Evaluated", "True", "Evaluated", result.message or "all arms were run")
     return None
 
@@ -51,22 +64,45 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
     result = _run(observed, spec, draft, "judge")
     if not isinstance(result, Result):
         return result
-    passed = [gate.name for gate in result.gates if gate.verdict == "Pass"]
-    draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence)
-    draft.set(gates_summary=f"{len(passed)}/{len(GATES)} Pass", **_successes(result.arms))
+    draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence, **_successes(result.arms))
+    if result.rollouts is not None:
+        draft.set(rollouts=result.rollouts)
+    draft.set(gates_summary=gates_summary(result.gates))
+    if result.verdict is None and result.wanted_episodes is not None:
+        return _another_round(observed, spec, draft, result, result.wanted_episodes)
     if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
         return _incomplete(draft, "judge", "a verdict, evidence and all nine gates")
-    others = ", ".join(f"{gate.name} {gate.verdict}" for gate in result.gates if gate.verdict != "Pass")
-    if result.verdict == "Fail":
-        draft.condition("GatesPassed", "False", "GatesFailed", others)
-        return reject(draft, "GatesFailed", f"gates: {others}")
-    if result.verdict == "Inconclusive":
-        draft.condition("GatesPassed", "Unknown", "Inconclusive", others)
-        return inconclusive(draft, f"gates: {others}; more episodes per task decide")
-    if others:
-        return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({others})")
-    draft.condition("GatesPassed", "True", "GatesPassed", f"{len(passed)} of {len(GATES)} gates passed")
-    return None
+    if result.verdict != _together(result.gates):
+        return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({result.verdict})")
+    return weigh(draft, spec)
+
+
+def _together(gates: list[GateResult]) -> Verdict:
+    """What these gates say together, as they were measured."""
+    verdicts = {gate.verdict for gate in gates}
+    return "Fail" if "Fail" in verdicts else "Inconclusive" if "Inconclusive" in verdicts else "Pass"
+
+
+def _another_round(
+    observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, result: Result, wanted: int
+) -> Move:
+    """What was run leaves gates open: write down that more is run, and only then run it."""
+    present, most = sum(observed.rounds), spec.evaluation.most_episodes_per_task
+    if not present < wanted <= most or len(observed.rounds) >= MOST_ROUNDS:
+        return _incomplete(draft, "judge", f"a verdict, and wants {wanted} episodes of every task after {present}")
+    undecided = ", ".join(gate.name for gate in result.gates if gate.verdict == "Inconclusive")
+    text = f"{present} episodes of every task leave {undecided or 'gates'} undecided"
+    rounds = [*observed.rounds, wanted - present]
+    draft.set(rounds=rounds, round=len(rounds), episodes=wanted, phase=PHASES["rollouts"])
+    draft.condition("GatesPassed", "Unknown", UNDECIDED, text)
+    draft.condition("Evaluated", "Unknown", MORE_EPISODES, f"{text}; {wanted} of at most {most} are run")
+    draft.set(message=f"{text}; running {wanted - present} more")
+    return Move(requeue_after=0.0)
+
+
+def in_parts(observed: Observed) -> bool:
+    """Whether the records are in parts, which the judge merges."""
+    return len(observed.rounds) > 1 or observed.shards(1) > 1
 
 
 def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role) -> Result | Move | None:
@@ -75,13 +111,18 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     if draft.is_true(kind):
         return None
     child = observed.child(role)
+    number = observed.round_of(role)
     draft.set(phase=PHASES[role], image=draft.status.image or child.image or observed.image)
+    if role == "rollouts":
+        draft.set(rounds=list(observed.rounds), round=number, episodes=sum(observed.rounds))
     return run_stage(
         draft,
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
         Seen(child, observed.reader(role), draft.status.image or observed.image),
         task=lambda: _task(observed, spec, draft, role),
         fail=lambda reason, message: fail(draft, reason, message),
+        number=number,
+        shards=observed.shards(number) if role == "rollouts" else 1,
     )
 
 
@@ -92,13 +133,13 @@ def _incomplete(draft: StatusDraft, role: Role, what: str) -> Move:
 
 
 def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role) -> AnyTask:
-    status, owner = draft.status, observed.owner
+    status, owner, number = draft.status, observed.owner, observed.round_of(role)
     if status.student is None:
         raise ValueError("a child of a rollout needs a pinned student")
     common = RolloutTask(
         resource=f"{owner.namespace}/{owner.name}",
         uid=owner.uid,
-        work=work_uri(owner, role),
+        work=work_uri(owner, role, number),
         student=_pinned(status.student),
         teacher=Source(uri=status.teacher.uri, digest=status.teacher.digest) if status.teacher else spec.teacher,
         baseline=_pinned(status.baseline) if status.baseline else None,
@@ -109,10 +150,25 @@ def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role
     if role == "parity":
         return ParityTask(**shared, parity=spec.parity)
     if role == "rollouts":
-        return RolloutsTask(**shared)
-    if status.rollouts is None or status.parity_difference is None:
-        raise ValueError("the judge needs the records and parity's difference")
-    return JudgeTask(**shared, rollouts=_pinned(status.rollouts), parity_difference=status.parity_difference)
+        *before, present = observed.rounds
+        return RolloutsTask(**shared, first_episode=sum(before), episodes=present)
+    if status.parity_difference is None:
+        raise ValueError("the judge needs parity's difference")
+    judging = shared | {
+        "parity_difference": status.parity_difference,
+        "overrides": spec.overrides,
+        "asked": timestamp(draft.now),
+    }
+    if in_parts(observed):
+        parts = [
+            RoundWork(work=work_uri(owner, "rollouts", each), shards=observed.shards(each))
+            for each in range(1, number + 1)
+        ]
+        total = sum(observed.rounds)
+        return JudgeRoundsTask(**judging, rounds=parts, episodes=total)
+    if status.rollouts is None:
+        raise ValueError("the judge needs the records")
+    return JudgeTask(**judging, rollouts=_pinned(status.rollouts))
 
 
 def _pinned(ref: StatusRef) -> ArtifactRef:

@@ -26,7 +26,9 @@ STEPS: tuple[tuple[Role, str], ...] = (
     ("judge", "GatesPassed"),
 )
 """Each child, and the condition that says how far it is."""
-NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved")
+MORE_EPISODES, UNDECIDED = "MoreEpisodes", "Undecided"
+"""The reasons of Evaluated and GatesPassed when another round is decided on, and its Jobs are not made yet."""
+NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved", MORE_EPISODES, UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,21 @@ class Observed:
     target_refused: Problem | None = None
     requests: tuple[Request, ...] = ()
     jobs: tuple[ChildJob, ...] = ()
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Episodes of every task in each round so far, the present one last."""
+        first = self.spec.evaluation.episodes_per_task if self.spec is not None else 1
+        return tuple(self.status.rounds) or (first,)
+
+    def round_of(self, role: Role) -> int:
+        """Which Job of that role it is at: parity is measured once."""
+        return 1 if role == "parity" else len(self.rounds)
+
+    def shards(self, number: int) -> int:
+        """Shards of that round (from 1); none has no episode at all."""
+        evaluation = self.spec.evaluation if self.spec is not None else None
+        return min(evaluation.shards, len(evaluation.tasks) * self.rounds[number - 1]) if evaluation else 1
 
     def child(self, role: Role) -> Child:
         """The child of that role."""
@@ -111,7 +128,16 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     if role is None:
         return observed
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
-    child, reader = await observe_child(cluster, observed.owner, role, started=begun, look=True)
+    number = observed.round_of(role)
+    child, reader = await observe_child(
+        cluster,
+        observed.owner,
+        role,
+        started=begun,
+        look=True,
+        number=number,
+        indexed=role == "rollouts" and observed.shards(number) > 1,
+    )
     return replace(observed, children={role: child}, readers={role: reader})
 
 

@@ -14,7 +14,7 @@ from flowstill_operator.actions import (
     take_requests,
 )
 from flowstill_operator.rollout.observe import STEPS, TERMINAL, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, fail, supersede
+from flowstill_operator.rollout.outcome import StatusDraft, fail, passed, shortened, supersede
 from flowstill_operator.steps import Move
 
 RETRIABLE = frozenset({"Failed", "RolledBack"})
@@ -23,7 +23,7 @@ AT_ONCE = Move(requeue_after=0.0)
 """What was decided is written before anything follows from it."""
 
 AWAITING = "AwaitingApproval"
-AWAITING_TEXT = "all gates passed; evidence {digest} waits for the approval of somebody who has seen it"
+AWAITING_TEXT = "{passed}; evidence {digest} waits for the approval of somebody who has seen it"
 OTHER_EVIDENCE = "OtherEvidence"
 OTHER_EVIDENCE_TEXT = "{by} approves {token}, and the evidence is {digest}"
 UNSIGNED = "ApprovalUnsigned"
@@ -79,7 +79,7 @@ def approval_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
 def _why_not(request: Request | None, digest: str, draft: StatusDraft) -> tuple[str, str]:
     """Reason and message of what is missing; empty when nothing is."""
     if request is None:
-        return AWAITING, AWAITING_TEXT.format(digest=digest)
+        return AWAITING, AWAITING_TEXT.format(digest=digest, passed=shortened(passed(draft)))
     if request.recorded_in(draft.status.actions):
         return USED, USED_TEXT.format(whose=request.whose)
     if request.token != digest:

@@ -14,7 +14,8 @@ from flowstill_operator.actions import ABORTED
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, supersede
+from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, passed, supersede
+from flowstill_operator.rollout.overrides import by_expiry, override_stage
 from flowstill_operator.rollout.people import approval_stage, take_decisions
 from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
 from flowstill_operator.steps import (
@@ -56,13 +57,14 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         parity_stage,
         evaluation_stage,
         judge_stage,
+        override_stage,
         approval_stage,
         _promotion_stage,
     )
     for stage in stages:
         move = stage(observed, observed.spec, draft)
         if move is not None:
-            return draft.plan(move)
+            return draft.plan(by_expiry(draft, move))
     return draft.plan(complete(draft))
 
 
@@ -147,7 +149,7 @@ def _promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
     if draft.is_true("Promoted"):
         return _finish(observed, spec, draft, target)
     if not judged or draft.find("Promoted") is None:
-        draft.condition("Promoted", "Unknown", "Promoting", "all gates passed")
+        draft.condition("Promoted", "Unknown", "Promoting", passed(draft))
         return Move(requeue_after=AT_ONCE)
     if observed.target_refused is not None:
         reason, text = observed.target_refused.reason, observed.target_refused.message

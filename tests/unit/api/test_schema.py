@@ -15,15 +15,16 @@ from flowstill.api.schema import (
     KINDS,
     REPOSITORY,
     RULES,
-    UNTIL_PROMOTION,
     Kind,
     custom_resource_definition,
     to_yaml,
     write,
 )
 from flowstill.api.structural import structural
+from flowstill.api.studentrollout import UNTIL_PROMOTION
 
 DIGEST = "sha256:" + "a" * 64
+OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
 MINIMAL: dict[str, dict[str, Any]] = {
     "DistillJob": {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}},
     "StudentRollout": {
@@ -176,6 +177,12 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("StudentRollout", "gates.S3", {"margin": 0.1}, {"margin": 0.2}),
         ("StudentRollout", "target", {"deployment": {"name": "arm"}}, {"deployment": {}}),
         ("StudentRollout", "target.deployment", {"name": "arm"}, {"name": "Arm"}),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "gate": "P7"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "by": ""}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "reason": " "}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "expires": "2026-12-31"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "expires": "2026-12-31T23:59:59"}]),
+        ("StudentRollout", "overrides", [OVERRIDE], [{k: v for k, v in OVERRIDE.items() if k != "expires"}]),
         ("StudentRollout", "baseline", {"uri": "store://b", "digest": DIGEST}, {"uri": "store://b"}),
     ],
 )
@@ -202,6 +209,7 @@ REFUSED = {
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
+    RULES["Override"][0]["rule"]: changed("StudentRollout", "overrides", [{**OVERRIDE, "gate": "S1"}]),
     RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
 }
@@ -244,6 +252,20 @@ def test_names_are_short(kind: Kind) -> None:
     assert rule["message"].startswith("metadata.name must be at most 40 characters")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([OVERRIDE, OVERRIDE], "spec.overrides has a gate twice"),
+        ([{**OVERRIDE, "expires": "2026-02-31T00:00:00Z"}], "out of range"),
+    ],
+)
+def test_overrides_that_no_schema_can_refuse(overrides: list[dict[str, Any]], words: str) -> None:
+    """The API server refuses the first by the list's key, and the second by its format."""
+    rollout = next(kind for kind in KINDS if kind.name == "StudentRollout")
+    with pytest.raises(ValidationError, match=words):
+        rollout.spec.model_validate(changed("StudentRollout", "overrides", overrides))
+
+
 @EVERY_KIND
 def test_what_may_change_until_the_promotion_has_a_rule_that_sees_the_status(kind: Kind) -> None:
     rules = {rule["fieldPath"]: rule for rule in root_schema(kind)["x-kubernetes-validations"][1:]}
@@ -270,6 +292,7 @@ def test_lists_with_a_key_are_maps() -> None:
         ".status.arms": ["name"],
         ".status.fidelity": ["name"],
         ".spec.runtime.env": ["name"],
+        ".spec.overrides": ["gate"],
     }
 
 

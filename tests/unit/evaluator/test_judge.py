@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowstill.api.children import MAX_RESULT_BYTES, JudgeTask, ParityTask, Result
 from flowstill.api.fields import ArtifactRef, StatusRef
-from flowstill.api.studentrollout import ArmResult, GateResult, Interval
+from flowstill.api.studentrollout import ArmResult, GateResult, Interval, Override
 from flowstill.artifacts.manifest import RolloutsProperties, StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch, publish, push
 from flowstill.child.context import ChildContext
@@ -38,7 +38,7 @@ def store(tmp_path, monkeypatch):
     return folder
 
 
-def published(tmp_path, draws=8, break_records=None, curve=None, **records):
+def published(tmp_path, draws=8, break_records=None, curve=None, most=None, **records):
     """Teacher, student and records in the store; what a judge is asked about."""
     teacher_folder = tmp_path / "teacher"
     teacher_folder.mkdir(exist_ok=True)
@@ -102,6 +102,7 @@ def published(tmp_path, draws=8, break_records=None, curve=None, **records):
             "suite": "metaworld",
             "tasks": ["reach-around"],
             "episodesPerTask": records.get("episodes", 200),
+            "maxEpisodesPerTask": most or records.get("episodes", 200),
         },
         rollouts=ArtifactRef(uri=rollouts.uri, digest=rollouts.digest),
         parity_difference=3.4e-6,
@@ -178,6 +179,15 @@ def test_the_command_says_it_in_one_line(store, tmp_path, monkeypatch):
     assert all(gate.message for gate in said.gates if gate.verdict != "Pass")
 
 
+def test_what_more_episodes_can_decide_is_no_verdict(store, tmp_path):
+    result, _ = run(published(tmp_path, episodes=50, most=200), tmp_path)
+    assert (result.outcome, result.verdict, result.reason) == ("Succeeded", None, "MoreEpisodes")
+    assert (result.wanted_episodes, result.evidence) == (100, None)
+    assert {gate.name for gate in result.gates if gate.verdict == "Inconclusive"} >= {"P1"}
+    assert {arm.episodes for arm in result.arms} == {50}
+    assert len(list((store / "evidence").iterdir())) == 1, "the records, and nothing that was judged"
+
+
 def test_judging_twice_gives_the_same_evidence(store, tmp_path):
     task = published(tmp_path)
     assert run(task, tmp_path)[0] == run(task, tmp_path)[0]
@@ -197,6 +207,51 @@ def test_other_verdicts(store, tmp_path, records, verdict, reason):
     result, _ = run(published(tmp_path, **records), tmp_path)
     assert (result.outcome, result.verdict, result.reason) == ("Succeeded", verdict, reason)
     assert (fetch(result.evidence, "evidence") / "report.html").is_file()
+
+
+OVERRIDES = [
+    {"gate": "P1", "by": "ann", "reason": "a pilot line", "expires": "2026-01-03T00:00:00Z"},
+    {"gate": "P3", "by": "bob", "reason": "long ago", "expires": "2026-01-01T00:00:00Z"},
+]
+
+
+def test_overrides_are_in_the_record_and_change_no_verdict(store, tmp_path):
+    task = published(tmp_path, rates={"student-draws": 0.4})
+    told = task.model_copy(
+        update={"overrides": [Override(**one) for one in OVERRIDES], "asked": "2026-01-02T00:00:00Z"}
+    )
+    result, _ = run(told, tmp_path)
+    assert result.verdict == "Fail"
+    assert all(gate.override is None for gate in result.gates), "the operator knows them; the message is short of room"
+    folder = fetch(result.evidence, "evidence")
+    expected = {
+        "P1": {"by": "ann", "reason": "a pilot line", "expires": "2026-01-03T00:00:00Z", "lapsed": False},
+        "P3": {"by": "bob", "reason": "long ago", "expires": "2026-01-01T00:00:00Z", "lapsed": True},
+    }
+    for name in ("decision.json", "report.json"):
+        found = json.loads((folder / name).read_text())
+        assert found["verdict"] == "Fail"
+        assert {gate["name"]: gate["override"] for gate in found["gates"] if gate.get("override")} == expected
+        assert {gate["name"]: gate["verdict"] for gate in found["gates"]}["P1"] == "Fail"
+    page = (folder / "report.html").read_text()
+    assert "Overridden by ann until 2026-01-03T00:00:00Z" in page
+    assert "Expired override by bob until 2026-01-01T00:00:00Z" in page
+
+
+def test_six_overrides_fit_into_a_decision(store, tmp_path):
+    long = [
+        Override(gate=f"P{n}", by="ö" * 256, reason="because " * 60, expires="2026-01-03T00:00:00Z")
+        for n in range(1, 7)
+    ]
+    told = published(tmp_path).model_copy(update={"overrides": long, "asked": "2026-01-02T00:00:00Z"})
+    folder = fetch(run(told, tmp_path)[0].evidence, "evidence")
+    raw = (folder / "decision.json").read_bytes()
+    assert len(raw) <= MAX_DECISION_BYTES
+    kept = [gate["override"] for gate in json.loads(raw)["gates"] if "override" in gate]
+    assert len(kept) == 6
+    assert all(override["by"].startswith("öö") and override["reason"].startswith("because") for override in kept)
+    whole = json.loads((folder / "report.json").read_text())
+    assert whole["gates"][-1]["override"]["reason"] == long[0].reason
 
 
 def test_a_one_draw_student_is_served_with_one_draw(store, tmp_path):
@@ -228,7 +283,7 @@ def test_changed_records_are_refused(store, tmp_path):
 
 def test_another_childs_task_is_refused(store, tmp_path):
     task = published(tmp_path)
-    values = task.model_dump(exclude={"kind", "rollouts", "parity_difference"})
+    values = task.model_dump(exclude={"kind", "rollouts", "episodes", "parity_difference", "overrides", "asked"})
     with pytest.raises(UserError, match="kind"):
         run(ParityTask.model_validate(values), tmp_path)
 

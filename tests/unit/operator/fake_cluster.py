@@ -161,12 +161,36 @@ class FakeCluster:
         condition = {"type": kind, "status": "True", "reason": "" if complete else reason, "message": "it ended"}
         job["status"] = {"conditions": [condition], "succeeded": int(complete), "failed": int(not complete)}
         state = {"terminated": {"exitCode": 0 if complete else 1, "message": text}}
+        if "backoffLimitPerIndex" in job["spec"]:
+            self.end_shards(job, complete=complete, result=result if message else None)
+            self.put(job)
+            return
         self.pods_by_job[name] = [
             {
                 "metadata": {"name": f"{name}-x", "creationTimestamp": "2026-01-01T00:00:00Z"},
                 "status": {"containerStatuses": [{"name": "child", "state": state}]},
             }
         ]
+        self.put(job)
+
+    def end_shards(self, job, *, complete, result):
+        """All pods end well, or the last one fails too often and the others are ended."""
+        pods = [pod for pod in self.pods_by_job[job["metadata"]["name"]] if pod["status"]["phase"] != "Failed"]
+        for pod in pods:
+            bad = not complete and pod is pods[-1]
+            end_rank(pod, 1 if bad else 0 if complete else 143, result if complete else None)
+        if not complete:
+            job["status"]["failedIndexes"] = str(job["spec"]["completions"] - 1)
+
+    def lose_shard(self, job, index):
+        """The node under a shard is gone; the Job's controller makes another pod for it."""
+        name = job["metadata"]["name"]
+        *_, pod = [pod for pod in self.pods_by_job[name] if index_of(pod) == index]
+        end_rank(pod, 137)
+        pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+        again = rank_pod(job, index)
+        again["metadata"]["name"] += f"-{len(self.pods_by_job[name])}"
+        self.pods_by_job[name].append(again)
         self.put(job)
 
     def end_reader(self, job):
@@ -199,6 +223,10 @@ class FakeCluster:
             if index in disrupted:
                 pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
         self.put(job)
+
+
+def index_of(pod):
+    return int(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
 
 
 def rank_pod(job, index):

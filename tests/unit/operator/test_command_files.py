@@ -49,6 +49,14 @@ def test_the_custom_suites_manifest_is_valid_and_names_its_function():
     assert f"def {function}(" in (EXAMPLES / "custom_suite" / package / "__init__.py").read_text()
 
 
+def test_a_time_without_quotes_is_a_string_as_for_the_api_server(tmp_path):
+    override = {"gate": "P2", "by": "ann", "reason": "why", "expires": "TIME"}
+    [path] = write(tmp_path, document("StudentRollout", rollout_spec(overrides=[override])))
+    path.write_text(path.read_text().replace("TIME", "2026-12-31T23:59:59Z"))
+    [rollout] = read_manifests([path], LOCAL)
+    assert rollout.spec["overrides"] == [{**override, "expires": "2026-12-31T23:59:59Z"}]
+
+
 def test_defaults_are_filled_in_so_that_equal_specs_are_equal(tmp_path):
     [plain] = read_manifests(write(tmp_path, document()), LOCAL)
     [spelt] = read_manifests(write(tmp_path, document(spec=distill_spec(student={"draws": 8}))), LOCAL)

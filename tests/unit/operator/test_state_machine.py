@@ -6,6 +6,8 @@ target changes only after a judged pass.
 
 import asyncio
 import copy
+import json
+import re
 from datetime import timedelta
 
 from hypothesis import HealthCheck, settings
@@ -23,12 +25,14 @@ from tests.unit.operator.builders import (
     TARGET_SPEC,
     deployment,
     distill_spec,
+    gates,
     judged,
     parity,
+    records,
     resource,
     rollout_spec,
 )
-from tests.unit.operator.fake_cluster import Crash, FakeCluster
+from tests.unit.operator.fake_cluster import Crash, FakeCluster, end_rank, index_of
 
 DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
@@ -41,7 +45,19 @@ CONDITIONS = {
 }
 ENDS = {"Pass": {"Completed", "RolledBack", "Superseded"}, "Fail": {"Rejected"}, "Inconclusive": {"Inconclusive"}}
 RUNNER = asyncio.Runner()
+EPISODES = [10, 10, 20]
+"""Of every task in each round."""
 crashes = st.none() | st.integers(0, 7)
+
+
+def task_of(job):
+    return json.loads(job["spec"]["template"]["metadata"]["annotations"]["flowstill.dev/spec"])
+
+
+def number_of(job):
+    """Which round it is of."""
+    found = re.search(r"-(\d+)(-read)?-[0-9a-f]{8}$", job["metadata"]["name"])
+    return int(found[1]) if found else 1
 
 
 class Chain(RuleBasedStateMachine):
@@ -51,14 +67,19 @@ class Chain(RuleBasedStateMachine):
         healthy=st.booleans(),
         after=st.booleans(),
         export=st.sampled_from(["same", "same", "other", "other without the child noticing"]),
+        rounds=st.integers(1, 3),
+        shards=st.sampled_from([1, 3]),
     )
-    def begin(self, verdict, with_target, healthy, after, export):
+    def begin(self, verdict, with_target, healthy, after, export, rounds, shards):
+        self.rounds, self.shards = rounds, shards
         self.after, self.export = after, export
         self.cluster, self.now = FakeCluster(), NOW
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
         extra = {"target": TARGET_SPEC} if with_target else {}
+        limits = {"episodesPerTask": EPISODES[0], "maxEpisodesPerTask": sum(EPISODES), "shards": shards}
+        extra["evaluation"] = {"suite": "metaworld", "tasks": ["reach", "push"], **limits}
         self.cluster.put(resource("DistillJob", distill_spec(validation={"after": after}), name="dj", uid="u-dj"))
         self.cluster.put(
             resource("StudentRollout", rollout_spec(student={"distillJob": "dj"}, **extra), name="sr", uid="u-sr")
@@ -96,13 +117,38 @@ class Chain(RuleBasedStateMachine):
         if "-read-" in job["metadata"]["name"]:
             self.cluster.end_reader(job)
             return
-        result = judged(self.verdict) if role == "judge" else RESULTS[role]()
+        result = self.judgement(job) if role == "judge" else RESULTS[role]()
         if (labels["flowstill.dev/owner-kind"], role) == ("DistillJob", "parity") and self.export != "same":
             noticed = self.export == "other"
             result = parity(difference=0.5, **({"outcome": "UserError", "reason": "ParityFailed"} if noticed else {}))
             self.cluster.end_job(job, complete=not noticed, result=result, message=message)
             return
         self.cluster.end_job(job, complete=True, result=result, message=message)
+
+    def judgement(self, job):
+        """Undecided until the last round, whose verdict is the only one."""
+        task = task_of(job)
+        run = task.get("episodes", EPISODES[0])
+        assert len(task.get("rounds", [1])) == number_of(job)
+        if number_of(job) == self.rounds:
+            return judged(self.verdict)
+        return judged(
+            None, wanted_episodes=run + EPISODES[number_of(job)], evidence=None, gates=gates(S3="Inconclusive")
+        )
+
+    def sharded(self):
+        return [job for job in self.unfinished() if "backoffLimitPerIndex" in job["spec"]]
+
+    @precondition(lambda self: self.sharded())
+    @rule(index=st.integers(0, 9), shard=st.integers(0, 2), what=st.sampled_from(["run", "end", "lose"]))
+    def a_shard_goes_its_own_way(self, index, shard, what):
+        jobs = self.sharded()
+        job = jobs[index % len(jobs)]
+        pods = [pod for pod in self.cluster.pods_by_job[job["metadata"]["name"]] if index_of(pod) == shard]
+        if what == "lose":
+            self.cluster.lose_shard(job, shard)
+        else:
+            end_rank(pods[-1], None if what == "run" else 0, records())
 
     @precondition(lambda self: self.unfinished())
     @rule(index=st.integers(0, 9), message=st.booleans())
@@ -133,9 +179,12 @@ class Chain(RuleBasedStateMachine):
     def seen(self, job):
         labels = job["metadata"]["labels"]
         owner = self.cluster.objects[labels["flowstill.dev/owner-kind"], "robots", labels["flowstill.dev/owner-name"]]
-        reasons = {c["type"]: c["reason"] for c in owner.get("status", {}).get("conditions", [])}
+        status = owner.get("status", {})
+        if labels["flowstill.dev/role"] in ("rollouts", "judge") and number_of(job) < status.get("round", 1):
+            return True
+        reasons = {c["type"]: c["reason"] for c in status.get("conditions", [])}
         kind = CONDITIONS[labels["flowstill.dev/owner-kind"], labels["flowstill.dev/role"]]
-        return reasons.get(kind) not in (None, "Pending", "WaitingForDistillJob")
+        return reasons.get(kind) not in (None, "Pending", "WaitingForDistillJob", "MoreEpisodes", "Undecided")
 
     @rule()
     def the_deployment_becomes_available(self):
@@ -156,6 +205,27 @@ class Chain(RuleBasedStateMachine):
     @invariant()
     def one_job_per_role(self):
         assert len(set(self.cluster.created)) == len(self.cluster.created)
+
+    @invariant()
+    def no_episode_is_run_twice_or_left_out(self):
+        jobs = [job for job in self.cluster.jobs() if job["metadata"]["labels"]["flowstill.dev/role"] == "rollouts"]
+        jobs = [job for job in jobs if "-read-" not in job["metadata"]["name"]]
+        for job in jobs:
+            task, number = task_of(job), number_of(job)
+            assert (task.get("firstEpisode", 0), task["episodes"]) == (
+                sum(EPISODES[: number - 1]),
+                EPISODES[number - 1],
+            )
+            assert job["spec"].get("completions", 1) == min(self.shards, 2 * EPISODES[number - 1])
+            assert number <= self.rounds
+
+    @invariant()
+    def there_is_one_verdict_and_it_is_the_last_rounds(self):
+        status = self.cluster.objects[tuple(ROLLOUT)].get("status", {})
+        found = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        if status.get("phase") in {"Completed", "Rejected", "Inconclusive"} or found.get("GatesPassed") == "True":
+            assert (status["round"], status["episodes"]) == (self.rounds, sum(EPISODES[: self.rounds]))
+            assert status["rounds"] == EPISODES[: self.rounds]
 
     @invariant()
     def a_terminal_status_is_final(self):
@@ -203,6 +273,8 @@ class Chain(RuleBasedStateMachine):
             if all(self.cluster.objects[tuple(key)]["status"]["phase"] in TERMINAL for key in (DISTILL, ROLLOUT)):
                 break
         self.one_job_per_role()
+        self.no_episode_is_run_twice_or_left_out()
+        self.there_is_one_verdict_and_it_is_the_last_rounds()
         self.a_terminal_status_is_final()
         self.the_target_changes_only_after_a_written_pass()
         self.no_success_without_the_parity_that_was_asked_for()
