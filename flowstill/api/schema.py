@@ -21,6 +21,7 @@ from flowstill.api.studentrollout import (
     LIMITS,
     SAFETY_REFUSED,
     UNTIL_PROMOTION,
+    WITH_EVIDENCE,
     Gates,
     StudentRolloutSpec,
     StudentRolloutStatus,
@@ -94,7 +95,7 @@ RULES: dict[str, list[Schema]] = {
     ],
     "Evaluation": [
         _rule(
-            "(self.suite == 'custom') == has(self.custom)",
+            "has(self.evidence) || (self.suite == 'custom') == has(self.custom)",
             "spec.evaluation.custom and the suite custom belong together",
             "custom",
         ),
@@ -102,6 +103,12 @@ RULES: dict[str, list[Schema]] = {
             "!has(self.maxEpisodesPerTask) || self.maxEpisodesPerTask >= self.episodesPerTask",
             "spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask",
             "maxEpisodesPerTask",
+        ),
+        _rule(
+            "!has(self.evidence) || "
+            "!(has(self.custom) || has(self.arms) || has(self.maxEpisodesPerTask) || self.shards > 1)",
+            WITH_EVIDENCE,
+            "evidence",
         ),
     ],
     "Override": [_rule("!self.gate.startsWith('S')", SAFETY_REFUSED, "gate")],

@@ -14,6 +14,7 @@ from tests.cluster.resources import distill_job, student_rollout
 
 DIGEST = "sha256:" + "e" * 64
 PREFIX = "flowstill.dev"
+ABORT = "1 alice: the arm shakes"
 Annotate = Callable[..., None]
 
 
@@ -60,11 +61,11 @@ def annotate(plane: ControlPlane, namespace: str) -> Annotate:
     # Bindings, aggregated roles and the policy itself reach the server's caches a moment later.
     def settled() -> bool:
         try:
-            call("alice", "retry", "settled")
+            call("alice", "retry", "0 alice: settled")
         except CommandError:
             return False
         try:
-            call("bob", "retry", "settled-too")
+            call("bob", "retry", "0 bob: settled")
         except CommandError as error:
             return "retry" in error.stderr
         return False
@@ -75,29 +76,29 @@ def annotate(plane: ControlPlane, namespace: str) -> Annotate:
 
 def test_an_action_needs_its_verb_and_the_askers_own_name(annotate: Annotate) -> None:
     approval = f"{DIGEST} alice: seen on the bench"
-    for action, value in (("approve", approval), ("abort", "alice: the arm shakes"), ("retry", "2")):
+    for action, value in (("approve", approval), ("abort", ABORT), ("retry", "2 alice: the node is mended")):
         for user in ("bob", "argo"):
             with pytest.raises(CommandError, match=f"{PREFIX}/{action}: {user} needs the verb {action}"):
                 annotate(user, action, value)
-    with pytest.raises(CommandError, match="must read EVIDENCE-DIGEST alice: WHY"):
-        annotate("alice", "approve", f"{DIGEST} bob: seen on the bench")
-    with pytest.raises(CommandError, match="must read EVIDENCE-DIGEST alice: WHY"):
-        annotate("alice", "approve", "yes")
+    for action, head in (("approve", "EVIDENCE-DIGEST"), ("abort", "TOKEN"), ("retry", "TOKEN")):
+        for wrong in (f"{DIGEST} bob: seen on the bench", "yes", "alice: yes", f"{DIGEST} alice"):
+            with pytest.raises(CommandError, match=f"{action}: must read {head} alice: WHY"):
+                annotate("alice", action, wrong)
     annotate("alice", "approve", approval)
-    annotate("alice", "abort", "alice: the arm shakes")
-    annotate("alice", "retry", "2")
+    annotate("alice", "abort", ABORT)
+    annotate("alice", "retry", "2 alice: the node is mended")
     # Whoever may edit may still edit: other annotations, and taking one of ours away, which does nothing.
     annotate("bob", "note", "hello")
     annotate("bob", "retry", None)
     with pytest.raises(CommandError, match="on distilljobs"):
-        annotate("bob", "retry", "3", kind="distilljob")
-    annotate("alice", "retry", "3", kind="distilljob")
+        annotate("bob", "retry", "3 bob: again", kind="distilljob")
+    annotate("alice", "retry", "3 alice: again", kind="distilljob")
 
 
 def test_an_action_at_creation_is_asked_for_too(plane: ControlPlane, namespace: str, annotate: Annotate) -> None:
     del annotate
     rollout: dict[str, Any] = student_rollout("born", namespace)
-    rollout["metadata"]["annotations"] = {f"{PREFIX}/retry": "1"}
+    rollout["metadata"]["annotations"] = {f"{PREFIX}/retry": "1 alice: from the start"}
     with pytest.raises(CommandError, match="bob needs the verb retry"):
         plane.kubectl("create", "--as=bob", "-f", "-", stdin=json.dumps(rollout))
     plane.kubectl("create", "--as=alice", "-f", "-", stdin=json.dumps(rollout))

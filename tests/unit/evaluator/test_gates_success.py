@@ -1,5 +1,7 @@
 """P1, S3 and P5: success in all, task by task, and how often which student is promoted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,3 +136,12 @@ def test_a_loss_is_shown_early_only_when_it_is_large():
 def test_a_cliff_that_any_task_can_have_is_shown_at_a_shared_level(claims):
     """Losing 19 of 100 where 10 are the margin: shown of this task, not of one of ten."""
     assert within_margin(PairCounts(81, 0, 19, 0), 0.10, LEVEL, claims) == ("Fail" if claims == 1 else "Inconclusive")
+
+
+@pytest.mark.parametrize(("tasks", "verdict"), [(1, "Fail"), (10, "Inconclusive")])
+def test_s3_shares_the_level_of_a_failure_among_its_tasks(tasks, verdict):
+    evidence = made_evidence(100, 100, present=100, looks=(), tasks=tasks)
+    student = evidence.pairs.student_success.copy()
+    student[:19] = False
+    evidence = replace(evidence, pairs=replace(evidence.pairs, student_success=student))
+    assert Judged(evidence, Gates())["S3"].verdict == verdict

@@ -39,6 +39,14 @@ def test_a_failure_of_any_gate_ends_it():
     assert wanted(made_evidence(50, 50, present=50, latency=slow), Gates()) == 50
 
 
+def test_a_gate_that_somebody_answers_for_neither_ends_nor_prolongs_it():
+    slow = TwoSamples(np.full(1000, 3.0), np.full(1000, 1.0))
+    assert wanted(made_evidence(50, 50, present=50, latency=slow), Gates(), {"P2"}) == 100
+    few = made_evidence(100, 100, present=100)  # P1 alone is open
+    assert wanted(few, Gates()) == 150
+    assert wanted(few, Gates(), {"P1"}) == 100
+
+
 def test_what_episodes_cannot_decide_does_not_prolong():
     few = TwoSamples(np.ones(10), np.ones(10))
     assert wanted(made_evidence(100, 100, present=100, tasks=10, latency=few), Gates()) == 100
