@@ -50,6 +50,12 @@ class DatasetRejected(UserError):
     reason = "DatasetRejected"
 
 
+class RecordsRejected(UserError):
+    """Records of trials that cannot be believed as they are: the message names file, line and fix."""
+
+    reason = "RecordsRejected"
+
+
 class StorageFull(UserError):
     """No space left; what was done before is kept."""
 

@@ -11,7 +11,7 @@ from flowstill.child.threads import settle_threads
 USAGE = """usage: flowstill-evaluate {parity,rollouts,judge} --spec FILE --output DIR
 
   parity    compare the student's ONNX graph with PyTorch, same observations, same noise
-  rollouts  run every arm in the simulator, paired, and publish the records
+  rollouts  run every arm in the simulator, paired, or take recorded trials, and publish the records
   judge     judge published records by the nine gates, and publish the evidence
 """
 
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return run_child("Parity", parity.run, arguments)
         case "rollouts":
-            from flowstill_evaluator import rollouts
+            from flowstill_evaluator import evaluation
 
-            return run_child("Rollouts", rollouts.run, arguments)
+            return run_child("Rollouts", evaluation.run, arguments)
         case "judge":
             from flowstill_evaluator import judge
 

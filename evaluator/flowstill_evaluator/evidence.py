@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -51,9 +52,9 @@ class Episode(Record):
     seed: int
     success: bool
     failure: str | None = None
-    steps: Count
+    steps: Count | None
     reward: Annotated[float, Field(strict=False)]
-    clamped_steps: Count
+    clamped_steps: Count | None
     idle_chunks: Count
     chunks: Count
     video: str | None = None
@@ -79,6 +80,8 @@ class Run(Record):
     versions: dict[str, Any] = Field(default_factory=dict)
     host: dict[str, Any] = Field(default_factory=dict)
     seeds: Any = None
+    missing: dict[str, str] = Field(default_factory=dict)
+    """Files and fields that trials on a robot have not → what to record."""
 
     def arm(self, name: str) -> Arm | None:
         """The arm of that name, or None."""
@@ -115,6 +118,8 @@ class Pairs:
     baseline_clamped: npt.NDArray[np.bool_]
     left_out: int = 0
     """Pairs of which the simulator gave up one episode or both."""
+    clamps: Gap | None = None
+    """Why nothing is known of clamped actions; None: they were counted."""
 
     def __len__(self) -> int:
         return len(self.task_index)
@@ -195,8 +200,10 @@ def load_evidence(folder: Path, expected: Expected) -> Evidence:
     return Evidence(
         expected=expected,
         episodes=by_arm,
-        pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected, given_up(run)),
-        velocity=_or_gap(lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz"),
+        pairs=episodes if isinstance(episodes, Gap) else pair(by_arm, expected, given_up(run), run.missing),
+        velocity=_or_gap(
+            lambda: _read_velocity(folder / "joint_velocity.npz", expected), "joint_velocity.npz", run.missing
+        ),
         latency=_or_gap(lambda: _read_latency(folder / "latency.json", expected), "latency.json"),
         memory=_or_gap(lambda: _read_memory(folder / "memory.json", expected), "memory.json"),
         fidelity=_or_gap(lambda: _read_fidelity(folder / "fidelity.json"), "fidelity.json"),
@@ -224,6 +231,7 @@ def pair(
     by_arm: Mapping[str, tuple[Episode, ...]],
     expected: Expected,
     given_up: frozenset[tuple[str, str, int]] = frozenset(),
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> Pairs | Gap:
     """The two arms' episodes side by side: every asked one must be there, once, on one seed.
 
@@ -232,6 +240,7 @@ def pair(
         expected: what was asked for.
         given_up: (arm, task, episode) of those that the simulator could not run. Their pairs are left out,
             whatever the other arm did, unless they are too many (:data:`MAX_GIVEN_UP`).
+        missing: ``Run.missing``.
     """
     tables: list[dict[tuple[str, int], Episode]] = []
     lost: set[tuple[str, int]] = set()
@@ -256,14 +265,16 @@ def pair(
     for key in keys:
         if student[key].seed != baseline[key].seed:
             return Gap(f"episode {key[1]} of task {key[0]} had different seeds in the two arms")
+    uncounted = any(table[key].clamped_steps is None for table in tables for key in keys)
     return Pairs(
         tasks=expected.tasks,
         task_index=np.array([expected.tasks.index(task) for task, _ in keys], dtype=np.int64),
         student_success=np.array([student[k].success for k in keys], dtype=np.bool_),
         baseline_success=np.array([baseline[k].success for k in keys], dtype=np.bool_),
-        student_clamped=np.array([student[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
-        baseline_clamped=np.array([baseline[k].clamped_steps > 0 for k in keys], dtype=np.bool_),
+        student_clamped=np.array([(student[k].clamped_steps or 0) > 0 for k in keys], dtype=np.bool_),
+        baseline_clamped=np.array([(baseline[k].clamped_steps or 0) > 0 for k in keys], dtype=np.bool_),
         left_out=len(lost),
+        clamps=Gap(missing.get("clamped_steps", "the records do not say who clamped")) if uncounted else None,
     )
 
 
@@ -298,11 +309,11 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _or_gap[T](read: Callable[[], T | Gap], name: str) -> T | Gap:
+def _or_gap[T](read: Callable[[], T | Gap], name: str, missing: Mapping[str, str] = MappingProxyType({})) -> T | Gap:
     try:
         return read()
     except FileNotFoundError:
-        return Gap(f"the records have no {name}")
+        return Gap(missing.get(name, f"the records have no {name}"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

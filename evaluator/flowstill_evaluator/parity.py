@@ -31,6 +31,7 @@ from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.graphics import choose_library
 from flowstill_evaluator.suites.registry import suite_of
+from flowstill_evaluator.trials import frames_of, trials_of
 from flowstill_evaluator.views import drawn, view_of
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,9 @@ def run(task: ParityTask | DatasetParityTask, context: ChildContext) -> Result:
         UserError: the student, its teacher, the baseline or the dataset cannot be read, or does not fit the
             environments or the student.
     """
-    return _on_frames(task, context) if isinstance(task, DatasetParityTask) else _on_environments(task, context)
+    if isinstance(task, DatasetParityTask):
+        return _on_frames(task, context)
+    return _on_environments(task, context) if task.evaluation.evidence is None else _beside_trials(task, context)
 
 
 def _on_environments(task: ParityTask, context: ChildContext) -> Result:
@@ -194,6 +197,26 @@ def with_warning(result: Result, task: ParityTask) -> Result:
         return result
     logger.warning("%s", text)
     return result.model_copy(update={"warning": text})
+
+
+def _beside_trials(task: ParityTask, context: ChildContext) -> Result:
+    """With evidence of one's own: whether it is about these policies, and parity without a simulator."""
+    references = resolve(task)
+    compare(task, references)
+    context.progress.update(0, task.parity.samples, "reading the trials")
+    trials_of(task, references)
+    properties = references.properties
+    torch, onnx = _both_runtimes(task, properties)
+    measured = compare_runners(
+        torch,
+        onnx,
+        frames_of(task, references, torch.info, task.parity.samples),
+        seed=task.evaluation.seed,
+        action_steps=properties.action_steps,
+        context=context,
+        rounded=properties.precision != "fp32",
+    )
+    return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision], references)
 
 
 def _with_graphics(draw: Callable[[], Batch]) -> Batch:

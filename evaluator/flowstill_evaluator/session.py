@@ -20,22 +20,16 @@ from flowstill_evaluator.shards import Shard
 from flowstill_evaluator.suites.interface import Suite
 
 
-@dataclass
-class Session:
-    """One attempt at a rollouts task: what to run, and the work folder with what is already done."""
+@dataclass(kw_only=True)
+class Attempt:
+    """One attempt at a rollouts task: which policies, and the work folder with what is already done."""
 
     task: RolloutsTask
     context: ChildContext
     references: References
     comparison: Comparison
     provider: Provider
-    suite: Suite
-    instructions: dict[str, str]
     folder: Path
-    shard: Shard
-    episodes: list[Episode]
-    log: EpisodeLog
-    errors: list[tuple[str, EpisodeError]] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -47,28 +41,17 @@ class Session:
         """The environment's feature names → the policy's."""
         return dict(self.task.evaluation.rename_map)
 
-    @property
-    def measures(self) -> bool:
-        """Whether latency, memory and fidelity are measured here: once in an evaluation."""
-        return self.task.first_episode == 0 and self.shard.index == 0
-
-    @property
-    def velocity_rows(self) -> int:
-        """Joint velocities to keep of an episode: as many in every shard and round."""
-        evaluation = self.task.evaluation
-        return velocity_rows(len(evaluation.tasks) * evaluation.most_episodes_per_task)
-
     def check_stop(self) -> None:
         """Raise when somebody asked this process to stop."""
         if self.context.stop.is_set():
             raise Interrupted("the evaluation was asked to stop; the next attempt goes on from here")
 
     def tell(self, activity: str) -> None:
-        """Report progress, in episodes of all arms; stop when asked to."""
-        self.tell_steps(len(self.log.episodes), len(self.comparison.arms) * len(self.episodes), activity)
+        """Report progress of something that is not counted; stop when asked to."""
+        self.tell_steps(0, 1, activity)
 
     def tell_steps(self, done: int, total: int, activity: str) -> None:
-        """Report progress of something that is counted otherwise; stop when asked to."""
+        """Report progress; stop when asked to."""
         self.check_stop()
         self.context.progress.update(done, total, activity)
 
@@ -87,6 +70,33 @@ class Session:
             "seconds": round(before + seconds, 1),
         }
         write_json(path, notes)
+
+
+@dataclass(kw_only=True)
+class Session(Attempt):
+    """One that runs episodes in a simulator."""
+
+    suite: Suite
+    instructions: dict[str, str]
+    shard: Shard
+    episodes: list[Episode]
+    log: EpisodeLog
+    errors: list[tuple[str, EpisodeError]] = field(default_factory=list)
+
+    @property
+    def measures(self) -> bool:
+        """Whether latency, memory and fidelity are measured here: once in an evaluation."""
+        return self.task.first_episode == 0 and self.shard.index == 0
+
+    @property
+    def velocity_rows(self) -> int:
+        """Joint velocities to keep of an episode: as many in every shard and round."""
+        evaluation = self.task.evaluation
+        return velocity_rows(len(evaluation.tasks) * evaluation.most_episodes_per_task)
+
+    def tell(self, activity: str) -> None:
+        """Report progress, in episodes of all arms; stop when asked to."""
+        self.tell_steps(len(self.log.episodes), len(self.comparison.arms) * len(self.episodes), activity)
 
 
 def work_folder(work: Path, task: RolloutsTask) -> Path:

@@ -16,11 +16,13 @@ from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.structural import Schema, structural
 from flowstill.api.studentrollout import (
     LIMITS,
     SAFETY_REFUSED,
     UNTIL_PROMOTION,
+    WITH_EVIDENCE,
     Gates,
     StudentRolloutSpec,
     StudentRolloutStatus,
@@ -94,7 +96,7 @@ RULES: dict[str, list[Schema]] = {
     ],
     "Evaluation": [
         _rule(
-            "(self.suite == 'custom') == has(self.custom)",
+            "has(self.evidence) || (self.suite == 'custom') == has(self.custom)",
             "spec.evaluation.custom and the suite custom belong together",
             "custom",
         ),
@@ -102,6 +104,12 @@ RULES: dict[str, list[Schema]] = {
             "!has(self.maxEpisodesPerTask) || self.maxEpisodesPerTask >= self.episodesPerTask",
             "spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask",
             "maxEpisodesPerTask",
+        ),
+        _rule(
+            "!has(self.evidence) || "
+            "!(has(self.custom) || has(self.arms) || has(self.maxEpisodesPerTask) || self.shards > 1)",
+            WITH_EVIDENCE,
+            "evidence",
         ),
     ],
     "Override": [_rule("!self.gate.startsWith('S')", SAFETY_REFUSED, "gate")],
@@ -247,7 +255,7 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
-        if name in UNTIL_PROMOTION:
+        if name in (*ALWAYS_MUTABLE, *UNTIL_PROMOTION):
             continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]

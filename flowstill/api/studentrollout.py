@@ -29,7 +29,7 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Suspended", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
@@ -40,6 +40,9 @@ DEFAULT_MOST_IN_ALL = 600
 GateName = Literal["S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"]
 UNTIL_PROMOTION = ("overrides", "approval")
 """Fields of a spec that may be changed until the student is promoted, or the rollout has ended."""
+WITH_EVIDENCE = (
+    "spec.evaluation.evidence stands in the place of a simulator: leave out custom, arms, shards and maxEpisodesPerTask"
+)
 SAFETY_REFUSED = "spec.overrides: a safety gate can never be overridden; only P1 to P6 can"
 
 
@@ -109,18 +112,24 @@ class Evaluation(Model):
     videos: Literal["failures", "none", "all"] = "failures"
     evidence: ArtifactRef | None = Field(
         default=None,
-        description="Records of episodes that were run elsewhere, for example on the robot, instead of a simulator's.",
+        description="Records of trials that were run elsewhere, on the robot for example, instead of a simulator "
+        "(flowstill records push). The suite is a label then, and episodesPerTask the fewest pairs of every task.",
     )
 
     @property
     def most_episodes_per_task(self) -> int:
-        """The most episodes of a task that may be run."""
+        """The most episodes of a task that may be run. Of recorded trials there are no more than there are."""
+        if self.evidence is not None:
+            return self.episodes_per_task
         shared = -(-DEFAULT_MOST_IN_ALL // len(set(self.tasks)))
         return self.max_episodes_per_task or max(DEFAULT_MOST_EPISODES, shared, self.episodes_per_task)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Evaluation":
-        if (self.suite == "custom") != (self.custom is not None):
+        if self.evidence is not None:
+            if self.custom or self.arms or self.max_episodes_per_task or self.shards > 1:
+                raise ValueError(WITH_EVIDENCE)
+        elif (self.suite == "custom") != (self.custom is not None):
             raise ValueError("spec.evaluation.custom and the suite custom belong together")
         if self.max_episodes_per_task is not None and self.max_episodes_per_task < self.episodes_per_task:
             raise ValueError("spec.evaluation.maxEpisodesPerTask must be at least spec.evaluation.episodesPerTask")
@@ -290,6 +299,11 @@ class StudentRolloutSpec(Model):
     )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
+    suspend: bool = Field(
+        default=False,
+        description="Delete the Job, and begin nothing; false again: go on from there. May be changed; has no effect "
+        "from Promoting on.",
+    )
 
     @field_validator("overrides")
     @classmethod
@@ -354,6 +368,9 @@ class StudentRolloutStatus(StatusModel):
     start_time: Timestamp | None = None
     completion_time: Timestamp | None = None
     promotion_time: Timestamp | None = None
+    active_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Of the Jobs that suspend deleted; activeDeadlineSeconds counts them."
+    )
     message: Message | None = None
     image: Annotated[str, Field(max_length=512)] | None = None
     round: Annotated[int, Field(ge=1, le=99)] | None = Field(

@@ -10,7 +10,7 @@ from typing import Any
 from flowstill.errors import ArtifactError
 
 MANIFEST = "manifest.json"
-KINDS = ("Student", "Rollouts", "Evidence")
+KINDS = ("Student", "Rollouts", "Evidence", "Records")
 
 
 def bytes_digest(content: bytes) -> str:

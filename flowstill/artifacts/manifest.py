@@ -15,7 +15,7 @@ from flowstill.artifacts.digests import MANIFEST, canonical_json, file_digest, f
 from flowstill.errors import ArtifactError, DigestMismatch
 
 SCHEMA_VERSION: Final = 1
-Kind = Literal["Student", "Rollouts", "Evidence"]
+Kind = Literal["Student", "Rollouts", "Evidence", "Records"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -147,11 +147,26 @@ class EvidenceProperties(RolloutsProperties):
     gates: list[GateResult] = Field(default_factory=list)
 
 
-Properties = StudentProperties | RolloutsProperties | EvidenceProperties
+class RecordsProperties(Model):
+    """Trials that were run elsewhere, and the two policies that they are about.
+
+    ``pairs`` counts the pairs of every task; ``joints`` are those of the velocity logs. ``flowstill`` is the version
+    that checked them.
+    """
+
+    pairs: dict[str, Count]
+    student: StatusRef
+    baseline: StatusRef
+    joints: list[str] = Field(default_factory=list)
+    flowstill: str
+
+
+Properties = StudentProperties | RolloutsProperties | EvidenceProperties | RecordsProperties
 _PROPERTIES: dict[Kind, type[Properties]] = {
     "Student": StudentProperties,
     "Rollouts": RolloutsProperties,
     "Evidence": EvidenceProperties,
+    "Records": RecordsProperties,
 }
 
 

@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from flowstill.errors import UserError
-from flowstill_operator.command import act, describe, distill, get, report, run, store
+from flowstill_operator.command import act, describe, distill, get, records, report, run, store
 from flowstill_operator.command.exits import INTERRUPTED, USAGE, table
 from flowstill_operator.command.outcome import print_outcome, refuse
 from flowstill_operator.command.shared import Action, Subparsers
@@ -23,7 +23,7 @@ class Command(Protocol):
         """Add them by :func:`flowstill_operator.command.shared.subcommand`."""
 
 
-COMMANDS: tuple[Command, ...] = (run, distill, get, describe, report, act, store)
+COMMANDS: tuple[Command, ...] = (run, distill, get, describe, report, act, store, records)
 """In the order of ``--help``."""
 
 

@@ -11,8 +11,13 @@ from tests.support import tiny_smolvla
 Precision = Literal["fp32", "fp16"]
 
 
-def publish_student(root: Path, *, draws: int = 8, precision: Precision = "fp32") -> StatusRef:
-    """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``."""
+def publish_student(
+    root: Path, *, draws: int = 8, precision: Precision = "fp32", dataset: StatusRef | None = None
+) -> StatusRef:
+    """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``.
+
+    Without ``dataset`` its manifest names one that cannot be read.
+    """
     from flowstill.policies.registry import load_flow_policy
     from flowstill.policies.torch_runner import tensors
     from flowstill_trainer.export import ExportPlan, export
@@ -35,7 +40,7 @@ def publish_student(root: Path, *, draws: int = 8, precision: Precision = "fp32"
         padded_action_dim=flow.padded_action_dim,
         teacher=ref,
         teacher_steps=10,
-        dataset=ref,
+        dataset=dataset or ref,
         seed=0,
         inputs_digest=ref.digest,
         trainer_version="0",

@@ -4,12 +4,12 @@ from flowstill.api.studentrollout import FailedClampedLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
 from flowstill_evaluator.gates.rates import Look, judge_rate
-from flowstill_evaluator.gates.tasks import paired
+from flowstill_evaluator.gates.tasks import with_clamps
 
 
 def p6_failed_clamped(evidence: Evidence, limits: FailedClampedLimits) -> GateResult:
     """Episodes that both failed and clamped, per 100."""
-    pairs = paired(evidence)
+    pairs = with_clamps(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("P6", pairs, limits.max_per_hundred)
     return judge_rate(

@@ -4,12 +4,12 @@ from flowstill.api.studentrollout import ClampLimits, GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
 from flowstill_evaluator.gates.rates import Look, judge_rate
-from flowstill_evaluator.gates.tasks import paired
+from flowstill_evaluator.gates.tasks import with_clamps
 
 
 def s1_clamp(evidence: Evidence, limits: ClampLimits) -> GateResult:
     """Episodes with a clamped action, per 100; an episode counts once however often it clamped."""
-    pairs = paired(evidence)
+    pairs = with_clamps(evidence)
     if isinstance(pairs, Gap):
         return inconclusive("S1", pairs, limits.max_per_hundred)
     look = Look.of(evidence.expected)

@@ -29,6 +29,12 @@ def paired(evidence: Evidence) -> Pairs | Gap:
     return Gap(f"there are no paired episodes of task {pairs.tasks[missing[0]]}") if len(missing) else pairs
 
 
+def with_clamps(evidence: Evidence) -> Pairs | Gap:
+    """The pairs, when it was counted in each whether an action was clamped."""
+    pairs = paired(evidence)
+    return pairs if isinstance(pairs, Gap) or pairs.clamps is None else pairs.clamps
+
+
 def compare_tasks(pairs: Pairs, level: float = LEVEL) -> list[TaskComparison]:
     """One comparison a task that has episodes, in the order of the spec; bounds at a one-sided ``level``."""
     compared = zip(pairs.tasks, pairs.success_by_task(), strict=True)

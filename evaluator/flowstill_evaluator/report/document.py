@@ -85,11 +85,12 @@ class Arm(Part):
     episodes: Annotated[int, Field(ge=1)]
     interval: Range
     """Wilson, 95 %, two-sided."""
-    mean_steps: float
+    mean_steps: float | None
+    """Null: not every trial on a robot says."""
     idle_rate: Proportion | None
     """Chunks that hardly moved; null: none was recorded."""
-    clamped: Count
-    """Episodes with an action that had to be clamped."""
+    clamped: Count | None
+    """Episodes with an action that had to be clamped; null: not every trial on a robot says."""
     failures: dict[str, Count]
     tasks: dict[str, Tally]
 
@@ -188,7 +189,7 @@ class Ending(Part):
     arm: str
     success: bool
     failure: str | None
-    steps: Count
+    steps: Count | None
 
 
 class Clip(Part):

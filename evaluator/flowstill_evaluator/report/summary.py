@@ -26,8 +26,8 @@ class ArmSummary:
     success: int
     episodes: int
     bounds: Bounds
-    clamped: int
-    mean_steps: float
+    clamped: int | None
+    mean_steps: float | None
     idle_rate: float | None
     failures: dict[str, int]
     by_task: dict[str, tuple[int, int]]
@@ -88,14 +88,16 @@ def summarise_arms(evidence: Evidence) -> list[ArmSummary]:
 def _summarise_arm(name: str, role: Role, episodes: tuple[Episode, ...]) -> ArmSummary:
     success, chunks = sum(e.success for e in episodes), sum(e.chunks for e in episodes)
     tasks = dict.fromkeys(e.task for e in episodes)
+    steps = [e.steps for e in episodes if e.steps is not None]
+    clamped = [e.clamped_steps > 0 for e in episodes if e.clamped_steps is not None]
     return ArmSummary(
         name=name,
         role=role,
         success=success,
         episodes=len(episodes),
         bounds=wilson(success, len(episodes)),
-        clamped=sum(e.clamped_steps > 0 for e in episodes),
-        mean_steps=float(np.mean([e.steps for e in episodes])),
+        clamped=sum(clamped) if len(clamped) == len(episodes) else None,
+        mean_steps=float(np.mean(steps)) if len(steps) == len(episodes) else None,
         idle_rate=sum(e.idle_chunks for e in episodes) / chunks if chunks else None,
         failures=dict(Counter(e.failure or "unexplained" for e in episodes if not e.success)),
         by_task={

@@ -14,6 +14,7 @@ ADVICE = {
     "Inconclusive": "The evidence is too thin, which is no rejection: raise spec.evaluation.maxEpisodesPerTask in "
     f"{NEW_NAME}.",
     "Superseded": f"What was compared is no longer what is served: create {NEW_NAME}, which compares with that.",
+    "Suspended": "Nothing happens while spec.suspend is true: set it to false.",
     "Completed": "Nothing: it is done.",
     "Succeeded": "Nothing: the student is published. A StudentRollout proves it and rolls it out.",
 }

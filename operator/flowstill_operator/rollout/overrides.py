@@ -33,7 +33,8 @@ def weigh(draft: StatusDraft, spec: StudentRolloutSpec) -> Move | None:
         return reject(draft, reason, f"gates: {others}")
     reason = LAPSED if lapsed else "Inconclusive"
     _refuse(draft, "Unknown", reason, others)
-    return inconclusive(draft, f"gates: {others}; more episodes per task decide", reason)
+    more = "more recorded trials" if spec.evaluation.evidence is not None else "more maxEpisodesPerTask"
+    return inconclusive(draft, f"gates: {others}; a new rollout with {more} may decide", reason)
 
 
 def override_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:

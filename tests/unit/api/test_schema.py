@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.schema import (
     FOLDERS,
     KINDS,
@@ -21,10 +22,11 @@ from flowstill.api.schema import (
     write,
 )
 from flowstill.api.structural import structural
-from flowstill.api.studentrollout import UNTIL_PROMOTION
+from flowstill.api.studentrollout import UNTIL_PROMOTION, WITH_EVIDENCE
 
 DIGEST = "sha256:" + "a" * 64
 OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
+EVIDENCE = {"uri": "store://evidence/pick", "digest": DIGEST}
 MINIMAL: dict[str, dict[str, Any]] = {
     "DistillJob": {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}},
     "StudentRollout": {
@@ -170,6 +172,7 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("DistillJob", "runtime.nodeSelector", {"a": "b"}, {"a": "b" * 64}),
         ("StudentRollout", "evaluation.suite", "metaworld", "chess"),
         ("StudentRollout", "evaluation.tasks", ["a"], []),
+        ("StudentRollout", "evaluation.evidence", EVIDENCE, {"uri": "store://evidence/pick"}),
         ("StudentRollout", "evaluation.arms", ["teacher@10", "student"], ["student"]),
         ("StudentRollout", "parity.threshold", 1, 0),
         ("StudentRollout", "gates.profile", "literal", "strict"),
@@ -208,6 +211,10 @@ REFUSED = {
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
+    RULES["Evaluation"][2]["rule"]: {
+        **MINIMAL["StudentRollout"],
+        "evaluation": {"suite": "custom", "tasks": ["pick"], "evidence": EVIDENCE, "shards": 2},
+    },
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
     RULES["Override"][0]["rule"]: changed("StudentRollout", "overrides", [{**OVERRIDE, "gate": "S1"}]),
     RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
@@ -225,17 +232,36 @@ def test_each_rule_is_one_of_the_types_with_the_same_words(rule: dict[str, Any])
     assert rule in in_schema
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"arms": ["teacher@10", "student"]},
+        {"shards": 2},
+        {"maxEpisodesPerTask": 50},
+        {"custom": {"entryPoint": "a.b:make"}},
+    ],
+)
+def test_evidence_of_ones_own_leaves_out_what_only_a_simulator_has(beside: dict[str, Any]) -> None:
+    rollout = next(kind for kind in KINDS if kind.name == "StudentRollout")
+    evaluation = {"suite": "custom", "tasks": ["pick"], "evidence": EVIDENCE, "episodesPerTask": 20}
+    found = rollout.spec.model_validate({**MINIMAL["StudentRollout"], "evaluation": evaluation})
+    assert found.evaluation.most_episodes_per_task == 20  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match=re.escape(WITH_EVIDENCE)):
+        rollout.spec.model_validate({**MINIMAL["StudentRollout"], "evaluation": evaluation | beside})
+
+
 def test_a_state_out_student_may_have_a_bank_of_two_steps() -> None:
     document = changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}) | {"student": {"stateOut": True}}
     assert KINDS[0].spec.model_validate(document).method.bank_size == 1  # type: ignore[attr-defined]
 
 
 @EVERY_KIND
-def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
+def test_the_spec_is_immutable_but_for_suspend_and_the_time_to_live(kind: Kind) -> None:
     schema = spec_schema(kind)
     transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
     rules = {rule["fieldPath"]: rule for rule in transitions}
-    assert rules.keys() == {f".{name}" for name in schema["properties"] if name not in UNTIL_PROMOTION}
+    mutable = {*ALWAYS_MUTABLE, *UNTIL_PROMOTION}
+    assert rules.keys() == {f".{name}" for name in schema["properties"].keys() - mutable}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]
         assert "create a resource with a new name" in rule["message"]

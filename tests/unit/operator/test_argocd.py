@@ -56,8 +56,8 @@ def document(kind, phase):
 
 
 def test_every_phase_is_there():
-    assert set(DISTILLJOBS) == set(get_args(DistillJobPhase))
-    assert set(ROLLOUTS) == set(get_args(RolloutPhase))
+    assert set(DISTILLJOBS) | {"Suspended"} == set(get_args(DistillJobPhase)) | {"Suspended"}
+    assert set(ROLLOUTS) | {"Suspended"} == set(get_args(RolloutPhase)) | {"Suspended"}
     assert {path.name for path in FOLDER.iterdir() if path.is_dir()} == {kind.name for kind in KINDS}
 
 
@@ -88,6 +88,14 @@ def test_what_the_operator_has_not_seen_is_progressing(kind, phase):
     stale["metadata"]["generation"] = 2
     assert call(f"{kind}/health.lua", stale)["status"] == "Progressing"
     assert call(f"{kind}/health.lua", {**new, "status": {"phase": phase}})["status"] == "Progressing"
+
+
+@pytest.mark.parametrize("kind", ["DistillJob", "StudentRollout"])
+def test_what_is_held_back_is_suspended_and_can_be_aborted(kind):
+    held = resource(kind, {}, {"phase": "Suspended", "observedGeneration": 1})
+    assert call(f"{kind}/health.lua", held) == {"status": "Suspended", "message": "Suspended"}
+    offered = call(f"{kind}/actions/discovery.lua", held)
+    assert [offered[action]["disabled"] for action in ("abort", "retry")] == [False, True]
 
 
 @pytest.mark.parametrize(("kind", "phase"), CASES)

@@ -3,10 +3,9 @@
 import pytest
 
 from flowstill.api.children import JudgeTask
+from flowstill.api.studentrollout import StudentRolloutStatus
 from flowstill_operator.children import Child
-from flowstill_operator.rollout import plan as module
 from flowstill_operator.rollout.plan import plan
-from flowstill_operator.steps import Move
 from tests.unit.operator.builders import (
     GATES,
     NOW,
@@ -179,13 +178,39 @@ def test_a_promotion_whose_status_was_lost_does_not_lapse():
     assert conditions(made.status)["GatesPassed"] == ("True", "GatesOverridden")
 
 
-def test_it_is_looked_at_when_an_override_expires(monkeypatch):
-    """Whatever stands between the verdict and the promotion: here a stage that waits."""
-    status = promoting(override(), P2="Fail")
-    monkeypatch.setattr(module, "_promotion_stage", lambda observed, spec, draft: Move())
-    assert look(status, later(10), override()).requeue_after == 60.0
-    assert look(status, later(3590), override()).requeue_after == 11.0
-    assert look(status, later(3590), override(expires="2026-01-02T06:00:00Z")).requeue_after == 60.0
+def awaiting(expires, seconds):
+    """A look at a rollout that waits for somebody's approval, so many seconds after its verdict."""
+    spec = {"approval": "Manual", **SERVED}
+    made = judge(with_overrides(override(), **spec), target=deployment(), P2="Fail")
+    assert made.status.phase == "AwaitingApproval"
+    assert "passed but for P2 Fail (overridden by ann" in made.status.message
+    again = with_overrides(override(expires=expires), **spec)
+    return plan(observed(dump(made.status), again, target=deployment()), later(seconds))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expires", "phase", "requeue"),
+    [
+        (10, HOUR, "AwaitingApproval", 60.0),
+        (3590, HOUR, "AwaitingApproval", 11.0),
+        (3600, HOUR, "Rejected", None),
+        (3600, "2026-01-02T06:00:00Z", "AwaitingApproval", 60.0),
+    ],
+)
+def test_it_lapses_while_somebody_is_waited_for_and_is_looked_at_when_it_does(seconds, expires, phase, requeue):
+    made = awaiting(expires, seconds)
+    assert (made.status.phase, made.requeue_after) == (phase, requeue)
+    assert conditions(made.status)["GatesPassed"][1] == ("OverrideLapsed" if phase == "Rejected" else "GatesOverridden")
+
+
+def test_long_reasons_leave_room_in_every_message():
+    """The API server refuses a status whose message is longer than 1,024 characters."""
+    long = [{**override(f"P{n}"), "by": "b" * 256, "reason": "r" * 512} for n in range(1, 7)]
+    verdicts = {f"P{n}": "Fail" for n in range(1, 7)}
+    for changes in ({}, SERVED, {"approval": "Manual", **SERVED}):
+        made = judge(with_overrides(*long, **changes), target=deployment() if changes else None, **verdicts)
+        assert made.status.phase in ("Completed", "Promoting", "AwaitingApproval")
+        StudentRolloutStatus.model_validate(dump(made.status))
 
 
 def test_a_look_changes_nothing_while_nothing_changes():

@@ -24,6 +24,7 @@ from tests.unit.operator.builders import (
     deployment,
     digest,
     distill_spec,
+    judged,
     later,
     resource,
     rollout_spec,
@@ -82,6 +83,17 @@ def test_passed_gates_wait_for_an_approval():
     assert conditions(made.status)["Approved"] == ("Unknown", "AwaitingApproval")
     assert EVIDENCE.digest in made.status.message
     assert "Promoted" not in conditions(made.status)
+
+
+def test_who_approves_is_told_what_did_not_pass():
+    override = {"gate": "P1", "by": "ann", "reason": "a pilot line", "expires": "2027-01-01T00:00:00Z"}
+    spec = rollout_spec(approval="Manual", overrides=[override])
+    status = after("parity", "rollouts", spec=spec)
+    ended = {"judge": Child("Succeeded", result=judged("Fail"))}
+    made = plan(rollout(status, spec, children=ended), NOW)
+    assert made.status.phase == "AwaitingApproval"
+    for words in ("passed but for P1", "ann", EVIDENCE.digest):
+        assert words in made.status.message
 
 
 def test_an_approval_is_recorded_and_the_promotion_begins():

@@ -387,6 +387,19 @@ def test_specs_that_cannot_work(spec, platform, words):
     assert conditions(made.status)["Validated"][0] == "False"
 
 
+def test_trials_of_ones_own_are_judged_once():
+    """The same three children; nobody can run more of them, so an open gate ends it."""
+    evidence = {"uri": "store://evidence/arm", "digest": digest("f")}
+    spec = rollout_spec(evaluation={"suite": "custom", "tasks": ["pick"], "episodesPerTask": 12, "evidence": evidence})
+    made = plan(observed(after(spec=spec), spec, children={"parity": Child("Succeeded", result=parity())}), NOW)
+    (wanted,) = made.create
+    assert (wanted.role, wanted.task.evaluation.evidence.digest) == ("rollouts", digest("f"))
+    ended = {"judge": Child("Succeeded", result=judged("Inconclusive"))}
+    made = plan(observed(after("parity", "rollouts", spec=spec), spec, children=ended), NOW)
+    assert (made.create, made.status.phase) == ((), "Inconclusive")
+    assert "a new rollout with more recorded trials may decide" in made.status.message
+
+
 def test_the_first_undecided_child_is_the_one_to_look_at():
     roles = [current_role(read_resource(resource("StudentRollout", rollout_spec(), after(*done)), PLATFORM).status)
              for done in ((), ("parity",), JUDGED, (*JUDGED, "judge"))]  # fmt: skip
