@@ -140,6 +140,16 @@ def test_the_time_to_live_may_change(plane: ControlPlane) -> None:
     apply(plane, distill_job())
 
 
+def test_suspend_may_change_and_nothing_else_with_it(plane: ControlPlane) -> None:
+    for suspend in (True, False):
+        apply(plane, distill_job(suspend=suspend))
+        assert plane.get("distilljob", "a")["spec"]["suspend"] is suspend
+        apply(plane, student_rollout(suspend=suspend))
+        assert plane.get("studentrollout", "a")["spec"]["suspend"] is suspend
+    assert "new name" in refusal(plane, distill_job(suspend=True, student={"draws": 16}))
+    assert plane.get("distilljob", "a")["spec"]["suspend"] is False
+
+
 def test_status_is_a_subresource_and_is_printed(plane: ControlPlane) -> None:
     status = {"phase": "Running", "progress": {"step": 5, "progressPercentage": 3, "loss": 0.5}}
     patch = json.dumps({"status": status})

@@ -113,7 +113,7 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     return run_stage(
         draft,
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
-        Seen(child, observed.reader(role), draft.status.image or observed.image),
+        Seen(child, observed.reader(role), draft.status.image or observed.image, suspended=spec.suspend),
         task=lambda: _task(observed, spec, draft, role),
         fail=lambda reason, message: fail(draft, reason, message),
         number=number,

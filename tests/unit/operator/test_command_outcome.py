@@ -64,6 +64,9 @@ def test_the_exit_codes_are_these_and_help_says_them(capsys):
         (["Rejected"], 1),
         (["RolledBack"], 1),
         (["Pending"], 1),
+        (["Suspended", "Pending"], 3),
+        (["Suspended", "Failed"], 1),
+        (["Inconclusive", "Pending"], 1),
     ],
 )
 def test_the_worst_end_decides(phases, code):
