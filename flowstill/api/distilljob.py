@@ -19,7 +19,7 @@ from flowstill.api.fields import (
 )
 from flowstill.api.runtime import Runtime
 
-Phase = Literal["Pending", "Queued", "Running", "Validating", "Succeeded", "Failed"]
+Phase = Literal["Pending", "Queued", "Running", "Suspended", "Validating", "Succeeded", "Failed"]
 
 
 class Teacher(Source):
@@ -177,6 +177,10 @@ class DistillJobSpec(Model):
     export: Export = Field(default_factory=Export)
     validation: Validation = Field(default_factory=Validation)
     runtime: Runtime = Field(default_factory=Runtime)
+    suspend: bool = Field(
+        default=False,
+        description="Delete the Job once it has saved a checkpoint; false again: go on from there. May be changed.",
+    )
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "DistillJobSpec":
@@ -218,10 +222,15 @@ class DistillJobStatus(StatusModel):
     completion_time: Timestamp | None = None
     attempts: Annotated[int, Field(ge=0)] = 0
     disruptions: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="On several nodes: attempts that the cluster ended; backoffLimit counts none of them."
+        default=None, description="Attempts that the cluster or suspend ended; backoffLimit counts none of them."
+    )
+    earlier_attempts: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="On one node: attempts of the Jobs that suspend deleted."
     )
     active_seconds: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="On several nodes: of the attempts that ended; activeDeadlineSeconds counts them."
+        default=None,
+        description="Of attempts on several nodes that ended, and of Jobs that suspend deleted; activeDeadlineSeconds "
+        "counts them.",
     )
     image: Annotated[str, Field(max_length=512)] | None = None
     inputs_digest: Digest | None = None

@@ -21,6 +21,8 @@ class StatusModel(Model):
     model_config = ConfigDict(extra="ignore")
 
 
+ALWAYS_MUTABLE = ("suspend",)
+"""Sections of a spec that may be changed at any time; of ``runtime``, ttlSecondsAfterFinished may be."""
 LATER_SCHEMES = ("s3", "hf")
 """Schemes that are named in the design and not read yet."""
 

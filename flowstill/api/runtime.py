@@ -50,8 +50,33 @@ class Runtime(Model):
     image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = Field(default_factory=list)
     runtime_class_name: Name | None = None
     priority_class_name: Name | None = None
+    queue_name: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=63,
+                pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+                description="Kueue's LocalQueue in the resource's namespace, which admits its Jobs.",
+            ),
+        ]
+        | None
+    ) = None
     shm_size: Quantity = "2Gi"
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    active_deadline_seconds: (
+        Annotated[
+            int, Field(ge=1, le=31_536_000, description="Of a child, without the time for which it is suspended.")
+        ]
+        | None
+    ) = None
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
     backoff_limit: Annotated[int, Field(ge=0, le=20)] = 3
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    ttl_seconds_after_finished: (
+        Annotated[
+            int,
+            Field(
+                ge=0, le=31_536_000, description="After the resource has ended, its Jobs are deleted. May be changed."
+            ),
+        ]
+        | None
+    ) = None

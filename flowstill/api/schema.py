@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.structural import Schema, structural
 from flowstill.api.studentrollout import (
     LIMITS,
@@ -254,7 +255,7 @@ def _immutable(spec: Schema) -> list[Schema]:
     """One rule a section, on the parent: on the section itself it would miss its removal and its addition."""
     rules = []
     for name in spec["properties"]:
-        if name in UNTIL_PROMOTION:
+        if name in (*ALWAYS_MUTABLE, *UNTIL_PROMOTION):
             continue
         if name == "runtime":
             fields = spec["properties"][name]["properties"]

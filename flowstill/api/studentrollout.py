@@ -29,7 +29,7 @@ from flowstill.api.fields import (
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
-    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Promoting",
+    "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Suspended", "Promoting",
     "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
@@ -299,6 +299,11 @@ class StudentRolloutSpec(Model):
     )
     target: Target | None = None
     runtime: Runtime = Field(default_factory=Runtime)
+    suspend: bool = Field(
+        default=False,
+        description="Delete the Job, and begin nothing; false again: go on from there. May be changed; has no effect "
+        "from Promoting on.",
+    )
 
     @field_validator("overrides")
     @classmethod
@@ -363,6 +368,9 @@ class StudentRolloutStatus(StatusModel):
     start_time: Timestamp | None = None
     completion_time: Timestamp | None = None
     promotion_time: Timestamp | None = None
+    active_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Of the Jobs that suspend deleted; activeDeadlineSeconds counts them."
+    )
     message: Message | None = None
     image: Annotated[str, Field(max_length=512)] | None = None
     round: Annotated[int, Field(ge=1, le=99)] | None = Field(

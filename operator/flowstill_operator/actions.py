@@ -46,10 +46,11 @@ def pending(requests: Sequence[Request], actions: Sequence[Action], *, ended: bo
 async def find_children(cluster: Cluster, owner: Owner) -> tuple[ChildJob, ...]:
     """All Jobs of this very resource."""
     jobs = await cluster.find_jobs(owner.namespace, owner_labels(owner))
-    return tuple(_child_job(job) for job in jobs if owned_by(job, owner.uid))
+    return tuple(child_job(job) for job in jobs if owned_by(job, owner.uid))
 
 
-def _child_job(job: Document) -> ChildJob:
+def child_job(job: Document) -> ChildJob:
+    """That Job, as far as stopping it needs."""
     metadata = job["metadata"]
     role = metadata["labels"].get(ROLE_LABEL, "")
     return ChildJob(metadata["name"], metadata["uid"], role, is_finished(job), "deletionTimestamp" in metadata)

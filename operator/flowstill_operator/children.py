@@ -1,7 +1,7 @@
 """Reading a child: what a Job and its pods say, as one small value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -12,6 +12,8 @@ Document = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 CONTAINER = "child"
+WAITING_FOR_QUOTA = "WaitingForQuota"
+WAITING_FOR_QUOTA_TEXT = "the Job is suspended: it waits for quota"
 USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
 Retry = Literal["never", "counted", "free"]
@@ -27,6 +29,11 @@ class Child:
         speechless: it failed with a user's exit code, and the words about it went with their pod.
         ended: when an attempt on several nodes failed (RFC 3339).
         seconds: from its start to that failure.
+        name, uid: of its Job.
+        started: since when its Job is not suspended (RFC 3339).
+        failures: of its pods, as far as its Job counts them against its backoffLimit.
+        ending: its Job is being deleted, and is there until its pods are gone.
+        held_back: whoever queues Jobs has suspended its Job.
     """
 
     state: ChildState = "Missing"
@@ -41,6 +48,17 @@ class Child:
     speechless: bool = False
     ended: str | None = None
     seconds: int = 0
+    name: str = ""
+    uid: str = ""
+    started: str | None = None
+    failures: int = 0
+    ending: bool = False
+    held_back: bool = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether there is a Job of ours that has not ended."""
+        return self.ours and self.state in ("Queued", "Running")
 
 
 MISSING = Child()
@@ -94,22 +112,30 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
     pod = newest(pods)
     counts = job.get("status", {})
     attempts = sum(int(counts.get(key) or 0) for key in ("active", "succeeded", "failed"))
-    image = job["spec"]["template"]["spec"]["containers"][0].get("image")
+    child = Child(
+        attempts=attempts,
+        image=job["spec"]["template"]["spec"]["containers"][0].get("image"),
+        name=job["metadata"]["name"],
+        uid=job["metadata"].get("uid", ""),
+        started=counts.get("startTime"),
+        failures=int(counts.get("failed") or 0),
+        ending="deletionTimestamp" in job["metadata"],
+        held_back=bool(job["spec"].get("suspend")),
+    )
     if job_condition(job, "Complete"):
-        return Child("Succeeded", attempts=attempts, image=image, result=read_result(pod))
+        return replace(child, state="Succeeded", result=read_result(pod))
     failure = job_condition(job, "Failed")
     if failure:
-        return Child(
-            "Failed",
-            attempts=attempts,
-            image=image,
+        return replace(
+            child,
+            state="Failed",
             result=read_result(pod),
             reason=failure.get("reason") or "JobFailed",
             message=failure.get("message") or "",
         )
     reason, message = why_waiting(job, pod)
     running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
-    return Child("Running" if running else "Queued", attempts=attempts, image=image, reason=reason, message=message)
+    return replace(child, state="Running" if running else "Queued", reason=reason, message=message)
 
 
 def container_status(pod: Document | None) -> Document:
@@ -122,7 +148,7 @@ def container_status(pod: Document | None) -> Document:
 def why_waiting(job: Document, pod: Document | None) -> tuple[str, str]:
     """Why the child does not run yet: suspended, unschedulable, its image cannot be pulled."""
     if job.get("spec", {}).get("suspend"):
-        return "Suspended", "the Job is suspended, waiting for quota"
+        return WAITING_FOR_QUOTA, WAITING_FOR_QUOTA_TEXT
     waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     if waiting.get("reason"):
         return waiting["reason"], waiting.get("message") or ""

@@ -12,10 +12,10 @@ from flowstill_operator.clusters.kubernetes import KubernetesCluster
 from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.loop import Key, ResourceKind
 from flowstill_operator.engine.queue import KeyQueue
+from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
 from flowstill_operator.rollout.promote import TARGET_LABEL
 
 PLURALS: dict[ResourceKind, str] = {"DistillJob": "distilljobs", "StudentRollout": "studentrollouts"}
-OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
 
 
 class Ear:
@@ -37,8 +37,15 @@ class Ear:
         self.dependents.note(key, None if event["type"] == "DELETED" else thing)
         self.queue.add(key)
 
-    def child(self, event: Document) -> None:
+    def job(self, event: Document) -> None:
         """A Job of ours changed."""
+        labels = event["object"]["metadata"].get("labels") or {}
+        if OWNER_NAME in labels:
+            self.cluster.note_job(event["object"], deleted=event["type"] == "DELETED")
+        self.child(event)
+
+    def child(self, event: Document) -> None:
+        """A Job of ours, or a pod of one, changed."""
         metadata = event["object"]["metadata"]
         labels = metadata.get("labels") or {}
         kind, name = labels.get(OWNER_KIND), labels.get(OWNER_NAME)
@@ -71,7 +78,7 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
 
     hear(partial(ear.resource, "DistillJob"), GROUP, VERSION, PLURALS["DistillJob"])
     hear(partial(ear.resource, "StudentRollout"), GROUP, VERSION, PLURALS["StudentRollout"])
-    hear(ear.child, "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
+    hear(ear.job, "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
     hear(ear.pod, "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
     hear(ear.deployment, "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry

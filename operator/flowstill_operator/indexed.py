@@ -12,8 +12,6 @@ from flowstill_operator.steps import Wanted
 
 PYTHON = ("python3", "-m")
 RENDEZVOUS_PORT = 29500
-MIN_TTL_SECONDS = 600
-"""A failed attempt stays this long at least: the operator may be away when it fails, and starts the next by it."""
 SELECTED_BY = tuple(f"{GROUP}/{key}" for key in ("owner-kind", "owner-name", "role"))
 
 
@@ -50,7 +48,6 @@ def over_nodes(job: Document, owner: Owner, nodes: int) -> Document:
     spec = job["spec"]
     fail, disrupted = spec["podFailurePolicy"]["rules"]
     template = spec["template"]
-    ttl = spec.get("ttlSecondsAfterFinished")
     return {
         **job,
         "spec": {
@@ -61,7 +58,6 @@ def over_nodes(job: Document, owner: Owner, nodes: int) -> Document:
             "backoffLimit": 0,
             # A replaced rank would find the others in the middle of a step.
             "podFailurePolicy": {"rules": [fail, {**disrupted, "action": "FailJob"}]},
-            **({} if ttl is None else {"ttlSecondsAfterFinished": max(ttl, MIN_TTL_SECONDS)}),
             "template": {**template, "spec": {**template["spec"], "subdomain": service_name(owner)}},
         },
     }

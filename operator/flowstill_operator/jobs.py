@@ -18,7 +18,9 @@ ROLE_LABEL = f"{GROUP}/role"
 SPEC_FOLDER = "/etc/flowstill"
 SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
+OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
 GPU = "nvidia.com/gpu"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """What every container of an Indexed Job is told."""
 INDEX_REFERENCE = f"$({INDEX_VARIABLE})"
@@ -126,6 +128,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         raise ValueError("a child needs a default store")
     task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
     labels = {**runtime.labels, **child_labels(owner, wanted.role)}
+    queue = {} if runtime.queue_name is None else {QUEUE_LABEL: runtime.queue_name}
     work = resolve(wanted.task.work, store)
     folders = [shard_work(work, shard, wanted.shards) for shard in range(wanted.shards)]
     own = work if wanted.shards == 1 else f"{work}/{INDEX_REFERENCE}"
@@ -159,15 +162,13 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     }
     if runtime.active_deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = runtime.active_deadline_seconds
-    if runtime.ttl_seconds_after_finished is not None:
-        spec["ttlSecondsAfterFinished"] = runtime.ttl_seconds_after_finished
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": name_of(owner, wanted),
             "namespace": owner.namespace,
-            "labels": labels,
+            "labels": {**labels, **queue},
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -180,6 +181,15 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         },
         "spec": spec,
     }
+
+
+def with_deadline_left(runtime: Runtime, spent: int | None) -> Runtime:
+    """What a Job that begins now has left of ``activeDeadlineSeconds``; at least a second, which the API wants."""
+    if runtime.active_deadline_seconds is None:
+        return runtime
+    return runtime.model_copy(
+        update={"active_deadline_seconds": max(1, runtime.active_deadline_seconds - (spent or 0))}
+    )
 
 
 def child_labels(owner: Owner, role: str) -> dict[str, str]:
@@ -199,7 +209,7 @@ def child_selector(owner: Owner, role: str) -> dict[str, str]:
 
 def owner_labels(owner: Owner) -> dict[str, str]:
     """The labels that all children of a resource of this name have."""
-    return {f"{GROUP}/owner-kind": owner.kind, f"{GROUP}/owner-name": owner.name}
+    return {OWNER_KIND: owner.kind, OWNER_NAME: owner.name}
 
 
 def _pod_spec(

@@ -8,8 +8,6 @@ from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.steps import (
     READING,
-    RUNNING_LOOK_SECONDS,
-    WAITING_LOOK_SECONDS,
     WAITING_TEXT,
     Draft,
     HasConditions,
@@ -18,8 +16,10 @@ from flowstill_operator.steps import (
     Wanted,
     condition_reason,
     judge_step,
+    look_after,
     started,
 )
+from flowstill_operator.suspension import hold
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Seen:
-    """The child of a stage and its reader as they were observed, and the image that a new one gets."""
+    """The child of a stage and its reader as they were observed, and the image that a new one gets.
+
+    ``suspended``: no new one is made.
+    """
 
     child: Child
     reader: Child
     image: str
+    suspended: bool = False
 
 
 def run_stage[S: HasConditions](
@@ -79,6 +83,8 @@ def run_stage[S: HasConditions](
         seen.reader,
     )
     match step.state:
+        case "start" if seen.suspended:
+            return hold(draft)
         case "start":
             draft.condition(kind, "Unknown", "Queued", WAITING_TEXT["queued"])
             draft.set(message=f"{stage.role}: {WAITING_TEXT['queued']}")
@@ -94,7 +100,7 @@ def run_stage[S: HasConditions](
                 report = seen.child.progress
                 others = f"{seen.child.message}; " if seen.child.message else ""
                 draft.set(message=f"{others}{report.activity}: {report.step} of {report.total_steps}"[:1024])
-            return Move(requeue_after=RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS)
+            return Move(requeue_after=look_after(step))
         case "done" if step.result is not None:
             return step.result
         case _:

@@ -7,12 +7,14 @@ from typing import Any, Literal, Protocol, Self
 
 from flowstill.api.children import AnyTask, Result
 from flowstill.api.conditions import Condition, Truth, find_condition, set_condition
-from flowstill_operator.children import Child
+from flowstill_operator.children import WAITING_FOR_QUOTA, Child
 
 Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
+NEWS = ("Suspended", "Admitted")
+"""Conditions that are good news neither way, nor bad."""
 OVERRIDDEN = "GatesOverridden"
 WARNED = frozenset({OVERRIDDEN})
 """Reasons that are warnings though their condition is as it should be."""
@@ -21,6 +23,8 @@ RUNNING_LOOK_SECONDS = 15.0
 """How often a running child is asked for its progress."""
 WAITING_LOOK_SECONDS = 60.0
 """How often a resource that waits is looked at without an event."""
+QUOTA_LOOK_SECONDS = 600.0
+"""The same, while it waits for quota: thousands may, for days."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,13 @@ def _read(kind: str, reading: bool, child: Child, reader: Child) -> Step:
     return Step("failed", reason="ResultUnreadable", message=f"{message}: {reader.message or 'no result'}")
 
 
+def look_after(step: Step) -> float:
+    """When to look again at a child that waits or runs (s)."""
+    if step.reason == WAITING_FOR_QUOTA:
+        return QUOTA_LOOK_SECONDS
+    return RUNNING_LOOK_SECONDS if step.state == "running" else WAITING_LOOK_SECONDS
+
+
 class HasConditions(Protocol):
     """A status with conditions."""
 
@@ -244,7 +255,8 @@ def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Not
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        bad = condition.status == ("True" if condition.type == "Failed" else "False") or condition.reason in WARNED
+        unwanted = condition.status == ("True" if condition.type == "Failed" else "False")
+        bad = (unwanted and condition.type not in NEWS) or condition.reason in WARNED
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)
 

@@ -73,6 +73,18 @@ BAD = {
         student_rollout("b", overrides=[{**OVERRIDE, "expires": "2026-02-31T00:00:00Z"}]),
         "expires",
     ),
+    "trials in shards": (
+        student_rollout(
+            "b",
+            evaluation={
+                "suite": "custom",
+                "tasks": ["pick"],
+                "shards": 2,
+                "evidence": {"uri": "store://evidence/x", "digest": DIGEST},
+            },
+        ),
+        "evidence stands in the place of a simulator",
+    ),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
 
@@ -126,6 +138,16 @@ def test_the_time_to_live_may_change(plane: ControlPlane) -> None:
     apply(plane, distill_job(runtime={"ttlSecondsAfterFinished": 5}))
     assert plane.get("distilljob", "a")["spec"]["runtime"]["ttlSecondsAfterFinished"] == 5
     apply(plane, distill_job())
+
+
+def test_suspend_may_change_and_nothing_else_with_it(plane: ControlPlane) -> None:
+    for suspend in (True, False):
+        apply(plane, distill_job(suspend=suspend))
+        assert plane.get("distilljob", "a")["spec"]["suspend"] is suspend
+        apply(plane, student_rollout(suspend=suspend))
+        assert plane.get("studentrollout", "a")["spec"]["suspend"] is suspend
+    assert "new name" in refusal(plane, distill_job(suspend=True, student={"draws": 16}))
+    assert plane.get("distilljob", "a")["spec"]["suspend"] is False
 
 
 def test_status_is_a_subresource_and_is_printed(plane: ControlPlane) -> None:

@@ -18,6 +18,7 @@ from flowstill_operator.clusters import local_jobs
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone
 from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.engine import loop
+from flowstill_operator.platform import local_platform
 from tests.unit.operator.builders import distill_spec, rollout_spec
 
 CHILD = Path(__file__).with_name("fake_child.py")
@@ -75,7 +76,11 @@ def run(tmp_path, *more, path=None):
 
 
 def states(tmp_path):
-    paths = (tmp_path / ".flowstill/state").glob("[DS]*/*.json")
+    return states_of(tmp_path / ".flowstill/state")
+
+
+def states_of(folder):
+    paths = folder.glob("[DS]*/*.json")
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
@@ -290,6 +295,57 @@ def test_a_killed_run_leaves_a_child_that_the_next_run_ends(tmp_path):
     assert len(attempts(tmp_path, "dj", "train")) == 2
 
 
+def test_a_suspended_run_saves_rests_and_goes_on(tmp_path, monkeypatch, capsys):
+    """The files say ``suspend``: what runs is ended after its checkpoint, nothing is begun, and nobody waits."""
+    process = in_background(tmp_path, FAKE_TRAIN="sleep")
+    wait_for(lambda: sleeping(tmp_path))
+    process.kill()
+    process.communicate()
+    pid = int(attempts(tmp_path, "dj", "train")[0].split()[0])
+    held = files(tmp_path, distill=distill_spec(runtime={"backoffLimit": 1}, suspend=True))
+    assert run(tmp_path, path=held) == 3
+    output = capsys.readouterr().out
+    assert "DistillJob dj: Suspended" in output
+    assert "without it the same command goes on" in output
+    assert not alive(pid)
+    assert sleeping(tmp_path)[0].with_name("checkpoint").exists()
+    found = states(tmp_path)
+    assert [found[name]["status"]["phase"] for name in ("dj", "sr")] == ["Suspended", "Pending"]
+    assert found["dj"]["metadata"]["generation"] == 2
+    assert run(tmp_path, path=held) == 3
+    assert len(attempts(tmp_path, "dj", "train")) == 1
+    assert run(tmp_path) == 0
+    assert len(attempts(tmp_path, "dj", "train")) == 2
+    assert states(tmp_path)["dj"]["status"]["attempts"] == 2
+
+
+async def test_a_deleted_job_is_ended_by_its_process_and_then_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_TRAIN", "sleep")
+    cluster, changed = LocalCluster(tmp_path / "state"), []
+    cluster.changed = changed.append
+    resource = cluster.declare("DistillJob", "dj", distill_spec(), fresh=False)
+    key = loop.Key("DistillJob", "local", "dj")
+    reconciler = loop.Reconciler(cluster, local_platform(f"file://{tmp_path}/store"))
+    await reconciler.reconcile(key)
+    while not list(tmp_path.glob("store/work/*/train/ready")):
+        await asyncio.sleep(0.05)
+    suspended = cluster.declare("DistillJob", "dj", distill_spec(suspend=True), fresh=False)
+    assert suspended["metadata"]["uid"] == resource["metadata"]["uid"]
+    for _ in range(2):
+        await reconciler.reconcile(key)
+    [path] = tmp_path.glob("state/jobs/*/job.json")
+    assert "deletionTimestamp" in path.read_text()
+    changed.clear()
+    while path.exists():
+        await asyncio.sleep(0.05)
+    assert key in changed
+    assert list(tmp_path.glob("store/work/*/train/checkpoint"))
+    assert await cluster.running() == []
+    await reconciler.reconcile(key)
+    assert states_of(tmp_path / "state")["dj"]["status"]["phase"] == "Suspended"
+    await cluster.stop()
+
+
 def test_two_runs_do_not_share_a_state_folder(tmp_path, capsys):
     process = in_background(tmp_path, FAKE_TRAIN="sleep")
     wait_for(lambda: sleeping(tmp_path))
@@ -301,8 +357,6 @@ def test_two_runs_do_not_share_a_state_folder(tmp_path, capsys):
 
 async def test_progress_is_asked_from_the_process(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_TRAIN", "sleep")
-    from flowstill_operator.platform import local_platform
-
     cluster = LocalCluster(tmp_path / "state")
     cluster.declare("DistillJob", "dj", distill_spec(), fresh=False)
     reconciler = loop.Reconciler(cluster, local_platform(f"file://{tmp_path}/store"))

@@ -57,6 +57,9 @@ class Cluster(Protocol):
     async def find_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The Jobs with those labels, as they are now."""
 
+    async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The same, as far as they were heard of: nobody is asked, and what is missing is heard of later."""
+
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
 

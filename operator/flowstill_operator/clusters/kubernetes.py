@@ -26,13 +26,14 @@ from flowstill_operator.clusters.interface import (
     Kind,
     Refused,
 )
-from flowstill_operator.jobs import PROGRESS_PORT
+from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME, PROGRESS_PORT
 from flowstill_operator.ranks import INDEX_ANNOTATION
 from flowstill_operator.steps import Note, timestamp
 
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "flowstill"
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 USERS_FIELD_MANAGER = "flowstill-cli"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -88,6 +89,7 @@ class KubernetesCluster:
         self._api = api
         self._http: aiohttp.ClientSession | None = None
         self._pods: dict[tuple[str, str], dict[str, Document]] = {}
+        self._jobs: dict[tuple[str, str, str], dict[str, Document]] = {}
 
     async def close(self) -> None:
         """Close every connection."""
@@ -98,7 +100,8 @@ class KubernetesCluster:
     def note_pod(self, pod: Document, *, deleted: bool) -> None:
         """Remember what the watch says about a child's pod."""
         metadata = pod["metadata"]
-        job = (metadata.get("labels") or {}).get(JOB_NAME_LABEL)
+        labels = metadata.get("labels") or {}
+        job = labels.get(JOB_NAME_LABEL)
         if job is None:
             return
         pods = self._pods.setdefault((metadata["namespace"], job), {})
@@ -110,7 +113,27 @@ class KubernetesCluster:
             kept = {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata}
             index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION)
             kept |= {} if index is None else {"annotations": {INDEX_ANNOTATION: index}}
+            kept |= {"labels": {JOB_UID_LABEL: labels.get(JOB_UID_LABEL)}}
             pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
+
+    def note_job(self, job: Document, *, deleted: bool) -> None:
+        """Remember what the watch says about a child's Job, as far as deleting it needs."""
+        metadata = job["metadata"]
+        owner = _owner(metadata["namespace"], metadata["labels"])
+        jobs = self._jobs.setdefault(owner, {})
+        if deleted:
+            jobs.pop(metadata["name"], None)
+            if not jobs:
+                del self._jobs[owner]
+        else:
+            wanted = ("name", "namespace", "uid", "labels", "ownerReferences", "deletionTimestamp")
+            kept = {key: metadata[key] for key in wanted if key in metadata}
+            conditions = (job.get("status") or {}).get("conditions") or []
+            jobs[metadata["name"]] = {"metadata": kept, "status": {"conditions": conditions}}
+
+    async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """The Jobs of the resource with those labels, as the watch saw them."""
+        return list(self._jobs.get(_owner(namespace, labels), {}).values())
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
@@ -122,10 +145,12 @@ class KubernetesCluster:
 
     async def pods(self, job: Document) -> list[Document]:
         """The pods of a Job: of a finished one as they are now, else as the watch saw them."""
-        namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-        if not is_finished(job):
-            return list(self._pods.get((namespace, name), {}).values())
-        return await self.find_pods(namespace, {"batch.kubernetes.io/controller-uid": job["metadata"]["uid"]})
+        namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
+        if is_finished(job):
+            return await self.find_pods(namespace, {JOB_UID_LABEL: uid})
+        # A resumed resource has a Job of the same name again, and the watch may still know pods of the first.
+        seen = self._pods.get((namespace, name), {}).values()
+        return [pod for pod in seen if pod["metadata"]["labels"][JOB_UID_LABEL] == uid]
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The pods with those labels, as the API server has them now."""
@@ -273,6 +298,10 @@ class KubernetesCluster:
         except ValueError:
             parsed = {"message": bytes(content[:512]).decode(errors="replace")}
         return int(response.status), parsed if isinstance(parsed, dict) else {"items": parsed}
+
+
+def _owner(namespace: str, labels: Mapping[str, str]) -> tuple[str, str, str]:
+    return namespace, labels[OWNER_KIND], labels[OWNER_NAME]
 
 
 def _path(kind: Kind, namespace: str, name: str | None = None) -> str:

@@ -16,7 +16,7 @@ from flowstill.artifacts.atomic import storage_full
 from flowstill.errors import StorageFull, UserError
 from flowstill_operator.children import Document, is_finished, owned_by
 from flowstill_operator.clusters.documents import now, read, write
-from flowstill_operator.clusters.immutable import changed_spec
+from flowstill_operator.clusters.immutable import with_spec
 from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.local_jobs import LocalJobs
 from flowstill_operator.clusters.processes import NAMESPACE
@@ -83,7 +83,7 @@ class LocalCluster:
         stored = read(path)
         if stored is not None and not fresh:
             if stored["spec"] != spec:
-                stored = {**stored, "spec": changed_spec(stored, spec)}
+                stored = with_spec(stored, spec)
                 write(path, stored)
             return self._reopened(path, stored) if _failed(stored) else stored
         resource: Document = {
@@ -145,8 +145,12 @@ class LocalCluster:
         return []
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
-        """There is no such wish here."""
-        raise Refused(f"Job {name} runs on this machine: what stops it is Ctrl-C")
+        """SIGTERM its process, and forget the Job when it has ended; logs stay."""
+        self._jobs.delete(name, uid)
+
+    async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
+        """None: a Job here is a file beside its logs, and time to live is for what fills a cluster."""
+        return []
 
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""

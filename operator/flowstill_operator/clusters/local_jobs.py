@@ -62,6 +62,7 @@ class LocalJobs:
         self.broken = broken
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, ChildProcess] = {}
+        self._deletions: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
     def get(self, name: str) -> Document | None:
@@ -109,8 +110,36 @@ class LocalJobs:
         if path.exists():
             raise AlreadyExists(f"Job {name} exists")
         metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": now()}
-        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {}}, "pods": []})
+        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {"startTime": now()}}, "pods": []})
         self._start(name)
+
+    def delete(self, name: str, uid: str) -> None:
+        """SIGTERM its process, and forget the Job when it has ended; logs stay."""
+        stored = read(self._path(name))
+        if stored is None or stored["job"]["metadata"]["uid"] != uid or name in self._deletions:
+            return
+        stored["job"]["metadata"]["deletionTimestamp"] = now()
+        self._keep(self._path(name), stored)
+        task = asyncio.get_running_loop().create_task(self._delete(name, stored["job"]), name=f"delete-{name}")
+        task.add_done_callback(self._ended)
+        self._deletions[name] = task
+
+    async def _delete(self, name: str, job: Document) -> None:
+        process, task = self._processes.get(name), self._tasks.pop(name, None)
+        if process is not None:
+            await process.stop(_grace(job))
+        else:
+            await asyncio.to_thread(self._end_left_over, name, job)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._path(name).unlink(missing_ok=True)
+        del self._deletions[name]
+        self.changed(job)
+
+    def _end_left_over(self, name: str, job: Document) -> None:
+        for process_file in self._path(name).parent.glob("attempt-*/process"):
+            end_left_over(process_file, _grace(job))
 
     def resume(self, uids: Iterable[str]) -> None:
         """Start again the unfinished Jobs of those resources, after ending what a killed run left behind."""
@@ -119,9 +148,11 @@ class LocalJobs:
             owners = {owner["uid"] for owner in job["metadata"]["ownerReferences"]}
             if is_finished(job) or not owners & wanted:
                 continue
-            for process_file in path.parent.glob("attempt-*/process"):
-                end_left_over(process_file, _grace(job))
-            self._start(path.parent.name)
+            self._end_left_over(path.parent.name, job)
+            if "deletionTimestamp" in job["metadata"]:
+                path.unlink()
+            else:
+                self._start(path.parent.name)
 
     async def stop(self) -> None:
         """SIGTERM every child and wait for it; the next run continues them."""
@@ -202,7 +233,8 @@ class LocalJobs:
         limit = job["spec"].get("backoffLimitPerIndex" if sharded else "backoffLimit", 6)
         while not self._stopping:
             ended = await self._attempt(name, index, spec_file, began)
-            if ended is None or (self._stopping and ended.code not in (0, None) and not user_error(job, ended.code)):
+            stopped = self._stopping or name in self._deletions
+            if ended is None or (stopped and ended.code not in (0, None) and not user_error(job, ended.code)):
                 return False
             code, hint = ended.code, f"; see {ended.log}"
             if code == 0:

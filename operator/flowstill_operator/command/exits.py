@@ -12,13 +12,15 @@ NAMES = {
 }
 """In a word, for ``--json``."""
 MEANINGS = {
-    COMPLETED: "what was asked for is done, and every verdict is a pass",
+    COMPLETED: "what was asked for is done, and every verdict is a pass or overridden by somebody",
     REJECTED: "a verdict is a rejection, or a child could not do its work",
     USAGE: "bad input, or something that cannot be read or written; the error names it and the fix",
-    INCONCLUSIVE: "too little evidence for a verdict; this is no rejection",
+    INCONCLUSIVE: "too little evidence for a verdict, or suspended by spec.suspend; this is no rejection",
     INTERRUPTED: "stopped; the same command continues",
 }
 GOOD = frozenset({"Completed", "Succeeded"})
+OPEN = frozenset({"Inconclusive", "Suspended"})
+"""Neither yes nor no."""
 
 
 def exit_code(phases: Sequence[str]) -> int:
@@ -26,7 +28,9 @@ def exit_code(phases: Sequence[str]) -> int:
     if all(phase in GOOD for phase in phases):
         return COMPLETED
     others = {phase for phase in phases if phase not in GOOD}
-    return INCONCLUSIVE if others == {"Inconclusive"} else REJECTED
+    # A run ends with a rollout still pending when the DistillJob that it waits for is suspended.
+    waiting = {"Pending"} if "Suspended" in others else set()
+    return INCONCLUSIVE if others - waiting <= OPEN else REJECTED
 
 
 def table() -> str:

@@ -18,6 +18,9 @@ from flowstill_operator.command.files import Manifest, read_manifests
 from flowstill_operator.command.outcome import Ending, conclude, ending
 from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, store_uri, subcommand
 from flowstill_operator.platform import Platform, local_platform
+from flowstill_operator.suspension import PHASE as SUSPENDED
+
+SUSPENDED_HINT = "Suspended by spec.suspend; without it the same command goes on."
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -63,4 +66,7 @@ def to_the_end(
     if found.interrupted:
         console.print("\nStopped; the same command continues.", highlight=False)
         return Ended(INTERRUPTED, found.resources, endings)
-    return Ended(exit_code([one.phase for one in endings]), found.resources, endings)
+    phases = [one.phase for one in endings]
+    if SUSPENDED in phases:
+        console.print(f"\n{SUSPENDED_HINT}", highlight=False)
+    return Ended(exit_code(phases), found.resources, endings)

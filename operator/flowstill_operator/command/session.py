@@ -1,9 +1,9 @@
-"""``flowstill run``: the operator's own loop over this machine, until every resource has ended."""
+"""``flowstill run``: the operator's own loop over this machine, until every resource has ended or is suspended."""
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.observe import TERMINAL as ROLLOUT_ENDS
+from flowstill_operator.suspension import PHASE as SUSPENDED
 
 ENDS = DISTILLJOB_ENDS | ROLLOUT_ENDS
 WORKERS = 2
@@ -69,10 +70,34 @@ async def run(
         check_references(manifests, cluster)
         resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
         keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]
-        cluster.resume(resource["metadata"]["uid"] for resource in resources)
-        interrupted = await _until_all_ended(keys, queue, cluster, platform, display, broken)
+        cluster.resume(r["metadata"]["uid"] for r in resources if not r["spec"].get("suspend"))
+        interrupted = await _until_all_ended(keys, queue, cluster, platform, display, broken, _awaited(manifests))
         found = [await cluster.get(key.kind, NAMESPACE, key.name) for key in keys]
     return Ended([resource for resource in found if resource is not None], interrupted)
+
+
+def at_rest(keys: Sequence[Key], phases: Mapping[Key, str], awaited: Mapping[Key, Key]) -> bool:
+    """Whether nothing more happens in this run: everything has ended, is suspended, or waits for what is.
+
+    ``awaited``: the DistillJob that a rollout waits for.
+    """
+
+    def rests(key: Key) -> bool:
+        phase = phases.get(key)
+        waits = phase == "Pending" and phases.get(awaited.get(key, key)) == SUSPENDED
+        return phase in ENDS or phase == SUSPENDED or waits
+
+    return all(rests(key) for key in keys)
+
+
+def _awaited(manifests: Sequence[Manifest]) -> dict[Key, Key]:
+    """The DistillJob of each rollout that names one."""
+    found = {}
+    for manifest in manifests:
+        name = (manifest.spec.get("student") or {}).get("distillJob")
+        if manifest.kind == "StudentRollout" and name is not None:
+            found[Key(manifest.kind, NAMESPACE, manifest.name)] = Key("DistillJob", NAMESPACE, name)
+    return found
 
 
 async def _until_all_ended(
@@ -82,12 +107,13 @@ async def _until_all_ended(
     platform: Platform,
     display: Display,
     broken: asyncio.Future[None],
+    awaited: Mapping[Key, Key],
 ) -> bool:
     """Whether it was interrupted before. Raises what ``broken`` holds, after the children have stopped."""
     all_ended, stopped = asyncio.Event(), asyncio.Event()
 
     def changed(key: Key) -> None:
-        if all(worker.phases.get(one) in ENDS for one in keys):
+        if at_rest(keys, worker.phases, awaited):
             all_ended.set()
         for other in keys:
             if other != key and worker.phases.get(other) not in ENDS:

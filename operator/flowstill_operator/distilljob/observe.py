@@ -8,8 +8,10 @@ from pydantic import ValidationError
 
 from flowstill.api.actions import Request, read_requests
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
+from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Cluster
 from flowstill_operator.jobs import Owner, child_selector
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
@@ -20,7 +22,7 @@ from flowstill_operator.steps import RUNNING_LOOK_SECONDS, ChildJob, Problem, Ro
 TERMINAL = frozenset({"Succeeded", "Failed"})
 RESTARTING = "Restarting"
 """The attempt that ``status.attempts`` counts is decided on, and its Job is not made yet."""
-NOT_STARTED = ("Pending", RESTARTING)
+NOT_STARTED = ("Pending", RESTARTING, *suspension.REASONS)
 PARITY = "ParityVerified"
 STEPS: tuple[tuple[Role, str], ...] = (("train", "Trained"), ("parity", PARITY))
 """Each child, and the condition that says how far it is."""
@@ -33,9 +35,10 @@ class Observed:
     Attributes:
         image: of the trainer; pinned once it is in the status.
         validation_image: of the evaluator today; the plan pins it when its child starts.
-        pods_left: pods of earlier attempts that have not ended; looked for when an attempt is over or about to begin.
+        pods_left: pods of earlier attempts that have not ended; looked for when an attempt is over or about to begin,
+            on one node after a suspension only.
         requests: what people ask for.
-        jobs: all its Jobs; looked for when a request may need them.
+        jobs: all its Jobs; looked for when a request may need them, or when it has ended.
     """
 
     owner: Owner
@@ -97,10 +100,13 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     status, ended = observed.status, observed.status.phase in TERMINAL
     if pending(observed.requests, status.actions, ended=ended) is not None:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    elif ended and observed.spec is not None:
+        observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
     if ended or observed.problem is not None:
         return observed
     role = current_role(status)
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
+    suspended = not started(status.conditions, dict(STEPS)[role], suspension.REASONS)
     attempt = observed.attempt if role == "train" else 0
     child, reader = await observe_child(
         cluster,
@@ -111,13 +117,13 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
         attempt=attempt,
     )
     between = child.state == "Failed" or (child.state == "Missing" and not begun)
-    left = await _pods_left(cluster, observed.owner) if attempt and between else ()
+    left = await _pods_left(cluster, observed.owner, role) if between and (attempt or suspended) else ()
     return replace(observed, children={role: child}, readers={role: reader}, pods_left=left)
 
 
-async def _pods_left(cluster: Cluster, owner: Owner) -> tuple[str, ...]:
-    """Pods of this resource's training that have not ended, whatever became of their Jobs."""
-    pods = await cluster.find_pods(owner.namespace, child_selector(owner, "train"))
+async def _pods_left(cluster: Cluster, owner: Owner, role: Role) -> tuple[str, ...]:
+    """Pods of this resource's children of that role that have not ended, whatever became of their Jobs."""
+    pods = await cluster.find_pods(owner.namespace, child_selector(owner, role))
     jobs = [(pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, "") for pod in pods]
     ours = [pod for pod, job in zip(pods, jobs, strict=True) if job.endswith(f"-{owner.hash}")]
     return tuple(sorted(pod["metadata"]["name"] for pod in ours if not is_ended(pod)))

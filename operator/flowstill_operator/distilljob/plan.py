@@ -13,16 +13,17 @@ from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus, Progress
 from flowstill.api.fields import ArtifactRef
 from flowstill.api.studentrollout import Parity
 from flowstill_operator.actions import NOT_RETRIED_TEXT, begin_again, stop, take_requests
+from flowstill_operator.admission import note_admission
+from flowstill_operator.cleanup import clean_up
 from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
-from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed
+from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed, current_role
+from flowstill_operator.distilljob.suspended import suspendable
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.stage import Seen, Stage, run_stage
 from flowstill_operator.steps import (
     READING,
-    RUNNING_LOOK_SECONDS,
     STOP,
-    WAITING_LOOK_SECONDS,
     WAITING_TEXT,
     Draft,
     Move,
@@ -31,10 +32,12 @@ from flowstill_operator.steps import (
     Wanted,
     condition_reason,
     judge_step,
+    look_after,
     refused,
     started,
     timestamp,
 )
+from flowstill_operator.suspension import hold, suspend
 
 MAX_MESSAGE = 1024
 KEPT = " (the student stays published, see status.student)"
@@ -48,7 +51,9 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         return draft.plan(asked)
     if observed.status.phase in TERMINAL:
         # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
-        return Plan(observed.status.model_copy(update={"observed_generation": observed.generation}))
+        seen = observed.status.model_copy(update={"observed_generation": observed.generation})
+        runtime = None if observed.spec is None else observed.spec.runtime
+        return clean_up(seen, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
         reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
@@ -60,6 +65,10 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         draft.condition("Trained", "Unknown", NOT_STARTED[0])
     if observed.spec.validation.after and draft.find(PARITY) is None:
         draft.condition(PARITY, "Unknown", NOT_STARTED[0])
+    note_admission(draft, observed.spec.runtime, observed.child(current_role(observed.status)))
+    held = suspend(draft, suspendable(observed, observed.spec, draft))
+    if held is not None:
+        return draft.plan(held)
     for stage in (_train, _validate):
         move = stage(observed, observed.spec, draft)
         if move is not None:
@@ -79,7 +88,7 @@ def _requests(observed: Observed, draft: Draft[DistillJobStatus]) -> Move | None
             return NOT_RETRIED_TEXT.format(phase=phase)
         move = begin_again(draft, request, observed.jobs, STEPS)
         if move is None:
-            draft.set(attempts=0, disruptions=None, active_seconds=None)
+            draft.set(attempts=0, disruptions=None, earlier_attempts=None, active_seconds=None)
         return move or Move(requeue_after=0.0)
 
     return take_requests(observed.requests, draft, phase, ended=phase in TERMINAL, abort=abort, retry=retry)
@@ -102,7 +111,7 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     reading = before is not None and before.reason == READING
     begun = started(status.conditions, "Trained", NOT_STARTED)
     child = observed.child("train")
-    attempts = observed.attempt or max(status.attempts, child.attempts)
+    attempts = observed.attempt or max(status.attempts, (status.earlier_attempts or 0) + child.attempts)
     draft.set(attempts=attempts, image=status.image or child.image or observed.image)
     step = judge_step("Train", begun, reading, child, observed.reader("train"))
     if step.state == "failed":
@@ -120,6 +129,8 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     if status.start_time is None and step.state != "failed":
         draft.set(start_time=timestamp(draft.now))
     match step.state:
+        case "start" if spec.suspend:
+            return hold(draft)
         case "start":
             waiting = wait_for_pods(observed, draft)
             if waiting is not None:
@@ -145,7 +156,7 @@ def _wait(draft: Draft[DistillJobStatus], step: Step, report: ProgressReport | N
     draft.condition("Trained", "Unknown", condition_reason(step.reason), step.message)
     if report is not None:
         draft.set(progress=_progress(report, timestamp(draft.now)), message=f"{report.activity}")
-    return Move(requeue_after=RUNNING_LOOK_SECONDS if running else WAITING_LOOK_SECONDS)
+    return Move(requeue_after=look_after(step))
 
 
 def _progress(report: ProgressReport, now: str) -> Progress:
@@ -209,7 +220,7 @@ def _validate(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobS
     child = observed.child("parity")
     image = draft.status.validation_image or child.image or observed.validation_image
     draft.set(phase="Validating", validation_image=image)
-    seen = Seen(child, observed.reader("parity"), image)
+    seen = Seen(child, observed.reader("parity"), image, suspended=spec.suspend)
     result = run_stage(draft, Stage("parity", PARITY, "Parity", NOT_STARTED), seen, task, fail)
     if isinstance(result, Move):
         return result

@@ -194,6 +194,8 @@ class Reconciler:
             found = await self.cluster.get(kind, namespace, name)
             if found is None:
                 raise Conflict(f"{kind} {namespace}/{name} vanished while it was adopted") from error
+            if "deletionTimestamp" in found["metadata"]:
+                raise Conflict(f"{kind} {namespace}/{name} is still being deleted") from error
             if not owned_by(found, uid):
                 raise Refused(f"a {kind} {name} exists and belongs to somebody else: delete or rename it") from error
             return False

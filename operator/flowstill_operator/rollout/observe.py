@@ -10,8 +10,10 @@ from flowstill.api.actions import Request, read_requests
 from flowstill.api.distilljob import DistillJobStatus
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
+from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
+from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import Cluster
 from flowstill_operator.jobs import Owner
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
@@ -28,7 +30,15 @@ STEPS: tuple[tuple[Role, str], ...] = (
 """Each child, and the condition that says how far it is."""
 MORE_EPISODES, UNDECIDED = "MoreEpisodes", "Undecided"
 """The reasons of Evaluated and GatesPassed when another round is decided on, and its Jobs are not made yet."""
-NOT_STARTED = ("Pending", "WaitingForDistillJob", "WaitingForTarget", "Resolved", MORE_EPISODES, UNDECIDED)
+NOT_STARTED = (
+    "Pending",
+    "WaitingForDistillJob",
+    "WaitingForTarget",
+    "Resolved",
+    MORE_EPISODES,
+    UNDECIDED,
+    *suspension.REASONS,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Distilled:
 class Observed:
     """One StudentRollout, the child it is at, its target, and what people ask for.
 
-    ``jobs``: all its Jobs; looked for when a request may need them.
+    ``jobs``: all its Jobs; looked for when a request may need them, or when it has ended.
     """
 
     owner: Owner
@@ -114,6 +124,8 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
     if pending(observed.requests, status.actions, ended=ended) is not None:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
+    elif ended and observed.spec is not None:
+        observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
     if ended or observed.problem is not None or spec is None:
         return observed
     if spec.student.distill_job is not None and status.student is None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator.actions import ABORTED
+from flowstill_operator.cleanup import clean_up
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
@@ -18,6 +19,7 @@ from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, pass
 from flowstill_operator.rollout.overrides import by_expiry, override_stage
 from flowstill_operator.rollout.people import approval_stage, take_decisions
 from flowstill_operator.rollout.promote import Target, mark_completed, parse_reference, put, put_back, reference
+from flowstill_operator.rollout.suspended import hold_promotion, suspended
 from flowstill_operator.steps import (
     STOP,
     Draft,
@@ -46,11 +48,16 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         return draft.plan(decided)
     if observed.status.phase in TERMINAL:
         # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
-        return Plan(observed.status.model_copy(update={"observed_generation": observed.generation}))
+        seen = observed.status.model_copy(update={"observed_generation": observed.generation})
+        runtime = None if observed.spec is None else observed.spec.runtime
+        return clean_up(seen, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)
         return draft.plan(fail(draft, problem.reason, problem.message))
+    held = suspended(observed, observed.spec, draft)
+    if held is not None:
+        return draft.plan(held)
     stages: tuple[Callable[[Observed, StudentRolloutSpec, StatusDraft], Move | None], ...] = (
         _student_stage,
         _baseline_stage,
@@ -58,6 +65,7 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         evaluation_stage,
         judge_stage,
         override_stage,
+        hold_promotion,
         approval_stage,
         _promotion_stage,
     )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.schema import (
     FOLDERS,
     KINDS,
@@ -255,11 +256,12 @@ def test_a_state_out_student_may_have_a_bank_of_two_steps() -> None:
 
 
 @EVERY_KIND
-def test_the_spec_is_immutable_but_for_the_time_to_live(kind: Kind) -> None:
+def test_the_spec_is_immutable_but_for_suspend_and_the_time_to_live(kind: Kind) -> None:
     schema = spec_schema(kind)
     transitions = [rule for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]]
     rules = {rule["fieldPath"]: rule for rule in transitions}
-    assert rules.keys() == {f".{name}" for name in schema["properties"] if name not in UNTIL_PROMOTION}
+    mutable = {*ALWAYS_MUTABLE, *UNTIL_PROMOTION}
+    assert rules.keys() == {f".{name}" for name in schema["properties"].keys() - mutable}
     for path, rule in rules.items():
         assert f"spec{path} is immutable" in rule["message"]
         assert "create a resource with a new name" in rule["message"]

@@ -17,6 +17,7 @@ class FakeCluster:
         self.objects = {}
         self.pods_by_job = {}
         self.created = []
+        self.deleted = []
         self.applied = []
         self.statuses = {}
         self.events = []
@@ -59,6 +60,9 @@ class FakeCluster:
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
 
+    async def known_jobs(self, namespace, labels):
+        return await self.find_jobs(namespace, labels)
+
     async def delete_job(self, namespace, name, uid):
         found = self.objects.get(("Job", namespace, name))
         if found is not None and found["metadata"]["uid"] == uid:
@@ -66,6 +70,7 @@ class FakeCluster:
 
     def delete(self, job):
         """It goes at once, or is seen as ending until ``let_go``."""
+        self.deleted.append(job["metadata"]["name"])
         if self.slow_to_end and not is_finished(job):
             job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
             self.put(job)
@@ -147,6 +152,10 @@ class FakeCluster:
     async def record_event(self, resource, note):
         self.events.append((resource["kind"], note.type, note.reason))
 
+    def ending(self):
+        """Jobs that are being deleted: they are there until their pods are gone."""
+        return [job for job in self.jobs() if "deletionTimestamp" in job["metadata"]]
+
     def jobs(self):
         return [document for (kind, _, _), document in sorted(self.objects.items()) if kind == "Job"]
 
@@ -200,6 +209,7 @@ class FakeCluster:
         self.end_job(job, complete=result is not None, result=result)
 
     def delete_job_object(self, job):
+        """The Job and its pods are gone."""
         metadata = job["metadata"]
         self.objects.pop(("Job", metadata["namespace"], metadata["name"]))
         self.pods_by_job.pop(metadata["name"], None)

@@ -83,6 +83,7 @@ DISTILLJOBS = {
     "Pending": retried,
     "Queued": lambda: distilled(),
     "Running": lambda: distilled(RUNNING),
+    "Suspended": lambda: distilled(spec=distill_spec(suspend=True)),
     "Validating": lambda: distilled(
         Child("Succeeded", result=RESULTS["train"]()), spec=distill_spec(validation={"after": True})
     ),
@@ -95,6 +96,7 @@ ROLLOUTS = {
     "Evaluating": lambda: rolled("parity"),
     "Judging": lambda: rolled("parity", "rollouts"),
     "AwaitingApproval": lambda: rolled(*JUDGED, approval="Manual"),
+    "Suspended": lambda: rollout(None, rollout_spec(suspend=True)),
     "Promoting": lambda: rolled(*JUDGED, target=deployment()),
     "Completed": lambda: rolled(*JUDGED),
     "Rejected": lambda: rolled(*JUDGED, verdict="Fail"),

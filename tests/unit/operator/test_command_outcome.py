@@ -64,6 +64,9 @@ def test_the_exit_codes_are_these_and_help_says_them(capsys):
         (["Rejected"], 1),
         (["RolledBack"], 1),
         (["Pending"], 1),
+        (["Suspended", "Pending"], 3),
+        (["Suspended", "Failed"], 1),
+        (["Inconclusive", "Pending"], 1),
     ],
 )
 def test_the_worst_end_decides(phases, code):
@@ -149,6 +152,16 @@ def test_the_verdict_of_a_rollout(phase, verdict):
     assert ending(rollout(phase), LOCATIONS, {}).verdict == verdict
     job = {**rollout(phase), "kind": "DistillJob"}
     assert ending(job, LOCATIONS, {}).verdict is None
+
+
+@pytest.mark.parametrize("measured", ["Fail", "Inconclusive"])
+def test_an_override_makes_no_pass_of_what_was_measured(measured):
+    override = {"by": "ann", "reason": "why", "expires": "2026-12-31T23:59:59Z"}
+    gates = [{"name": "P2", "class": "performance", "verdict": measured, "override": override},
+             {"name": "P1", "class": "performance", "verdict": "Pass"}]  # fmt: skip
+    found = rollout("Completed")
+    found["status"] = {**found["status"], "gates": gates}
+    assert ending(found, LOCATIONS, {}).verdict == measured
 
 
 def test_a_rejected_rollout(tmp_path):

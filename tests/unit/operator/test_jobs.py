@@ -98,7 +98,6 @@ def test_runtime_reaches_the_pod_and_users_labels_cannot_replace_ours():
         tolerations=[{"key": "gpu", "operator": "Exists"}],
         imagePullSecrets=["registry"],
         activeDeadlineSeconds=60,
-        ttlSecondsAfterFinished=5,
         backoffLimit=0,
     )
     template = made["spec"]["template"]
@@ -107,8 +106,7 @@ def test_runtime_reaches_the_pod_and_users_labels_cannot_replace_ours():
     assert template["spec"]["nodeSelector"] == {"gpu": "yes"}
     assert template["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     assert template["spec"]["imagePullSecrets"] == [{"name": "registry"}]
-    numbers = [made["spec"][key] for key in ("activeDeadlineSeconds", "ttlSecondsAfterFinished", "backoffLimit")]
-    assert numbers == [60, 5, 0]
+    assert [made["spec"][key] for key in ("activeDeadlineSeconds", "backoffLimit")] == [60, 0]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_failed_waiting_suspended_and_foreign_jobs():
     )
     suspended = job()
     suspended["spec"]["suspend"] = True
-    assert read_child(suspended, [], "uid-1").reason == "Suspended"
+    assert read_child(suspended, [], "uid-1").reason == "WaitingForQuota"
     running = pod("a", "1", phase="Running")
     assert read_child(job(), [running], "uid-1").state == "Running"
 

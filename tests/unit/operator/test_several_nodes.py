@@ -107,12 +107,9 @@ def test_names_are_host_names():
     assert child_name(owner, "train", attempt=1) != child_name(owner, "train", attempt=2)
 
 
-def test_what_is_left_of_the_deadline_and_a_time_to_live_that_the_operator_can_meet():
+def test_what_is_left_of_the_deadline():
     status = {"attempts": 2, "activeSeconds": 40}
-    spec = made_job(status=status, activeDeadlineSeconds=100, ttlSecondsAfterFinished=5)["spec"]
-    assert (spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) == (60, 600)
-    assert made_job(ttlSecondsAfterFinished=9000)["spec"]["ttlSecondsAfterFinished"] == 9000
-    assert "ttlSecondsAfterFinished" not in made_job()["spec"]
+    assert made_job(status=status, activeDeadlineSeconds=100)["spec"]["activeDeadlineSeconds"] == 60
 
 
 USER = trained(outcome="UserError", reason="TeacherRejected", student=None, message="spec.teacher.uri: no")

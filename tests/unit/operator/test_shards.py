@@ -147,7 +147,7 @@ def test_while_they_run_it_is_said_how_many_are_done():
     child = read_job(job, pods, "uid-1")
     assert (child.state, child.reason, child.message) == ("Queued", "Unschedulable", "no GPU")
     assert talker(job, pods) is None
-    assert read_job({**job, "spec": {**job["spec"], "suspend": True}}, [], "uid-1").reason == "Suspended"
+    assert read_job({**job, "spec": {**job["spec"], "suspend": True}}, [], "uid-1").reason == "WaitingForQuota"
 
 
 def test_progress_says_how_many_are_done_and_how_far_one_is():

@@ -8,6 +8,7 @@ import asyncio
 import copy
 import json
 import re
+from collections import Counter
 from datetime import timedelta
 
 from hypothesis import HealthCheck, settings
@@ -74,6 +75,7 @@ class Chain(RuleBasedStateMachine):
         self.rounds, self.shards = rounds, shards
         self.after, self.export = after, export
         self.cluster, self.now = FakeCluster(), NOW
+        self.cluster.slow_to_end = True
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
         self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
@@ -90,10 +92,18 @@ class Chain(RuleBasedStateMachine):
         self.cluster.arm(crash_at)
         try:
             RUNNER.run(self.reconciler.reconcile(key))
+            self.what_says_that_it_is_suspended_has_no_child_at_work(key)
         except (Crash, Conflict):
             pass
         finally:
             self.cluster.arm(None)
+
+    def what_says_that_it_is_suspended_has_no_child_at_work(self, key):
+        status = self.cluster.objects[tuple(key)]["status"]
+        if status["phase"] == "Suspended":
+            jobs = [job for job in self.cluster.jobs() if not is_finished(job)]
+            assert key.name not in [job["metadata"]["labels"]["flowstill.dev/owner-name"] for job in jobs]
+            assert {c["type"]: c["status"] for c in status["conditions"]}["Suspended"] == "True"
 
     @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3))
     def look(self, key, crash_at, times):
@@ -109,7 +119,22 @@ class Chain(RuleBasedStateMachine):
         self.now += timedelta(seconds=seconds)
 
     def unfinished(self):
-        return [job for job in self.cluster.jobs() if not is_finished(job)]
+        return [job for job in self.cluster.jobs() if not is_finished(job) and job not in self.cluster.ending()]
+
+    def asked(self, key, suspend):
+        resource = self.cluster.objects[tuple(key)]
+        resource["spec"]["suspend"] = suspend
+        self.cluster.put(resource)
+
+    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), suspend=st.booleans())
+    def somebody_suspends_or_resumes(self, key, suspend):
+        self.asked(key, suspend)
+
+    @precondition(lambda self: self.cluster.ending())
+    @rule(index=st.integers(0, 9))
+    def the_pods_of_a_deleted_job_are_gone(self, index):
+        jobs = self.cluster.ending()
+        self.cluster.delete_job_object(jobs[index % len(jobs)])
 
     def end(self, job, message=True):
         labels = job["metadata"]["labels"]
@@ -184,7 +209,8 @@ class Chain(RuleBasedStateMachine):
             return True
         reasons = {c["type"]: c["reason"] for c in status.get("conditions", [])}
         kind = CONDITIONS[labels["flowstill.dev/owner-kind"], labels["flowstill.dev/role"]]
-        return reasons.get(kind) not in (None, "Pending", "WaitingForDistillJob", "MoreEpisodes", "Undecided")
+        begun_again = ("MoreEpisodes", "Undecided", "Suspending", "Suspended")
+        return reasons.get(kind) not in (None, "Pending", "WaitingForDistillJob", *begun_again)
 
     @rule()
     def the_deployment_becomes_available(self):
@@ -204,7 +230,8 @@ class Chain(RuleBasedStateMachine):
 
     @invariant()
     def one_job_per_role(self):
-        assert len(set(self.cluster.created)) == len(self.cluster.created)
+        """It is made again only after suspension has deleted it."""
+        assert Counter(self.cluster.created) <= Counter([*set(self.cluster.created), *self.cluster.deleted])
 
     @invariant()
     def no_episode_is_run_twice_or_left_out(self):
@@ -263,7 +290,11 @@ class Chain(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         self.cluster.conflicts = 0
+        for key in (DISTILL, ROLLOUT):
+            self.asked(key, False)
         for _ in range(60):
+            for job in self.cluster.ending():
+                self.cluster.delete_job_object(job)
             for key in (DISTILL, ROLLOUT):
                 self.pass_over(key)
             for job in self.unfinished():
