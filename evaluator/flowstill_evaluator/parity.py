@@ -177,7 +177,9 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         seed=evaluation.seed,
         first=evaluation.most_episodes_per_task,
     )
-    observations = _with_graphics(draw) if drawn(view, suite, evaluation.tasks) else draw()
+    if drawn(view, suite, evaluation.tasks):
+        os.environ["MUJOCO_GL"] = choose_library()
+    observations = _apart(draw)
     measured = compare_runners(
         torch,
         onnx,
@@ -220,9 +222,11 @@ def _beside_trials(task: ParityTask, context: ChildContext) -> Result:
     return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision], references)
 
 
-def _with_graphics(draw: Callable[[], Batch]) -> Batch:
-    """Call it in a process of its own: MuJoCo picks its graphics library when it is imported, which it was here."""
-    os.environ["MUJOCO_GL"] = choose_library()
+def _apart(draw: Callable[[], Batch]) -> Batch:
+    """Call it in a process of its own.
+
+    MuJoCo picks its graphics library when it is imported, and a custom suite may bring anything.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(draw).result()
 

@@ -154,6 +154,16 @@ def test_the_verdict_of_a_rollout(phase, verdict):
     assert ending(job, LOCATIONS, {}).verdict is None
 
 
+@pytest.mark.parametrize("measured", ["Fail", "Inconclusive"])
+def test_an_override_makes_no_pass_of_what_was_measured(measured):
+    override = {"by": "ann", "reason": "why", "expires": "2026-12-31T23:59:59Z"}
+    gates = [{"name": "P2", "class": "performance", "verdict": measured, "override": override},
+             {"name": "P1", "class": "performance", "verdict": "Pass"}]  # fmt: skip
+    found = rollout("Completed")
+    found["status"] = {**found["status"], "gates": gates}
+    assert ending(found, LOCATIONS, {}).verdict == measured
+
+
 def test_a_rejected_rollout(tmp_path):
     report = tmp_path / "evidence/e/report.html"
     report.parent.mkdir(parents=True)
