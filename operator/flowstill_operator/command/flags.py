@@ -158,7 +158,7 @@ def written_out(spec: BaseModel, runtime: Runtime) -> Document:
     document: Document = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"runtime"})
     given = runtime.model_dump(mode="json", by_alias=True, exclude_unset=True)
     sections = {**document, "runtime": given}
-    return {name: _without_empty(section) for name, section in sections.items() if section not in ({}, [])}
+    return {name: _without_empty(section) for name, section in sections.items() if section}
 
 
 def _without_empty(section: Any) -> Any:
