@@ -1,6 +1,7 @@
 """How often the gates promote which student, and after how many episodes: simulated evaluations, no simulator.
 
     python bench/gates.py [--evaluations 2000] [--out bench/results/gates.json]
+    python bench/gates.py --tasks 50 --discordance 0.095 --max-episodes-per-task 300 --out /tmp/more.json
 
 Pairs of episodes are drawn from known probabilities and go through the gates and the looks that real ones go
 through (``flowstill_evaluator.stopping.wanted``). Simulated are the gates that need pairs (S1, S3, P1, P5,
@@ -76,9 +77,12 @@ class Row:
     failed_by: dict[str, int]
 
 
-def rules(tasks: int) -> list[Rule]:
-    """The default profile with the default numbers, and the literal one with the usual and the largest number."""
-    base = {"suite": "metaworld", "tasks": [f"t{index}" for index in range(tasks)]}
+def rules(tasks: int, most: int | None = None) -> list[Rule]:
+    """The default profile with the default numbers, and the literal one with the usual and the largest number.
+
+    ``most`` takes the place of the default ``maxEpisodesPerTask``.
+    """
+    base = {"suite": "metaworld", "tasks": [f"t{index}" for index in range(tasks)], "maxEpisodesPerTask": most}
     default = Evaluation.model_validate(base)
     at_most = base | {"episodesPerTask": default.most_episodes_per_task}
     literal = Gates.model_validate({"profile": "literal"})
@@ -146,9 +150,9 @@ def evaluate(rule: Rule, outcomes: dict[str, Outcomes]) -> tuple[Verdict, int, l
     return "Fail" if failed else "Pass" if passed else "Inconclusive", present, failed
 
 
-def simulate(rule: Rule, student: str, tasks: int, discordance: float, evaluations: int) -> Row:
-    """Many evaluations of one kind of student; the same draws for every rule."""
-    most = max(looks_of(each.evaluation)[-1] for each in rules(tasks))
+def simulate(rule: Rule, student: str, discordance: float, evaluations: int, most: int) -> Row:
+    """Many evaluations of one kind of student, of ``most`` drawn episodes a task: the same ones for every rule."""
+    tasks = len(rule.evaluation.tasks)
     loss_T = losses(student, tasks)
     verdicts: Counter[Verdict] = Counter()
     ended_at: Counter[int] = Counter()
@@ -195,13 +199,18 @@ def main() -> None:
     """Simulate everything, print the table and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluations", type=int, default=2000, help="of each kind of student (default: 2000)")
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
+    parser.add_argument("--discordance", type=float, nargs="+", default=DISCORDANCES, help="share of pairs that differ")
+    parser.add_argument("--max-episodes-per-task", type=int, help="default: that of the API")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gates.json")
     arguments = parser.parse_args()
     started = time.monotonic()
     rows: list[Row] = []
-    for discordance, tasks, student in product(DISCORDANCES, TASKS, STUDENTS):
-        for rule in rules(tasks):
-            rows.append(simulate(rule, student, tasks, discordance, arguments.evaluations))
+    for discordance, tasks, student in product(arguments.discordance, arguments.tasks, STUDENTS):
+        asked = rules(tasks, arguments.max_episodes_per_task)
+        most = max(rule.evaluation.most_episodes_per_task for rule in asked)
+        for rule in asked:
+            rows.append(simulate(rule, student, discordance, arguments.evaluations, most))
             print(list(table(rows))[-1], flush=True)
     value = {"success": SUCCESS, "clamped": CLAMPED, "seed": SEED, "rows": [asdict(row) for row in rows]}
     arguments.out.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,5 +1,7 @@
 """S1 and P6: episodes with a clamped action, and those that failed as well."""
 
+from dataclasses import replace
+
 import pytest
 
 from flowstill.api.studentrollout import Gates
@@ -66,3 +68,10 @@ def test_a_tighter_limit_never_needs_fewer_episodes(limit, episodes):
 )
 def test_an_early_look_above_the_limit_fails_only_when_it_is_shown(clamped, looks, verdict):
     assert Judged(made_evidence(50, 50, present=50, looks=looks, clamped=clamped), Gates())["S1"].verdict == verdict
+
+
+@pytest.mark.parametrize(("clamped", "verdict"), [(3, "Inconclusive"), (20, "Fail")])
+def test_a_rate_that_is_shown_to_be_above_the_limit_fails_early_however_bad_the_baseline_is(clamped, verdict):
+    evidence = made_evidence(50, 50, present=50, looks=(50, 200), clamped=clamped)
+    alike = replace(evidence.pairs, baseline_clamped=evidence.pairs.student_clamped)
+    assert Judged(replace(evidence, pairs=alike), Gates())["S1"].verdict == verdict
