@@ -7,7 +7,7 @@ decides looks again each time (:func:`attach`), so that one that has lapsed coun
 from collections.abc import Sequence
 from datetime import datetime
 
-from flowstill.api.studentrollout import GateOverride, GateResult, Override
+from flowstill.api.studentrollout import GateOverride, GateResult, Override, Verdict
 
 
 def attach(gates: Sequence[GateResult], overrides: Sequence[Override], now: datetime) -> list[GateResult]:
@@ -17,6 +17,12 @@ def attach(gates: Sequence[GateResult], overrides: Sequence[Override], now: date
         gate.model_copy(update={"override": _as_of(now, named[gate.name]) if gate.name in named else None})
         for gate in gates
     ]
+
+
+def measured(gates: Sequence[GateResult]) -> Verdict:
+    """What the gates say together as they were measured: an override does not make a pass of a failure."""
+    verdicts = {gate.verdict for gate in gates}
+    return "Fail" if "Fail" in verdicts else "Inconclusive" if "Inconclusive" in verdicts else "Pass"
 
 
 def counts(gate: GateResult) -> bool:

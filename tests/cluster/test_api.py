@@ -73,6 +73,18 @@ BAD = {
         student_rollout("b", overrides=[{**OVERRIDE, "expires": "2026-02-31T00:00:00Z"}]),
         "expires",
     ),
+    "trials in shards": (
+        student_rollout(
+            "b",
+            evaluation={
+                "suite": "custom",
+                "tasks": ["pick"],
+                "shards": 2,
+                "evidence": {"uri": "store://evidence/x", "digest": DIGEST},
+            },
+        ),
+        "evidence stands in the place of a simulator",
+    ),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
 

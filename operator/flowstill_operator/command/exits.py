@@ -12,7 +12,7 @@ NAMES = {
 }
 """In a word, for ``--json``."""
 MEANINGS = {
-    COMPLETED: "what was asked for is done, and every verdict is a pass",
+    COMPLETED: "what was asked for is done, and every verdict is a pass or overridden by somebody",
     REJECTED: "a verdict is a rejection, or a child could not do its work",
     USAGE: "bad input, or something that cannot be read or written; the error names it and the fix",
     INCONCLUSIVE: "too little evidence for a verdict, or suspended by spec.suspend; this is no rejection",

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from flowstill.api.conditions import Condition, find_condition
 from flowstill.api.fields import StatusModel, StatusRef
+from flowstill.api.overrides import measured
 from flowstill.api.studentrollout import ArmResult, GateResult, Verdict
 from flowstill.artifacts.uris import Locations
 from flowstill.errors import UserError
@@ -143,12 +144,19 @@ def ending(resource: Document, locations: Locations, logs: Mapping[str, Path]) -
             "name": resource["metadata"]["name"],
             "phase": phase,
             "reason": _reason(conditions),
-            "verdict": VERDICTS.get(phase) if resource["kind"] == "StudentRollout" else None,
+            "verdict": _verdict(phase, status) if resource["kind"] == "StudentRollout" else None,
             "parity": _parity(status, conditions),
             "report": str(report) if report is not None else None,
             "logs": {role: str(path) for role, path in logs.items()},
         }
     )
+
+
+def _verdict(phase: str, status: Mapping[str, Any]) -> Verdict | None:
+    """As it was measured: a rollout that completed by somebody's override did not pass."""
+    if phase != "Completed":
+        return VERDICTS.get(phase)
+    return measured([GateResult.model_validate(gate) for gate in status.get("gates") or []])
 
 
 def _reason(conditions: list[Condition]) -> str | None:

@@ -12,7 +12,8 @@ from flowstill.api.children import (
     RoundWork,
 )
 from flowstill.api.fields import ArtifactRef, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, GateResult, StudentRolloutSpec, Verdict
+from flowstill.api.overrides import measured as measured_verdict
+from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
 from flowstill_operator.jobs import work_uri
 from flowstill_operator.parity import measured
 from flowstill_operator.rollout.observe import MORE_EPISODES, NOT_STARTED, STEPS, UNDECIDED, Observed
@@ -72,15 +73,9 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
         return _another_round(observed, spec, draft, result, result.wanted_episodes)
     if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
         return _incomplete(draft, "judge", "a verdict, evidence and all nine gates")
-    if result.verdict != _together(result.gates):
+    if result.verdict != measured_verdict(result.gates):
         return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({result.verdict})")
     return weigh(draft, spec)
-
-
-def _together(gates: list[GateResult]) -> Verdict:
-    """What these gates say together, as they were measured."""
-    verdicts = {gate.verdict for gate in gates}
-    return "Fail" if "Fail" in verdicts else "Inconclusive" if "Inconclusive" in verdicts else "Pass"
 
 
 def _another_round(
@@ -120,7 +115,8 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
         Seen(child, observed.reader(role), draft.status.image or observed.image, suspended=spec.suspend),
         task=lambda: _task(observed, spec, draft, role),
-        fail=lambda reason, message: fail(draft, reason, message),
+        # The evaluator's own "it is another graph" is a verdict about the student; all else is none.
+        fail=lambda reason, message: (reject if reason == "ParityFailed" else fail)(draft, reason, message),
         number=number,
         shards=observed.shards(number) if role == "rollouts" else 1,
     )

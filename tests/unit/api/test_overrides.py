@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstill.api.overrides import attach, counts, described, in_the_way, next_expiry
+from flowstill.api.overrides import attach, counts, described, in_the_way, measured, next_expiry
 from flowstill.api.studentrollout import GateResult, Override
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -39,6 +39,19 @@ def test_an_override_counts_before_it_expires_for_a_gate_that_did_not_pass(verdi
     assert counts(found) == counted
     assert found.override.lapsed == (seconds <= 0)
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "together"),
+    [
+        (("Pass", "Pass"), "Pass"),
+        (("Pass", "Inconclusive"), "Inconclusive"),
+        (("Inconclusive", "Fail"), "Fail"),
+    ],
+)
+def test_what_was_measured_is_the_worst_whoever_overrides(verdicts, together):
+    gates = [gate(name, verdict) for name, verdict in zip(("P2", "P3"), verdicts, strict=True)]
+    assert measured(attach(gates, [override("P2"), override("P3")], NOW)) == together
 
 
 def test_another_gates_override_changes_nothing():

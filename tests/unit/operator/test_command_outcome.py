@@ -92,7 +92,7 @@ def test_a_command_line_that_cannot_be_parsed_is_json_too(capsys):
     code, document, said = printed(capsys, "distill", "--json", "none", "--dataset", "d", "--runtime", "modal")
     assert (code, document["exitCode"], document["command"]) == (2, 2, "distill")
     assert document["error"]["reason"] == "InvalidUsage"
-    assert "invalid choice: 'modal'" in document["error"]["message"]
+    assert "argument --runtime: 'modal': no GPUs are rented" in document["error"]["message"]
     assert said.startswith("usage: flowstill distill")
 
 
@@ -152,6 +152,16 @@ def test_the_verdict_of_a_rollout(phase, verdict):
     assert ending(rollout(phase), LOCATIONS, {}).verdict == verdict
     job = {**rollout(phase), "kind": "DistillJob"}
     assert ending(job, LOCATIONS, {}).verdict is None
+
+
+@pytest.mark.parametrize("measured", ["Fail", "Inconclusive"])
+def test_an_override_makes_no_pass_of_what_was_measured(measured):
+    override = {"by": "ann", "reason": "why", "expires": "2026-12-31T23:59:59Z"}
+    gates = [{"name": "P2", "class": "performance", "verdict": measured, "override": override},
+             {"name": "P1", "class": "performance", "verdict": "Pass"}]  # fmt: skip
+    found = rollout("Completed")
+    found["status"] = {**found["status"], "gates": gates}
+    assert ending(found, LOCATIONS, {}).verdict == measured
 
 
 def test_a_rejected_rollout(tmp_path):
