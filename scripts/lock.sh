@@ -9,8 +9,8 @@ trap 'rm -rf "$wheels"' EXIT
 .venv/bin/uv build -q --wheel . -o "$wheels"
 compile() {
   .venv/bin/uv pip compile -q "$@" --no-emit-package lerobot-policy-flowstill --no-emit-package flowstill --find-links "$wheels" \
-    --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+    --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 }
-compile pyproject.toml --extra operator --extra trainer --extra evaluator --extra test -o requirements.lock
+compile pyproject.toml --extra operator --extra trainer --extra evaluator --extra libero --extra test -o requirements.lock
 compile pyproject.toml --extra gpu --constraint requirements.lock -o "$wheels/gpu.lock" >/dev/null
 grep -Fvx -f requirements.lock "$wheels/gpu.lock" >requirements-gpu.lock

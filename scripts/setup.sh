@@ -28,7 +28,7 @@ install_renderer() {
   fi
 }
 
-stamp=$(cat requirements.lock pyproject.toml lerobot_policy_flowstill/pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
+stamp=$(cat requirements.lock requirements-overrides.txt pyproject.toml lerobot_policy_flowstill/pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/flowstill-setup 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 python=$(find_python)
 [ -x .venv/bin/python ] && .venv/bin/python -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' || "$python" -m venv --clear .venv
@@ -36,7 +36,7 @@ python=$(find_python)
 .venv/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.9'
 echo "setup: installing $(wc -l <requirements.lock) locked packages (about 3 GB to download the first time)"
 export VIRTUAL_ENV=$PWD/.venv
-.venv/bin/uv pip install -q -r requirements.lock
+.venv/bin/uv pip install -q -r requirements.lock --override requirements-overrides.txt
 .venv/bin/uv pip install -q --no-deps -e . -e ./lerobot_policy_flowstill
 install_renderer
 echo "$stamp" >.venv/flowstill-setup

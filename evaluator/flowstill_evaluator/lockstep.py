@@ -239,11 +239,11 @@ class WorkerPool:
         Args:
             suite: the suite of all episodes.
             workers: processes.
-            width: slots of each.
+            width: slots of each; fewer where the suite's environments are large.
             view: what the policies look at; default: each task's whole state and a black camera.
             silence: seconds after which a worker that does not answer is killed: its simulator hangs.
         """
-        self.width = width
+        self.width = max(1, min(width, suite.most_environments // workers))
         self._silence = silence
         self._suite, self._view = suite, view
         self._context = multiprocessing.get_context("spawn")

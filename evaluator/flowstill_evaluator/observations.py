@@ -13,7 +13,7 @@ import numpy.typing as npt
 from flowstill.errors import FlowstillError
 from flowstill_evaluator.lockstep import Policy, Round, WorkerPool, stacked
 from flowstill_evaluator.records import Episode, episodes_of
-from flowstill_evaluator.suites.interface import Environment, Observation, Offer, Suite, View
+from flowstill_evaluator.suites.interface import Environment, Observation, Suite, View
 from flowstill_evaluator.suites.registry import rename
 
 _PER_EPISODE = 4
@@ -71,14 +71,15 @@ def near_resets(
         seed: of the evaluation.
         first: index of the first episode to use.
     """
-    environments = {task: suite.environment(task, view) for task in list(instructions)[:count]}
-    offers = {task: suite.offer(task) for task in environments}
+    environments = {
+        task: suite.environment(task, view) for task in list(instructions)[: min(count, suite.most_environments)]
+    }
     rows: list[tuple[Observation, str]] = []
     generator = np.random.default_rng([seed, first])
     index = first
     while len(rows) < count:
         for episode in episodes_of(list(environments), 1, seed, index):
-            seen = _walk(environments[episode.task], episode.seed, offers[episode.task], generator)
+            seen = _walk(environments[episode.task], episode.seed, generator)
             rows.extend((rename(one, rename_map), instructions[episode.task]) for one in seen)
         index += 1
     for environment in environments.values():
@@ -87,10 +88,10 @@ def near_resets(
     return Batch(stacked([seen for seen, _ in rows]), tuple(sentence for _, sentence in rows))
 
 
-def _walk(environment: Environment, seed: int, offer: Offer, generator: np.random.Generator) -> list[Observation]:
+def _walk(environment: Environment, seed: int, generator: np.random.Generator) -> list[Observation]:
     seen = [environment.reset(seed)]
     for _ in range(_PER_EPISODE - 1):
-        action = offer.random_action(generator)
+        action = environment.offer.random_action(generator)
         for _ in range(_STEPS_BETWEEN):
             step = environment.step(action)
             if step.done:
@@ -111,8 +112,10 @@ def on_the_way(
 ) -> Batch:
     """Observations at which a policy asks for a chunk, from episodes of its own (``first`` on).
 
+    As many episodes are run as it takes: a policy that executes long chunks asks once or twice in each.
+
     Raises:
-        FlowstillError: no environment ran.
+        FlowstillError: there are too few, for environments broke.
     """
     tasks = list(instructions)
     per_task = -(-count // (len(tasks) * _PER_EPISODE))
@@ -124,7 +127,11 @@ def on_the_way(
         for row, key in enumerate(answer.waiting):
             seen[key] = {name: value[row] for name, value in answer.observations.items()}
 
-    pool.run(episodes_of(tasks, per_task, seed, first), policy, listen)
+    end = first + count  # every episode has an observation, its first
+    while len(seen) < count and first < end:
+        more = min(per_task, end - first)
+        pool.run(episodes_of(tasks, more, seed, first), policy, listen)
+        first += more
     keys = sorted(seen, key=lambda key: (key[0].task, key[0].index, key[1]))
     if len(keys) < count:
         why = f"; the simulator says: {failures[0]}" if failures else ""

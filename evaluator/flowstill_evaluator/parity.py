@@ -26,6 +26,7 @@ from flowstill.policies.noise import episode_noise
 from flowstill_evaluator.arms import ONE_DRAW, Arm, References, compare, pick_provider, read_student, resolve
 from flowstill_evaluator.budget import warning
 from flowstill_evaluator.lockstep import policy_threads
+from flowstill_evaluator.nearness import near_reference
 from flowstill_evaluator.observations import Batch, near_resets
 from flowstill_evaluator.recorded import recorded_observations
 from flowstill_evaluator.records import Floats
@@ -176,7 +177,9 @@ def _on_environments(task: ParityTask, context: ChildContext) -> Result:
         seed=evaluation.seed,
         first=evaluation.most_episodes_per_task,
     )
-    observations = _with_graphics(draw) if drawn(view, suite, evaluation.tasks) else draw()
+    if drawn(view, suite, evaluation.tasks):
+        os.environ["MUJOCO_GL"] = choose_library()
+    observations = _apart(draw)
     measured = compare_runners(
         torch,
         onnx,
@@ -219,9 +222,11 @@ def _beside_trials(task: ParityTask, context: ChildContext) -> Result:
     return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision], references)
 
 
-def _with_graphics(draw: Callable[[], Batch]) -> Batch:
-    """Call it in a process of its own: MuJoCo picks its graphics library when it is imported, which it was here."""
-    os.environ["MUJOCO_GL"] = choose_library()
+def _apart(draw: Callable[[], Batch]) -> Batch:
+    """Call it in a process of its own.
+
+    MuJoCo picks its graphics library when it is imported, and a custom suite may bring anything.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         return processes.submit(draw).result()
 
@@ -231,16 +236,22 @@ def _on_frames(task: DatasetParityTask, context: ChildContext) -> Result:
     context.progress.update(0, task.parity.samples, "reading frames")
     torch, onnx = _both_runtimes(task, properties)
     folder = fetch(task.dataset, "spec.dataset")
+    observations = recorded_observations(folder, task.dataset, torch.info, task.parity.samples)
     measured = compare_runners(
         torch,
         onnx,
-        recorded_observations(folder, task.dataset, torch.info, task.parity.samples),
+        observations,
         seed=properties.seed,
         action_steps=properties.action_steps,
         context=context,
         rounded=properties.precision != "fp32",
     )
-    return judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision])
+    result = judge_difference(measured, task.parity.threshold or PARITY_THRESHOLDS[properties.precision])
+    if task.reference is None or result.outcome != "Succeeded":
+        return result
+    del torch, onnx  # both may be large, and the teacher is next
+    teacher, gate = near_reference(task, task.reference, properties, observations, context)
+    return result.model_copy(update={"teacher": teacher, "gates": [gate]})
 
 
 def _both_runtimes(task: StudentTask, properties: StudentProperties) -> tuple[Runner, Runner]:

@@ -19,7 +19,7 @@ from flowstill_evaluator.measures import MEASURED
 from flowstill_evaluator.records import write_json, write_published
 from flowstill_evaluator.session import Session
 
-_PACKAGES = ("flowstill", "lerobot", "torch", "onnxruntime", "metaworld", "mujoco", "numpy")
+_PACKAGES = ("flowstill", "lerobot", "torch", "onnxruntime", "metaworld", "hf-libero", "robosuite", "mujoco", "numpy")
 
 
 def publish_rollouts(session: Session) -> StatusRef:

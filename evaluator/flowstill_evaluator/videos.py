@@ -166,7 +166,7 @@ def _frame(side: Side, number: int) -> npt.NDArray[np.uint8]:
 
 def _replay(suite: Suite, film: dict[str, Any], side: dict[str, Any]) -> Frames:
     environment = suite.environment(film["task"])
-    every = max(1, int(suite.control_hz(film["task"]) // FRAMES_PER_SECOND))
+    every = max(1, int(environment.control_hz // FRAMES_PER_SECOND))
     environment.reset(film["seed"])
     frames = [environment.render()]
     for number, action in enumerate(decode(side["array"]), start=1):

@@ -55,10 +55,14 @@ class ParityTask(RolloutTask):
 
 
 class DatasetParityTask(StudentTask):
-    """The same on recorded frames: a student that was just distilled has a dataset, and need not have a simulator."""
+    """The same on recorded frames: a student that was just distilled has a dataset, and need not have a simulator.
+
+    With a ``reference``, a teacher, the result also has gate P4 on those frames.
+    """
 
     kind: Literal["DatasetParity"] = "DatasetParity"
     dataset: Dataset
+    reference: Source | None = None
     parity: Parity = Field(default_factory=Parity)
 
 
@@ -177,7 +181,7 @@ class Result(Model):
     baseline: StatusRef | None = None
     # Rollouts
     rollouts: StatusRef | None = None
-    # Judge
+    # Judge; of the gates P4 alone after DatasetParity with a reference
     wanted_episodes: Episodes | None = Field(
         default=None, description="Of every task, in all, before it is judged again; then there is no verdict yet."
     )

@@ -1,6 +1,6 @@
 """What evaluation and serving know of a policy. No torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -45,6 +45,12 @@ class RunnerInfo:
     cameras: tuple[str, ...]
     camera_sizes: tuple[tuple[int, int], ...]
     digest: str
+
+
+def camera_size(shape_3HW: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image feature, whose shape LeRobot writes channels first."""
+    _, height, width = shape_3HW
+    return height, width
 
 
 @dataclass(frozen=True)

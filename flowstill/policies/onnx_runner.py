@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flowstill.errors import UserError
-from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo
+from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
 from flowstill.policies.numpy_processors import NumpyProcessors
 
 PROVIDERS = {
@@ -62,7 +62,7 @@ class OnnxRunner:
             action_steps=config["n_action_steps"],
             state_dim=self._processors.state_dim,
             cameras=cameras,
-            camera_sizes=tuple((shape[1], shape[2]) for shape in (self._processors.shapes[name] for name in cameras)),
+            camera_sizes=tuple(camera_size(self._processors.shapes[name]) for name in cameras),
             digest=digest,
         )
 

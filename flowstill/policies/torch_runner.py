@@ -9,7 +9,7 @@ from lerobot_policy_flowstill.draws import densest_chunk
 
 from flowstill.errors import UserError
 from flowstill.policies.flow import FlowPolicy
-from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo
+from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
 from flowstill.policies.registry import load_flow_policy
 
 
@@ -40,7 +40,7 @@ class TorchRunner:
             action_steps=flow.action_steps,
             state_dim=flow.state_dim,
             cameras=flow.cameras,
-            camera_sizes=tuple(_size(flow.policy.config.image_features[name].shape) for name in flow.cameras),
+            camera_sizes=tuple(camera_size(flow.policy.config.image_features[name].shape) for name in flow.cameras),
             digest=digest,
         )
 
@@ -87,10 +87,6 @@ class TorchRunner:
             )
             actions_BHA = flow.unnormalise(chosen_BHD)
         return Chunks(*(x.cpu().numpy() for x in (actions_BHA, chosen_BHD, all_BKHD, index_B, density_BK)))
-
-
-def _size(shape_3HW: tuple[int, ...]) -> tuple[int, int]:
-    return shape_3HW[1], shape_3HW[2]
 
 
 def tensors(observations: Observations) -> dict[str, Any]:

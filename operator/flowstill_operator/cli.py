@@ -1,4 +1,4 @@
-"""``flowstill``: distill a policy, run manifests on this machine, look at them, and fill the store."""
+"""``flowstill``: distill a policy, prove its student, run manifests on this machine, and look at what came of it."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from flowstill.errors import UserError
-from flowstill_operator.command import act, describe, distill, get, records, report, run, store
+from flowstill_operator.command import act, describe, distill, evaluate, get, records, report, run, store, validate
 from flowstill_operator.command.exits import INTERRUPTED, USAGE, table
 from flowstill_operator.command.outcome import print_outcome, refuse
 from flowstill_operator.command.shared import Action, Subparsers
@@ -23,7 +23,7 @@ class Command(Protocol):
         """Add them by :func:`flowstill_operator.command.shared.subcommand`."""
 
 
-COMMANDS: tuple[Command, ...] = (run, distill, get, describe, report, act, store, records)
+COMMANDS: tuple[Command, ...] = (run, distill, validate, evaluate, get, describe, report, act, store, records)
 """In the order of ``--help``."""
 
 

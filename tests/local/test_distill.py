@@ -90,6 +90,31 @@ def test_from_a_teacher_to_a_validated_students_folder(desk: Desk) -> None:
     assert desk.starts("tiny", "train") == 1
 
 
+def test_its_student_is_validated_and_an_evaluation_of_another_graph_is_rejected(desk: Desk) -> None:
+    """The student is that of the test before when that ran; the evaluator's real children answer."""
+    assert desk.distill("--output", "out").code == 0
+    store = ("--store", str(desk.store), "--json")
+    said = desk.give("validate", "out", "--reference", str(desk.inputs[0]), "--samples", "8", *store)
+    [found] = (document := json.loads(said.output))["resources"]
+    assert found["parity"]["holds"] is True, said.errors
+    assert 0 < found["parity"]["difference"] < found["parity"]["threshold"] == 1e-3
+    [gate] = found["gates"]
+    assert (gate["name"], gate["samples"], found["verdict"]) == ("P4", 8, gate["verdict"])
+    assert (said.code, document["exitCode"]) == ({"Pass": 0, "Fail": 1, "Inconclusive": 3}[gate["verdict"]],) * 2
+    assert Path(found["logs"]["parity"]).is_file()
+
+    said = desk.give("validate", "out", "--threshold", "1e-12", *store)
+    [found] = json.loads(said.output)["resources"]
+    assert (said.code, found["verdict"], found["reason"]) == (1, "Fail", "ParityFailed")
+    assert found["parity"]["holds"] is False
+
+    line = ("eval", "out", "--suite", "metaworld", "--tasks", "reach-around", "--num-episodes", "2", "--samples", "4")
+    said = desk.give(*line, "--threshold", "1e-12", *store)
+    [found] = json.loads(said.output)["resources"]
+    assert (said.code, found["phase"], found["verdict"], found["reason"]) == (1, "Rejected", "Fail", "ParityFailed")
+    assert (found["parity"]["holds"], desk.starts("out", "rollouts")) == (False, 0)
+
+
 def test_a_failed_parity_ends_the_job_and_keeps_the_student(desk: Desk) -> None:
     said = desk.distill("--validate-after", "--threshold", "1e-12", "--output", "out")
     assert said.code == 1

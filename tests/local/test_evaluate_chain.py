@@ -104,6 +104,19 @@ def test_a_camera_that_the_task_has_not_is_the_users_error(environment, student)
     assert result.message.startswith("spec.evaluation.renameMap: reach-around has no 'observation.images.wrist'")
 
 
+def test_a_custom_suite_is_tried_before_anything_runs(environment, student):
+    example = Path(__file__).parents[2] / "examples" / "custom_suite"
+    custom = {"entryPoint": "planar_arm:make_env", "config": {"max_steps": "9"}}
+    changes = {"custom": custom, "renameMap": {"observation.images.black": tiny_smolvla.CAMERA}}
+    spec = spec_file(environment, student, "Parity", suite="custom", tasks=["reach"], **changes)
+    code, result, _ = finish(environment, "parity", spec)
+    assert (code, result.outcome) == (65, "UserError")
+    assert result.message.startswith("spec.evaluation.custom.entryPoint: planar_arm cannot be imported")
+    code, result, _ = finish({**environment, "PYTHONPATH": str(example)}, "parity", spec)
+    assert (code, result.outcome) == (65, "UserError")
+    assert "the student was trained on states of 7 numbers, reach has 6: agent_pos" in result.message
+
+
 @pytest.fixture(scope="module")
 def evaluated(environment, student):
     """The records of an evaluation that was interrupted once."""

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flowstill.artifacts.stores import publish
 from flowstill_operator import cli
 from flowstill_operator.clusters import local_jobs
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, Gone
 from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.engine import loop
 from flowstill_operator.platform import local_platform
+from tests.unit.artifacts.samples import make_folder, student_properties
 from tests.unit.operator.builders import distill_spec, rollout_spec
 
 CHILD = Path(__file__).with_name("fake_child.py")
@@ -123,6 +125,34 @@ def test_verdicts_decide_the_exit_code(tmp_path, monkeypatch, capsys, verdict, c
     assert all(Path(path).is_file() for path in (*rolled["logs"].values(), *distilled["logs"].values()))
     assert f"StudentRollout sr: {phase}" in said.err
     assert f"log of judge: {rolled['logs']['judge']}" in said.err
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("Pass", 0), ("Inconclusive", 3), ("Fail", 1)])
+def test_eval_runs_the_manifest_that_it_writes(tmp_path, monkeypatch, capsys, verdict, code):
+    monkeypatch.setenv("FAKE_VERDICT", verdict)
+    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{tmp_path}/.flowstill/store")
+    student = publish(make_folder(tmp_path / "work"), "Student", student_properties())
+    line = [
+        "eval",
+        student.uri,
+        "--suite",
+        "metaworld",
+        "--tasks",
+        "reach-v3",
+        "--num-episodes",
+        "50",
+        "--name",
+        "mine",
+    ]
+    assert cli.main([*line, "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    [resource] = document["resources"]
+    assert (document["command"], document["exitCode"], resource["verdict"]) == ("eval", code, verdict)
+    assert (resource["student"]["digest"], document["manifest"]) == (student.digest, "mine-eval.yaml")
+    assert run(tmp_path, path="mine-eval.yaml") == code
+    assert len(attempts(tmp_path, "mine", "judge")) == 1
+    assert cli.main([*line, "--seed", "1"]) == 2
+    assert "--name: StudentRollout mine was run with other flags" in capsys.readouterr().err
 
 
 def test_a_users_error_is_tried_once_and_ends_the_rollout_too(tmp_path, monkeypatch, capsys):

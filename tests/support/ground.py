@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from flowstill_operator import cli
+from flowstill_operator.command import single
 from flowstill_operator.engine import loop
+from flowstill_operator.jobs import child_job
 from tests.support.warm_children import WarmProcess, warmed
 
 API_VERSION = "flowstill.dev/v1alpha1"
@@ -42,9 +44,17 @@ class Ground:
             for kind, controller in list(loop.CONTROLLERS.items()):
                 manifest = warmed(controller.manifest, self.warm)
                 patch.setitem(loop.CONTROLLERS, kind, replace(controller, manifest=manifest))
+            patch.setattr(single, "child_job", self._warm_job)
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
                 code = cli.main(arguments)
         return Said(code, output.getvalue(), errors.getvalue())
+
+    def _warm_job(self, *arguments: Any) -> dict[str, Any]:
+        """The Job of a child without a resource, run by the warm process."""
+        job = child_job(*arguments)
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        container["command"] = self.warm.command(container["command"])
+        return job
 
     def run(self, *documents: dict[str, Any], options: tuple[str, ...] = ()) -> Said:
         """``flowstill run`` with these resources in one file, from the folder's own state and store."""

@@ -47,7 +47,7 @@ def write_vlm_folder(folder: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SmolVLMProcessor", **parts}))
 
 
-def write_teacher(folder: Path, *, seed: int = 0) -> Path:
+def write_teacher(folder: Path, *, seed: int = 0, state_dim: int = STATE_DIM, action_dim: int = ACTION_DIM) -> Path:
     """A checkpoint as LeRobot saves it, with random weights and a folder ``vlm`` inside."""
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
@@ -58,10 +58,10 @@ def write_teacher(folder: Path, *, seed: int = 0) -> Path:
     write_vlm_folder(folder / "vlm")
     config = SmolVLAConfig(
         input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (STATE_DIM,)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (state_dim,)),
             CAMERA: PolicyFeature(FeatureType.VISUAL, (3, IMAGE, IMAGE)),
         },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTION_DIM,))},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (action_dim,))},
         device="cpu", push_to_hub=False, chunk_size=CHUNK, n_action_steps=EXECUTED, num_steps=10,
         max_state_dim=8, max_action_dim=8, resize_imgs_with_padding=(IMAGE, IMAGE), tokenizer_max_length=8,
         vlm_model_name=str(folder / "vlm"), load_vlm_weights=False, train_expert_only=False,
@@ -75,7 +75,7 @@ def write_teacher(folder: Path, *, seed: int = 0) -> Path:
             "mean": torch.tensor(generator.normal(size=size)).float(),
             "std": torch.tensor(generator.uniform(0.5, 2, size)).float(),
         }
-        for name, size in (("observation.state", STATE_DIM), ("action", ACTION_DIM))
+        for name, size in (("observation.state", state_dim), ("action", action_dim))
     }  # fmt: skip
     before, after = make_smolvla_pre_post_processors(config, stats)
     for part in (policy, before, after):
@@ -119,11 +119,11 @@ def write_dataset(
     return folder
 
 
-def observations(batch: int, *, seed: int = 0) -> dict[str, object]:
+def observations(batch: int, *, seed: int = 0, state_dim: int = STATE_DIM) -> dict[str, object]:
     """Random observations as a runner takes them."""
     generator = np.random.default_rng(seed)
     return {
-        "observation.state": generator.normal(size=(batch, STATE_DIM)).astype(np.float32),
+        "observation.state": generator.normal(size=(batch, state_dim)).astype(np.float32),
         CAMERA: generator.integers(0, 255, (batch, IMAGE, IMAGE, 3), dtype=np.uint8),
         "task": [INSTRUCTION, "push it"][:batch] + [INSTRUCTION] * max(0, batch - 2),
     }

@@ -10,6 +10,18 @@ from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.checkpoint import Tensors
 
 
+def adamw(policy: FlowPolicy, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW with the settings of the policy's own configuration."""
+    config = policy.policy.config
+    return torch.optim.AdamW(
+        parameters,
+        lr=learning_rate,
+        betas=config.optimizer_betas,
+        eps=config.optimizer_eps,
+        weight_decay=config.optimizer_weight_decay,
+    )
+
+
 class Learner:
     """AdamW with the settings of the policy's own configuration, at a constant learning rate.
 
@@ -20,14 +32,7 @@ class Learner:
     def __init__(self, policy: FlowPolicy, learning_rate: float, gradient_clip: float) -> None:
         self.parameters: dict[str, Tensor] = dict(policy.trained())
         self._clip = gradient_clip
-        config = policy.policy.config
-        self._optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=learning_rate,
-            betas=config.optimizer_betas,
-            eps=config.optimizer_eps,
-            weight_decay=config.optimizer_weight_decay,
-        )
+        self._optimizer = adamw(policy, self.parameters.values(), learning_rate)
 
     def update(self, parts: Iterable[Tensor]) -> float:
         """Descend the sum of the parts by one step, and return it. Each part is gone before the next is computed.

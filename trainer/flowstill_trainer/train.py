@@ -15,6 +15,7 @@ from flowstill.errors import Interrupted, NonFiniteLoss, UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.batches import Batch, Batches, Sampled
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
+from flowstill_trainer.learner import adamw
 from flowstill_trainer.methods.snapflow import SnapFlow
 from flowstill_trainer.parallel import Shared
 from flowstill_trainer.processes import Processes
@@ -67,14 +68,7 @@ class Trainer:
         )
         self.shared = Shared(student, self.loss, self.processes, self.training.parallel)
         self.parameters = self.shared.parameters
-        config = student.policy.config
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=self.training.learning_rate,
-            betas=config.optimizer_betas,
-            eps=config.optimizer_eps,
-            weight_decay=config.optimizer_weight_decay,
-        )
+        self.optimizer = adamw(student, self.parameters.values(), self.training.learning_rate)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
         self.step, self.seconds = 0, 0.0
         self.last_loss: float | None = None

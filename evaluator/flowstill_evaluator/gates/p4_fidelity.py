@@ -10,7 +10,11 @@ from flowstill_evaluator.statistics import mean_interval
 
 def p4_fidelity(evidence: Evidence, limits: FidelityLimits) -> GateResult:
     """Mean cosine to the nearest teacher chunk, and spread: a collapsed student passes the cosine alone."""
-    fidelity = measured_fidelity(evidence, limits)
+    return judge_fidelity(measured_fidelity(evidence, limits), limits)
+
+
+def judge_fidelity(fidelity: FidelityRecord | Gap, limits: FidelityLimits) -> GateResult:
+    """The same of figures that need not be those of an evaluation."""
     if isinstance(fidelity, Gap):
         return inconclusive("P4", fidelity, limits.min_cosine)
     cosine_N = np.array(fidelity.cosine)

@@ -20,8 +20,17 @@ SHADOW_MAP = 1024
 class Drawer:
     """Draws one model from any of its cameras; a graphics context for each size, made when it is first used."""
 
-    def __init__(self, model: mujoco.MjModel) -> None:
-        self._model = model
+    def __init__(
+        self, model: mujoco.MjModel, *, option: mujoco.MjvOption | None = None, as_modelled: bool = False
+    ) -> None:
+        """Draw ``model``.
+
+        Args:
+            model: to draw.
+            option: what of it is visible; default: MuJoCo's own choice.
+            as_modelled: keep the model's own shadow map and multisampling, for pictures that are equal to the bit.
+        """
+        self._model, self._option, self._as_modelled = model, option, as_modelled
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
 
     def draw(
@@ -33,7 +42,7 @@ class Drawer:
             UserError: no off-screen graphics; the message says what to install.
         """
         renderer = self._renderers.get((height, width)) or self._make(height, width)
-        renderer.update_scene(data, camera=camera)
+        renderer.update_scene(data, camera=camera, scene_option=self._option)
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         frame: npt.NDArray[np.uint8] = renderer.render()
         return frame
@@ -45,8 +54,9 @@ class Drawer:
         self._renderers = {}
 
     def _make(self, height: int, width: int) -> mujoco.Renderer:
-        quality = self._model.vis.quality
-        quality.offsamples, quality.shadowsize = 0, SHADOW_MAP
+        if not self._as_modelled:
+            quality = self._model.vis.quality
+            quality.offsamples, quality.shadowsize = 0, SHADOW_MAP
         size = self._model.vis.global_
         size.offheight, size.offwidth = max(size.offheight, height), max(size.offwidth, width)
         try:

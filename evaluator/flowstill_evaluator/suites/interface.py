@@ -87,7 +87,15 @@ class StepResult:
 
 
 class Environment(Protocol):
-    """One simulated episode at a time, deterministic in (seed, actions)."""
+    """One simulated episode at a time, deterministic in (seed, actions).
+
+    Attributes:
+        offer: what it can show and takes.
+        control_hz: actions a second of simulated time.
+    """
+
+    offer: Offer
+    control_hz: float
 
     def reset(self, seed: int) -> Observation:
         """Start the episode of ``seed``; what the policy sees then."""
@@ -118,6 +126,11 @@ class Suite(Protocol):
         """As ``spec.evaluation.suite`` has it."""
         ...
 
+    @property
+    def most_environments(self) -> int:
+        """So many at a time fit into the memory of an ordinary machine."""
+        ...
+
     def preflight(self, tasks: Sequence[str]) -> dict[str, str]:
         """Find out, before any episode starts, whether these tasks can run here.
 
@@ -131,7 +144,7 @@ class Suite(Protocol):
         ...
 
     def offer(self, task: str) -> Offer:
-        """What that task's environments can show."""
+        """What that task's environments can show; after :meth:`preflight`."""
         ...
 
     def environment(self, task: str, view: View | None = None) -> Environment:
@@ -144,8 +157,4 @@ class Suite(Protocol):
         Raises:
             UserError: no such task.
         """
-        ...
-
-    def control_hz(self, task: str) -> float:
-        """Actions a second of simulated time."""
         ...

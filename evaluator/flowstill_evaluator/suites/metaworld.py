@@ -21,6 +21,7 @@ class MetaWorld:
     """Meta-World 3 with its goals visible; a policy is told what LeRobot's own Meta-World data say."""
 
     name: str = "metaworld"
+    most_environments: int = 64  # one takes 25 MB
 
     def preflight(self, tasks: Sequence[str]) -> dict[str, str]:
         """The sentence of each task; see :class:`~flowstill_evaluator.suites.interface.Suite`."""
@@ -46,12 +47,6 @@ class MetaWorld:
             return metaworld_env.MetaWorldEnv(task, view)
         except ValueError as error:
             raise UserError(str(error), field="spec.evaluation.tasks") from error
-
-    def control_hz(self, task: str) -> float:
-        """Actions a second of simulated time."""
-        from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ
-
-        return CONTROL_HZ
 
 
 def _instructions() -> dict[str, str]:

@@ -46,6 +46,7 @@ class SawyerTask:
     """
 
     offer: Offer
+    control_hz: float = CONTROL_HZ
     film_camera: Camera = "corner2"
 
     def __init__(self, sim: SawyerXYZEnv, max_steps: int, view: View) -> None:

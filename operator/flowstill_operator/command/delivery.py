@@ -1,4 +1,4 @@
-"""The student's folder where the user asked for it: whole and verified, or not at all."""
+"""A student or evidence where the user asked for it: whole and verified, or not at all."""
 
 from pathlib import Path
 
@@ -62,6 +62,37 @@ def deliver(student: StatusRef, folder: Path) -> None:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}); give another: the same command then copies {student.uri} "
             "and does not train again",
+            field=FLAG,
+        ) from error
+
+
+def check_evidence_folder(folder: Path) -> None:
+    """Refuse, before hours of episodes, a folder that cannot take the evidence; other evidence there is replaced.
+
+    Raises:
+        UserError: it holds something else, or its path cannot be used.
+    """
+    try:
+        ArtifactUri.parse(f"file://{folder}")
+        if _occupied(folder) and read_manifest(folder).kind != "Evidence":
+            raise UserError(f"{folder} holds no evidence; give another, or remove it", field=FLAG)
+    except ArtifactError as error:
+        raise UserError(f"{error}; give another, or remove what is there", field=FLAG) from error
+
+
+def deliver_evidence(evidence: StatusRef, folder: Path) -> None:
+    """Copy the published evidence to ``folder``, in the place of other evidence.
+
+    Raises:
+        UserError: it cannot be read, or not be written there; the verdict stands, and the store has its evidence.
+    """
+    source = fetch(evidence, "status.evidence")
+    try:
+        push(source, f"file://{folder}", force=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); give another: the same command then copies {evidence.uri} "
+            "and runs no episode again",
             field=FLAG,
         ) from error
 

@@ -1,9 +1,8 @@
 """``flowstill distill``: a DistillJob from flags, run here or handed to a cluster."""
 
 import argparse
-import asyncio
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,9 +27,19 @@ from flowstill_operator.command.flags import (
     write_manifest,
     written_out,
 )
+from flowstill_operator.command.handover import hand_over
 from flowstill_operator.command.outcome import conclude
 from flowstill_operator.command.run import to_the_end
-from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, say, store_uri, subcommand
+from flowstill_operator.command.shared import (
+    Subparsers,
+    add_json,
+    add_runtime,
+    add_state,
+    add_store,
+    say,
+    store_uri,
+    subcommand,
+)
 from flowstill_operator.platform import Platform, kubernetes_platform, local_platform
 
 HEADER = header("distill")
@@ -114,7 +123,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--output", type=Path, help=f"folder that gets the student, on this machine (default: {DEFAULT_OUTPUT})"
     )
-    command.add_argument("--runtime", choices=("local", "kubernetes"), default="local", help="default: %(default)s")
+    add_runtime(command)
     FLAGS.add_to(command)
     command.add_argument(
         "--validate-after", action="store_true", help="compare the exported graph with the trained student afterwards"
@@ -140,7 +149,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         say(console, asked.text.rstrip())
         return conclude(options, COMPLETED, document=asked.document)
     if asked.output is None:
-        return _apply(asked, options, console)
+        return hand_over(asked.document, asked.manifest, options, console)
     return _here(asked, asked.output, options, store, console)
 
 
@@ -219,18 +228,3 @@ def _here(asked: Order, output: Path, options: argparse.Namespace, store: str, c
         output=str(output) if done else None,
         manifest=str(asked.manifest),
     )
-
-
-def _apply(asked: Order, options: argparse.Namespace, console: Console) -> int:
-    try:
-        # Only here: a machine that distills by itself needs no Kubernetes client.
-        from flowstill_operator.command.apply import apply, with_namespace
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error}: install flowstill[operator]", field="--runtime kubernetes") from error
-    placed = replace(asked, document=with_namespace(asked.document))
-    write_manifest(placed.manifest, placed.text)
-    applied = asyncio.run(apply(placed.document))
-    say(console, f"DistillJob {applied.namespace}/{placed.name} is applied to {applied.server}")
-    say(console, f"  manifest: {placed.manifest}")
-    say(console, f"  kubectl --namespace {applied.namespace} get dj {placed.name} --watch")
-    return conclude(options, COMPLETED, manifest=str(asked.manifest), applied=applied)

@@ -41,7 +41,7 @@ def read_manifests(files: Sequence[Path], platform: Platform) -> list[Manifest]:
     found: list[Manifest] = []
     errors: list[str] = []
     for path in files:
-        for number, document in enumerate(_documents(path), start=1):
+        for number, document in enumerate(read_documents(path), start=1):
             where = f"{path}" if number == 1 else f"{path}, document {number}"
             try:
                 found.append(manifest_of(document, platform))
@@ -82,7 +82,12 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _documents(path: Path) -> list[Any]:
+def read_documents(path: Path) -> list[Any]:
+    """Everything in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         return [d for d in yaml.load_all(text, Loader=_Loader) if d is not None]

@@ -158,11 +158,14 @@ def written_out(spec: BaseModel, runtime: Runtime) -> Document:
     document: Document = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"runtime"})
     given = runtime.model_dump(mode="json", by_alias=True, exclude_unset=True)
     sections = {**document, "runtime": given}
-    return {
-        name: {field: value for field, value in section.items() if value != {}}
-        for name, section in sections.items()
-        if section
-    }
+    return {name: _without_empty(section) for name, section in sections.items() if section not in ({}, [])}
+
+
+def _without_empty(section: Any) -> Any:
+    """Fields that are empty mappings say nothing."""
+    if not isinstance(section, dict):
+        return section
+    return {field: value for field, value in section.items() if value != {}}
 
 
 def folder_uri(text: str, flag: str, platform: Platform) -> str:

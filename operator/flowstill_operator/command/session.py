@@ -122,7 +122,7 @@ async def _until_all_ended(
     worker = Worker(Reconciler(cluster, platform), queue, changed)
     for key in keys:
         queue.add(key)
-    _on_signals(cluster, stopped)
+    on_signals(cluster, stopped)
     parts = [
         asyncio.create_task(run_workers(queue, worker.work, WORKERS)),
         asyncio.create_task(display.follow(cluster)),
@@ -133,7 +133,7 @@ async def _until_all_ended(
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         failed = [part.exception() for part in parts if part.done()]
     finally:
-        await _end([*parts, *waits])
+        await end_tasks([*parts, *waits])
         await cluster.stop()
     if broken.done():
         broken.result()
@@ -143,7 +143,7 @@ async def _until_all_ended(
     return stopped.is_set() and not all_ended.is_set()
 
 
-def _on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:
+def on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:
     """The first signal stops in order, so that checkpoints are saved; the second kills."""
 
     def stop() -> None:
@@ -156,7 +156,8 @@ def _on_signals(cluster: LocalCluster, stopped: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop)
 
 
-async def _end(tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
+async def end_tasks(tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]]) -> None:
+    """Cancel them, and wait until they have ended."""
     for task in tasks:
         task.cancel()
     for task in tasks:

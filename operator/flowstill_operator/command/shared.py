@@ -43,6 +43,25 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def add_runtime(command: argparse.ArgumentParser) -> None:
+    """``--runtime``."""
+    command.add_argument(
+        "--runtime",
+        type=_place,
+        default="local",
+        metavar="local|kubernetes",
+        help="on this machine, or by the operator of the kubeconfig's cluster (default: %(default)s)",
+    )
+
+
+def _place(text: str) -> str:
+    if text not in ("local", "kubernetes"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: no GPUs are rented for you; use local (this machine) or kubernetes (your own cluster)"
+        )
+    return text
+
+
 def add_store(command: argparse.ArgumentParser) -> None:
     """``--store``."""
     command.add_argument(

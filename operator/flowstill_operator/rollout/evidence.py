@@ -115,7 +115,8 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
         Seen(child, observed.reader(role), draft.status.image or observed.image, suspended=spec.suspend),
         task=lambda: _task(observed, spec, draft, role),
-        fail=lambda reason, message: fail(draft, reason, message),
+        # The evaluator's own "it is another graph" is a verdict about the student; all else is none.
+        fail=lambda reason, message: (reject if reason == "ParityFailed" else fail)(draft, reason, message),
         number=number,
         shards=observed.shards(number) if role == "rollouts" else 1,
     )

@@ -3,8 +3,11 @@
 Workers are threads here, so that a process ends by an exception that nobody catches.
 """
 
+import os
+import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from multiprocessing import Pipe
 
 import numpy as np
@@ -41,9 +44,12 @@ class Process:
             pass
         finally:
             self.kill()
+            self.connection.close()
 
     def kill(self):
-        self.connection.close()
+        """End the conversation without closing what the thread may be reading from."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
 
     terminate = kill
 

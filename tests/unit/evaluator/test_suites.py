@@ -7,7 +7,7 @@ import pytest
 
 from flowstill.errors import UserError
 from flowstill_evaluator.suites.interface import Offer
-from flowstill_evaluator.suites.registry import METAWORLD, plain, suite_from, suite_of
+from flowstill_evaluator.suites.registry import LIBERO, METAWORLD, plain, suite_from, suite_of
 
 SPACE = Offer(states={2: "x, y"}, cameras=(), black=(), action_size=2, low=(0.0, 5.0), high=(1.0, 6.0))
 
@@ -23,9 +23,8 @@ def test_meta_world_has_its_fifty_tasks_and_reach_around():
 
 
 def test_a_suite_travels_to_the_processes_of_simulators_and_films():
-    for suite in (METAWORLD,):
-        assert pickle.loads(pickle.dumps(suite)) == suite
-        assert suite_from(plain(suite)) == suite
+    for suite in (METAWORLD, LIBERO):
+        assert pickle.loads(pickle.dumps(suite)) == suite_from(plain(suite)) == suite
 
 
 def test_an_unknown_suite_is_named():

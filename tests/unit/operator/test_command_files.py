@@ -42,6 +42,13 @@ def test_the_quickstart_is_valid_and_pins_what_was_measured():
     assert rollout.spec["student"]["distillJob"] == job.name
 
 
+def test_the_custom_suites_manifest_is_valid_and_names_its_function():
+    [rollout] = read_manifests([EXAMPLES / "custom_suite/studentrollout.yaml"], LOCAL)
+    assert rollout.spec["evaluation"]["suite"] == "custom"
+    package, _, function = rollout.spec["evaluation"]["custom"]["entryPoint"].partition(":")
+    assert f"def {function}(" in (EXAMPLES / "custom_suite" / package / "__init__.py").read_text()
+
+
 def test_a_time_without_quotes_is_a_string_as_for_the_api_server(tmp_path):
     override = {"gate": "P2", "by": "ann", "reason": "why", "expires": "TIME"}
     [path] = write(tmp_path, document("StudentRollout", rollout_spec(overrides=[override])))

@@ -92,7 +92,7 @@ def test_a_command_line_that_cannot_be_parsed_is_json_too(capsys):
     code, document, said = printed(capsys, "distill", "--json", "none", "--dataset", "d", "--runtime", "modal")
     assert (code, document["exitCode"], document["command"]) == (2, 2, "distill")
     assert document["error"]["reason"] == "InvalidUsage"
-    assert "invalid choice: 'modal'" in document["error"]["message"]
+    assert "argument --runtime: 'modal': no GPUs are rented" in document["error"]["message"]
     assert said.startswith("usage: flowstill distill")
 
 

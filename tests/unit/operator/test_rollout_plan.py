@@ -95,6 +95,14 @@ def test_each_result_starts_the_next_child_and_is_kept():
     assert "Promoted" not in conditions(made.status)
 
 
+def test_a_graph_that_the_evaluator_refused_is_a_rejection_and_a_student_that_it_cannot_read_is_none():
+    for reason, phase in (("ParityFailed", "Rejected"), ("ArtifactUnreadable", "Failed")):
+        refused = parity(outcome="UserError", reason=reason, message="no", difference=0.5)
+        made = with_child("parity", Child("Failed", result=refused))
+        assert (made.status.phase, conditions(made.status)["Validated"][1]) == (phase, reason)
+        assert ("Failed" in conditions(made.status)) == (phase == "Failed")
+
+
 def test_what_the_budget_cannot_decide_is_said_before_the_first_episode():
     child = Child("Succeeded", result=parity(warning="200 episodes are too few for S3"))
     made = with_child("parity", child, status=after())
