@@ -2,7 +2,6 @@
 
 from flowstill.api.children import Result, RolloutsTask
 from flowstill.child.context import ChildContext
-from flowstill_evaluator import rollouts, trials
 
 
 def run(task: RolloutsTask, context: ChildContext) -> Result:
@@ -12,4 +11,11 @@ def run(task: RolloutsTask, context: ChildContext) -> Result:
         UserError: an artifact, a task, an arm or a record cannot work.
         Interrupted: asked to stop; what was done is kept.
     """
-    return rollouts.run(task, context) if task.evaluation.evidence is None else trials.run(task, context)
+    # Only here: neither needs what the other imports, which takes seconds.
+    if task.evaluation.evidence is not None:
+        from flowstill_evaluator import trials
+
+        return trials.run(task, context)
+    from flowstill_evaluator import rollouts
+
+    return rollouts.run(task, context)

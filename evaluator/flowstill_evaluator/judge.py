@@ -7,7 +7,7 @@ from pathlib import Path
 import flowstill
 from flowstill.api.children import JudgeRoundsTask, JudgeTask, JudgingTask, Result, Task
 from flowstill.api.fields import StatusRef
-from flowstill.api.overrides import attach
+from flowstill.api.overrides import attach, counts
 from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill.artifacts.curve import PICTURE, read_curve
 from flowstill.artifacts.manifest import EvidenceProperties
@@ -54,8 +54,9 @@ def judge(task: Task, context: ChildContext) -> Result:
 
     context.progress.update(1, _STEPS, "Judging by nine gates")
     gates = run_gates(evidence, task.gates)
-    summary = summarise(evidence, with_overrides(gates, task), overall(gates))
-    more = wanted(evidence, task.gates)
+    recorded = with_overrides(gates, task)
+    summary = summarise(evidence, recorded, overall(gates))
+    more = wanted(evidence, task.gates, {gate.name for gate in recorded if counts(gate)})
     if more > task.episodes_per_task:
         return fitted_result(undecided(summary, more))
     if isinstance(task, JudgeRoundsTask):

@@ -102,3 +102,28 @@ def test_an_action_at_creation_is_asked_for_too(plane: ControlPlane, namespace: 
     with pytest.raises(CommandError, match="bob needs the verb retry"):
         plane.kubectl("create", "--as=bob", "-f", "-", stdin=json.dumps(rollout))
     plane.kubectl("create", "--as=alice", "-f", "-", stdin=json.dumps(rollout))
+
+
+def test_an_override_needs_its_verb_and_the_askers_own_name(
+    plane: ControlPlane, namespace: str, annotate: Annotate
+) -> None:
+    del annotate
+
+    def override(user: str, by: str, gate: str = "P2") -> None:
+        entry = {"gate": gate, "by": by, "reason": "slower, and still in time", "expires": "2099-01-01T00:00:00Z"}
+        patch = json.dumps({"spec": {"overrides": [entry]}})
+        command = ("patch", "studentrollout", "mine", "--type=merge", "--patch", patch, "-n", namespace)
+        plane.kubectl(*command, f"--as={user}")
+
+    with pytest.raises(CommandError, match=r"spec\.overrides: bob needs the verb override"):
+        override("bob", "bob")
+    with pytest.raises(CommandError, match=r"spec\.overrides: by must be alice"):
+        override("alice", "bob")
+    override("alice", "alice")
+    # Who may vouch writes for others, as a GitOps controller does.
+    override("argo", "alice", "P3")
+    # What stands there already binds nobody who changes something else.
+    plane.kubectl("label", "studentrollout", "mine", "team=x", "-n", namespace, "--as=bob")
+    nothing = json.dumps({"spec": {"overrides": None}})
+    with pytest.raises(CommandError, match=r"spec\.overrides: bob needs the verb override"):
+        plane.kubectl("patch", "studentrollout", "mine", "--type=merge", "-p", nothing, "-n", namespace, "--as=bob")

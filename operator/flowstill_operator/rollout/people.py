@@ -119,5 +119,5 @@ def _retry(observed: Observed, draft: StatusDraft, request: Request) -> Move | s
     for kind, reason in (("Completed", RETRIED), ("Approved", AWAITING), ("Promoted", PROMOTING)):
         if draft.find(kind) is not None:
             draft.condition(kind, "Unknown", reason, text)
-    draft.set(promotion_time=None)
+    draft.set(promotion_time=None, active_seconds=None)
     return AT_ONCE

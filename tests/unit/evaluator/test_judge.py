@@ -238,6 +238,17 @@ def test_overrides_are_in_the_record_and_change_no_verdict(store, tmp_path):
     assert "Expired override by bob until 2026-01-01T00:00:00Z" in page
 
 
+@pytest.mark.parametrize(("expires", "reason"), [("2026-01-03", "MoreEpisodes"), ("2026-01-01", "GatesFailed")])
+def test_a_failed_gate_that_somebody_answers_for_does_not_end_the_evaluation(store, tmp_path, expires, reason):
+    def more_memory(folder):
+        syn.write_json(folder, "memory", {"teacher@10": [1e8] * 5, "student-draws": [2e8] * 5})
+
+    override = Override(gate="P3", by="ann", reason="a pilot line", expires=f"{expires}T00:00:00Z")
+    task = published(tmp_path, episodes=50, most=200, break_records=more_memory)
+    told = task.model_copy(update={"overrides": [override], "asked": "2026-01-02T00:00:00Z"})
+    assert run(told, tmp_path)[0].reason == reason
+
+
 def test_six_overrides_fit_into_a_decision(store, tmp_path):
     long = [
         Override(gate=f"P{n}", by="ö" * 256, reason="because " * 60, expires="2026-01-03T00:00:00Z")

@@ -170,6 +170,13 @@ def test_what_is_served_stays_served_when_an_override_lapses():
     assert conditions(made.status)["Promoted"] == ("True", "Available")
 
 
+def test_once_promoted_it_is_the_target_that_counts_and_no_expiry():
+    status = dump(look(promoting(override(), P2="Fail"), later(1), override()).status)
+    made = look(status, later(4000), override(), target=deployment("store://x@sha256:" + "9" * 64))
+    assert made.status.phase == "Superseded"
+    assert conditions(made.status)["GatesPassed"] == ("True", "GatesOverridden")
+
+
 def test_a_promotion_whose_status_was_lost_does_not_lapse():
     """The target was changed while the override held; only the note of it was lost."""
     ours = deployment(f"{STUDENT.uri}@{STUDENT.digest}", rollout="uid-1", available=False)

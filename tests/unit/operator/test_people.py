@@ -237,10 +237,12 @@ def test_what_a_retry_may_follow(phase, carried_out):
         **after("parity", spec=SERVED, target=deployment()),
         "phase": phase,
         "completionTime": "2026-01-02T03:04:05Z",
+        "activeSeconds": 30,
     }
     made = plan(rollout(status, SERVED, RETRY, target=deployment()), later(5))
     assert (made.status.phase == "Pending") == carried_out
     assert (made.status.completion_time is None) == carried_out
+    assert (made.status.active_seconds is None) == carried_out
     assert (made.status.actions[0].refused is None) == carried_out
 
 

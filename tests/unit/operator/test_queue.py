@@ -90,7 +90,7 @@ async def test_a_waiting_worker_wakes_up():
             done.set()
 
     workers = asyncio.create_task(run_workers(queue, work, 2))
-    queue.add("late", 0.01)
+    queue.add("late", 0.3)
     queue.add("now")
     await asyncio.wait_for(done.wait(), 10)
     workers.cancel()
