@@ -280,8 +280,9 @@ def test_what_parity_found_is_kept_when_rollouts_fail(ended: Ended) -> None:
 def test_get_shows_them_all(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     said = ended.ground.give("get", "--state", str(ended.ground.state))
-    lines = {words[1]: words[2] for words in map(str.split, said.output.splitlines()) if len(words) > 2}
-    assert {lines[case.name] for case in CASES} == {"Failed"}
+    lines = {words[0]: words[1] for words in map(str.split, said.output.splitlines()) if len(words) > 1}
+    names = {name.partition("/")[2]: phase for name, phase in lines.items()}
+    assert {names[case.name] for case in CASES} == {"Failed"}
 
 
 @pytest.mark.parametrize("role", ["rollouts", "judge"])
@@ -295,16 +296,18 @@ def test_later_children_refuse_a_tampered_student_too(ended: Ended, tmp_path: Pa
 def test_the_judge_refuses_tampered_records(ended: Ended, tmp_path: Path) -> None:
     ref = records(ended, tmp_path)
     spoiled.flip_a_bit(ended.ground.store / ref["uri"].removeprefix("store://") / "episodes.jsonl")
-    code, result = evaluate_child(ended, tmp_path, "judge", ref)
+    code, result = evaluate_child(ended, tmp_path, "judge", ref, student="STUDENT")
     assert (code, result["reason"]) == (65, "DigestMismatch")
     assert result["message"].startswith("rollouts.uri: ")
 
 
-def evaluate_child(ended: Ended, folder: Path, role: str, ref: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """One child with the tampered student; its exit code and its result."""
+def evaluate_child(
+    ended: Ended, folder: Path, role: str, ref: dict[str, str], student: str = "TAMPERED"
+) -> tuple[int, dict[str, Any]]:
+    """One child with that student; its exit code and its result."""
     task = {
         "kind": role.capitalize(), "resource": "r", "uid": "u", "work": "store://work/u", "evaluation":
-        evaluate()["evaluation"], "student": ended.stand_ins["TAMPERED"],
+        evaluate()["evaluation"], "student": ended.stand_ins[student],
     } | ({"rollouts": ref, "parityDifference": 0.0} if role == "judge" else {})  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(task))
     command = ["flowstill-evaluate", role, "--spec", str(folder / "spec.json"), "--output", str(folder / "work")]
