@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from flowstill.api.fields import Label, Model, Name, ShortText
 
@@ -32,6 +32,35 @@ class EnvVar(Model):
     value: Annotated[str, Field(max_length=1024)] = ""
 
 
+OURS = ("/tmp", "/home/flowstill", "/dev/shm", "/etc/flowstill", "/var/run/flowstill")
+"""Folders of a child that Flowstill mounts itself."""
+
+
+def _free(path: str) -> str:
+    """Refuse a folder inside one of Flowstill's own, or around it."""
+    clean = path.rstrip("/")
+    if not clean or ".." in clean.split("/"):
+        raise ValueError(f"{path} must be a folder below / without '..'")
+    for ours in OURS:
+        if f"{clean}/".startswith(f"{ours}/") or ours.startswith(f"{clean}/"):
+            raise ValueError(
+                f"{path} is or holds {ours}, which belongs to Flowstill; take another folder, such as /assets"
+            )
+    return path
+
+
+class Volume(Model):
+    """A PersistentVolumeClaim of the resource's namespace in the children's container."""
+
+    claim: Name
+    mount_path: Annotated[
+        str,
+        Field(min_length=2, max_length=256, pattern=r"^/[A-Za-z0-9._/-]+$", description="Such as /assets."),
+        AfterValidator(_free),
+    ]
+    read_only: bool = True
+
+
 class Runtime(Model):
     """How a child runs. ``image`` replaces the chart's image for the trainer or the evaluator."""
 
@@ -44,6 +73,12 @@ class Runtime(Model):
     node_selector: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
     env: Annotated[list[EnvVar], Field(max_length=32)] = Field(default_factory=list)
+    volumes: Annotated[
+        list[Volume],
+        Field(
+            max_length=16, description="Further claims, for example with a simulator's assets. The store mounts itself."
+        ),
+    ] = Field(default_factory=list)
     labels: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
     annotations: Annotated[dict[str, ShortText], Field(max_length=16)] = Field(default_factory=dict)
     service_account_name: Name | None = None
@@ -80,3 +115,11 @@ class Runtime(Model):
         ]
         | None
     ) = None
+
+    @model_validator(mode="after")
+    def _mounts_differ(self) -> "Runtime":
+        paths = [volume.mount_path.rstrip("/") for volume in self.volumes]
+        twice = next((path for path in paths if paths.count(path) > 1), None)
+        if twice is not None:
+            raise ValueError(f"spec.runtime.volumes: {twice} is the mountPath of two volumes; give each its own")
+        return self

@@ -276,6 +276,10 @@ def _container(
             {"name": "home", "mountPath": "/home/flowstill"},
             {"name": "shm", "mountPath": "/dev/shm"},
             *({"name": f"claim-{i}", "mountPath": f"{VOLUMES_ROOT}/{claim}"} for i, claim in enumerate(claims)),
+            *(
+                {"name": f"volume-{i}", "mountPath": volume.mount_path, "readOnly": volume.read_only}
+                for i, volume in enumerate(runtime.volumes)
+            ),
         ],
     }
 
@@ -300,4 +304,8 @@ def _volumes(claims: list[str], runtime: Runtime) -> list[Document]:
         {"name": "home", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.shm_size}},
         *({"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(claims)),
+        *(
+            {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only}}
+            for i, volume in enumerate(runtime.volumes)
+        ),
     ]

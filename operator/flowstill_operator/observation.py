@@ -67,6 +67,10 @@ def explain(error: ValidationError, root: str = "spec") -> str:
     return "; ".join(found)
 
 
+USERS_OWN = frozenset({"FLOWSTILL_LIBERO_ASSETS"})
+"""Variables of ours that only the user can set: where simulators find their files."""
+
+
 def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform: Platform) -> Problem | None:
     """What this place cannot do for a spec; ``uris`` are (field, URI) pairs."""
     if platform.default_store is None:
@@ -78,7 +82,7 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
         if ".." in uri.split("/"):
             return Problem("UriRefused", f"{field}: {uri} must not contain '..'")
     for variable in runtime.env:
-        if variable.name.startswith("FLOWSTILL_"):
+        if variable.name.startswith("FLOWSTILL_") and variable.name not in USERS_OWN:
             return Problem(
                 "EnvRefused",
                 f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
@@ -86,6 +90,9 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
     if runtime.nodes > 1 and platform.name == "local":
         fix = "set it to 1, or apply the resource to a cluster (flowstill distill --runtime kubernetes, kubectl apply)"
         return Problem("NodesRefused", f"spec.runtime.nodes: this machine is one node, not {runtime.nodes}: {fix}")
+    if runtime.volumes and platform.name == "local":
+        fix = "leave it out, and let spec.runtime.env name folders of this machine"
+        return Problem("VolumesRefused", f"spec.runtime.volumes: this machine mounts no claims: {fix}")
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
         return Problem("ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode")
     return None

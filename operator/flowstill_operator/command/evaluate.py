@@ -79,6 +79,10 @@ FLAGS = Flags(
 )
 
 
+BENCHMARKS = {"libero": tuple(f"libero_object/{number}" for number in range(10))}
+"""The tasks that ``--suite`` alone stands for."""
+
+
 @dataclass(frozen=True)
 class Order:
     """What was asked for.
@@ -108,7 +112,10 @@ def add_parser(commands: Subparsers) -> None:
     command.add_argument("student", metavar="STUDENT", help="a student's folder, or its URI, with @DIGEST on a cluster")
     command.add_argument("--suite", required=True, help="metaworld, libero or custom")
     command.add_argument(
-        "--tasks", action="append", required=True, metavar="TASK,…", help="of the suite; may be given several times"
+        "--tasks",
+        action="append",
+        metavar="TASK,…",
+        help="of the suite; may be given several times (default with libero: the ten of libero_object)",
     )
     command.add_argument(
         "--num-episodes",
@@ -189,7 +196,7 @@ def _check_combination(options: argparse.Namespace, on_cluster: bool) -> None:
 
 
 def _spec(options: argparse.Namespace, platform: Platform) -> StudentRolloutSpec:
-    tasks = _listed(options.tasks, "--tasks")
+    tasks = _tasks(options)
     evaluation: Document = {"suite": options.suite, "tasks": tasks, "renameMap": dict(renamed(options))}
     if options.arms is not None:
         evaluation["arms"] = _listed(options.arms, "--arms")
@@ -206,6 +213,19 @@ def _spec(options: argparse.Namespace, platform: Platform) -> StudentRolloutSpec
     spec = FLAGS.read(options, values)
     FLAGS.check_platform(written_out(spec, spec.runtime), spec.runtime, platform)
     return spec
+
+
+def _tasks(options: argparse.Namespace) -> list[str]:
+    """The tasks that are asked for, or all of the benchmark that stands for the suite.
+
+    Raises:
+        UserError: none are named, and the suite is no benchmark.
+    """
+    if options.tasks is not None:
+        return _listed(options.tasks, "--tasks")
+    if options.suite in BENCHMARKS:
+        return list(BENCHMARKS[options.suite])
+    raise UserError(f"name the tasks of suite {options.suite} that the policy was trained on", field="--tasks")
 
 
 def _gates(path: Path) -> Document:

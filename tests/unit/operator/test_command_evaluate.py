@@ -142,6 +142,13 @@ def test_other_limits_of_gates_come_from_a_file():
     assert refused("--gates", "none").startswith("none: No such file")
 
 
+def test_libero_alone_is_the_ten_tasks_of_libero_object():
+    found = spec("--num-episodes", "50", suite=("--suite", "libero"))["evaluation"]
+    assert found["tasks"] == [f"libero_object/{number}" for number in range(10)]
+    assert (found["episodesPerTask"], found["maxEpisodesPerTask"]) == (5, 5)
+    assert refused(suite=("--suite", "metaworld")).startswith("--tasks: name the tasks of suite metaworld")
+
+
 def test_teacher_and_baseline_are_pinned_to_their_bytes():
     digest = tree_digest(Path("teacher"))
     found = spec("--reference", "teacher", "--baseline", f"teacher@{digest}")

@@ -9,6 +9,7 @@ from flowstill_operator.children import Child, newest, read_child
 from flowstill_operator.distilljob import manifests, plan
 from flowstill_operator.distilljob.observe import read_resource
 from flowstill_operator.jobs import Owner, child_name, claims_of, resolve
+from flowstill_operator.platform import local_platform
 from flowstill_operator.steps import condition_reason
 from tests.unit.operator.builders import NOW, PLATFORM, distill_spec, resource, trained
 
@@ -79,6 +80,54 @@ def test_every_claim_and_every_writable_folder_is_mounted():
     assert claims == {"claim": "claim", "models": "models"}
     assert {"/tmp", "/home/flowstill", "/dev/shm"} <= set(mounts)
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+
+
+def test_a_users_claims_are_mounted_read_only_unless_told_otherwise():
+    wanted = [{"claim": "assets", "mountPath": "/assets"}, {"claim": "out", "mountPath": "/out", "readOnly": False}]
+    pod = job(volumes=wanted)["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"])
+    for path, claim, read_only in (("/assets", "assets", True), ("/out", "out", False)):
+        assert mounts[path]["readOnly"] is read_only
+        assert volumes[mounts[path]["name"]]["persistentVolumeClaim"] == {"claimName": claim, "readOnly": read_only}
+
+
+def refusal(platform=PLATFORM, **runtime):
+    return read_resource(resource("DistillJob", distill_spec(runtime=runtime)), platform).problem
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/tmp", "holds /tmp"),
+        ("/tmp/x/", "holds /tmp"),
+        ("/home", "holds /home/flowstill"),
+        ("/var/run/flowstill/volumes/a", "holds /var/run/flowstill"),
+        ("/a/../tmp", "without '..'"),
+        ("//", "below /"),
+        ("assets", "spec.runtime.volumes.0.mountPath"),
+    ],
+)
+def test_a_folder_of_ours_is_no_place_for_a_volume(path, words):
+    found = refusal(volumes=[{"claim": "assets", "mountPath": path}])
+    assert found.reason == "InvalidSpec"
+    assert words in found.message
+
+
+def test_two_volumes_have_two_places():
+    found = refusal(volumes=[{"claim": "a", "mountPath": "/x"}, {"claim": "b", "mountPath": "/x/"}])
+    assert found.message.startswith("spec.runtime.volumes: /x is the mountPath of two volumes")
+
+
+def test_this_machine_mounts_no_claims_and_says_what_to_do():
+    found = refusal(local_platform("file:///s"), volumes=[{"claim": "a", "mountPath": "/x"}])
+    assert (found.reason, "spec.runtime.env" in found.message) == ("VolumesRefused", True)
+
+
+def test_where_a_simulator_finds_its_files_is_the_users_to_say():
+    assert refusal(env=[{"name": "FLOWSTILL_LIBERO_ASSETS", "value": "/assets"}]) is None
+    assert refusal(env=[{"name": "FLOWSTILL_STORE", "value": "x"}]).reason == "EnvRefused"
 
 
 def test_our_environment_wins_and_gpus_are_limits():
