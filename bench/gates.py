@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from flowstill.api.studentrollout import Evaluation, Gates, Verdict
+from flowstill.api.gates import Gates
+from flowstill.api.studentrollout import Evaluation, Verdict
 from flowstill_evaluator.evidence import Evidence, Expected, Gap, Pairs
 from flowstill_evaluator.gates.chain import run_gates
 from flowstill_evaluator.statistics import wilson

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from flowstill.api.studentrollout import Evaluation, GateName, Gates
+from flowstill.api.gates import GateName, Gates
+from flowstill.api.studentrollout import Evaluation
 from flowstill_evaluator.gates.rates import episodes_needed
 from flowstill_evaluator.looks import level_of
 from flowstill_evaluator.statistics import LEVEL, pairs_to_pass

@@ -10,7 +10,8 @@ import numpy as np
 
 from flowstill.api.children import DatasetParityTask
 from flowstill.api.fields import Source, StatusRef
-from flowstill.api.studentrollout import FidelityLimits, GateResult
+from flowstill.api.gates import FidelityLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill.artifacts.manifest import StudentProperties
 from flowstill.child.context import ChildContext
 from flowstill.errors import Interrupted, UserError

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from flowstill.api.studentrollout import Evaluation, GateName, Gates
+from flowstill.api.gates import GateName, Gates
+from flowstill.api.studentrollout import Evaluation
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.chain import run_gates
 from flowstill_evaluator.looks import schedule

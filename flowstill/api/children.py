@@ -12,7 +12,8 @@ from pydantic import Field, TypeAdapter
 
 from flowstill.api.distilljob import Dataset, DistillJobSpec, Fidelity
 from flowstill.api.fields import ArtifactRef, Digest, Message, Model, Moment, ShortText, Source, StatusRef
-from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Gates, Override, Parity, Verdict
+from flowstill.api.gates import Gates
+from flowstill.api.studentrollout import ArmResult, Evaluation, GateResult, Override, Parity, Verdict
 
 MAX_RESULT_BYTES = 3500
 

@@ -17,13 +17,12 @@ from pydantic.alias_generators import to_camel
 from flowstill.api import GROUP, VERSION
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
+from flowstill.api.gates import LIMITS, Gates
 from flowstill.api.structural import Schema, structural
 from flowstill.api.studentrollout import (
-    LIMITS,
     SAFETY_REFUSED,
     UNTIL_PROMOTION,
     WITH_EVIDENCE,
-    Gates,
     StudentRolloutSpec,
     StudentRolloutStatus,
 )

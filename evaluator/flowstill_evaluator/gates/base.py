@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from flowstill.api.studentrollout import GateName, GateResult, Interval, Verdict
+from flowstill.api.gates import GateName
+from flowstill.api.studentrollout import GateResult, Interval, Verdict
 from flowstill_evaluator.evidence import Gap, TwoSamples
 from flowstill_evaluator.statistics import Bounds
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from flowstill.api.studentrollout import GateResult, Gates, Verdict
+from flowstill.api.gates import Gates
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill_evaluator.evidence import Evidence
 from flowstill_evaluator.gates.literal import literal_gates
 from flowstill_evaluator.gates.p1_success import p1_success

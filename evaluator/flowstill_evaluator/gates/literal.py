@@ -7,7 +7,8 @@ missing, short or not finite is Inconclusive here as well; everything else is de
 
 import numpy as np
 
-from flowstill.api.studentrollout import GateName, GateResult, Gates
+from flowstill.api.gates import GateName, Gates
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import MIN_VELOCITY_ROWS, Evidence, Gap, Pairs
 from flowstill_evaluator.gates.base import decided, inconclusive, percent, points, usable
 from flowstill_evaluator.gates.p2_latency import PERCENTILE

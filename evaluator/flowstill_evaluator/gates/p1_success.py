@@ -1,6 +1,7 @@
 """P1: the student succeeds as often as the baseline, but for a small margin fixed beforehand."""
 
-from flowstill.api.studentrollout import GateResult, SuccessLimits
+from flowstill.api.gates import SuccessLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, percent, points
 from flowstill_evaluator.gates.margins import within_margin

@@ -1,6 +1,7 @@
 """P2: the served runtime answers in time, at the slow end."""
 
-from flowstill.api.studentrollout import GateResult, LatencyLimits
+from flowstill.api.gates import LatencyLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import by_bounds, decided, inconclusive, usable
 from flowstill_evaluator.statistics import percentile_ratio_interval, percentile_value

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from flowstill.api.studentrollout import GateResult, MemoryLimits
+from flowstill.api.gates import MemoryLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, usable
 from flowstill_evaluator.statistics import Bounds

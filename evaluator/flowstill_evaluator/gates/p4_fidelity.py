@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from flowstill.api.studentrollout import FidelityLimits, GateResult
+from flowstill.api.gates import FidelityLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, FidelityRecord, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive
 from flowstill_evaluator.statistics import mean_interval

@@ -1,6 +1,7 @@
 """P5: no task is shown to be worse, however many tasks are looked at."""
 
-from flowstill.api.studentrollout import GateResult, PerTaskLimits
+from flowstill.api.gates import PerTaskLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
 from flowstill_evaluator.gates.tasks import compare_tasks, paired

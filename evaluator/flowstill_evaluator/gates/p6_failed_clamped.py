@@ -1,6 +1,7 @@
 """P6: failures with a clamped action, the ones that may have cost something."""
 
-from flowstill.api.studentrollout import FailedClampedLimits, GateResult
+from flowstill.api.gates import FailedClampedLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
 from flowstill_evaluator.gates.rates import Look, judge_rate

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flowstill.api.studentrollout import GateName, GateResult, Verdict
+from flowstill.api.gates import GateName
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill_evaluator.evidence import Expected
 from flowstill_evaluator.gates.base import decided
 from flowstill_evaluator.statistics import (

@@ -1,6 +1,7 @@
 """S1: the student does not run into action limits more often than the baseline."""
 
-from flowstill.api.studentrollout import ClampLimits, GateResult
+from flowstill.api.gates import ClampLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import inconclusive
 from flowstill_evaluator.gates.rates import Look, judge_rate

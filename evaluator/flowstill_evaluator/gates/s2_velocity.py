@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from flowstill.api.studentrollout import GateResult, VelocityLimits, Verdict
+from flowstill.api.gates import VelocityLimits
+from flowstill.api.studentrollout import GateResult, Verdict
 from flowstill_evaluator.evidence import MIN_VELOCITY_ROWS, Evidence, Gap, TwoSamples
 from flowstill_evaluator.gates.base import decided, inconclusive, usable
 from flowstill_evaluator.statistics import LEVEL, Bounds, Floats, wasserstein, wasserstein_error

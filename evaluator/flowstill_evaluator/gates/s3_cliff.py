@@ -1,6 +1,7 @@
 """S3: no single task falls off a cliff while the average looks well."""
 
-from flowstill.api.studentrollout import CliffLimits, GateResult
+from flowstill.api.gates import CliffLimits
+from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import Evidence, Gap
 from flowstill_evaluator.gates.base import decided, inconclusive, points
 from flowstill_evaluator.gates.margins import within_margin

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from flowstill.api.studentrollout import GateName, Verdict
+from flowstill.api.gates import GateName
+from flowstill.api.studentrollout import Verdict
 from flowstill.artifacts.curve import Curve
 
 SCHEMA_VERSION: Final = 1

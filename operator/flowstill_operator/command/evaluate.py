@@ -10,7 +10,8 @@ from rich.console import Console
 
 from flowstill.api import API_VERSION
 from flowstill.api.fields import StatusRef
-from flowstill.api.studentrollout import Gates, StudentRolloutSpec
+from flowstill.api.gates import Gates
+from flowstill.api.studentrollout import StudentRolloutSpec
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
 from flowstill_operator.command.delivery import check_evidence_folder, deliver_evidence

@@ -6,7 +6,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from flowstill.api.studentrollout import GateName, Verdict
+from flowstill.api.gates import GateName
+from flowstill.api.studentrollout import Verdict
 from flowstill_operator.children import Document
 from flowstill_operator.distilljob.observe import TERMINAL as DISTILLED
 from flowstill_operator.engine.loop import Key, ResourceKind

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.evidence import Evidence, Gap, Pairs
 from flowstill_evaluator.gates.chain import run_gates
 from flowstill_evaluator.gates.p1_success import p1_success

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstill.api.studentrollout import Evaluation, Gates
+from flowstill.api.gates import Gates
+from flowstill.api.studentrollout import Evaluation
 from flowstill_evaluator.budget import DISCORDANCE, POWER, needs, warning
 from flowstill_evaluator.looks import level_of
 from flowstill_evaluator.statistics import LEVEL, difference_interval, pairs_to_pass, pass_probability

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.evidence import FidelityRecord, TwoSamples
 from flowstill_evaluator.gates.chain import TITLES, run_gates
 from flowstill_evaluator.stopping import wanted

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.evidence import FidelityRecord, Gap, TwoSamples
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from tests.unit.evaluator import synthetic as syn

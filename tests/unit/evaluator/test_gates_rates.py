@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.gates.rates import episodes_needed
 from tests.unit.evaluator import synthetic as syn
 from tests.unit.evaluator.gating import BASELINE, SERVED, Judged, clamp, first, judged, made_evidence, set_outcomes

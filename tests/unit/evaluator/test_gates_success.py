@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.gates.chain import run_gates
 from flowstill_evaluator.gates.margins import within_margin
 from flowstill_evaluator.statistics import LEVEL, PairCounts

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import jsonschema
 import pytest
 
-from flowstill.api.studentrollout import Gates
+from flowstill.api.gates import Gates
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.report import document, drawings
 from flowstill_evaluator.report.build import build_report
