@@ -90,6 +90,7 @@ def test_parity_of_an_export_holds(environment, student):
     assert result.teacher == result.baseline
 
 
+@pytest.mark.long
 def test_parity_of_an_export_in_fp16_has_its_own_threshold(environment, student):
     half = publish_student(Path(environment["ROOT"]) / "half", precision="fp16")
     code, result, said = finish(environment, "parity", spec_file(environment, half, "Parity"))
@@ -164,6 +165,7 @@ def test_rollouts_are_interrupted_continued_and_published(evaluated):
     assert all((folder / name).stat().st_size > 1000 for name in filmed)
 
 
+@pytest.mark.long
 def test_two_shards_are_what_one_is(environment, student, evaluated, tmp_path):
     spec = spec_file(environment, student, "Rollouts", shards=2)
     works = [Path(environment["ROOT"]) / "store" / "work" / "shards" / str(index) for index in (0, 1)]

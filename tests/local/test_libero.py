@@ -128,6 +128,7 @@ class Waving:
         return as_chunks(chunk, 7)
 
 
+@pytest.mark.long
 def test_environments_side_by_side_do_not_disturb_each_other(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", graphics.choose_library())
     sentences = LIBERO.preflight([TASK])

@@ -17,6 +17,7 @@ from flowstill.errors import FlowstillError, UserError
 from flowstill_evaluator import lockstep
 from flowstill_evaluator.lockstep import ATTEMPTS, HOPELESS, Slots, WorkerPool, answer
 from flowstill_evaluator.records import episodes_of
+from flowstill_evaluator.suites.registry import METAWORLD
 from tests.unit.evaluator.analytic import Line, LineController
 from tests.unit.evaluator.test_rollouts_lockstep import policy
 
@@ -62,7 +63,7 @@ class Pool(WorkerPool):
 
     def __init__(self, make, workers, **options):
         self.make, self.spawned = make, 0
-        super().__init__("none", workers, WIDTH, **options)
+        super().__init__(METAWORLD, workers, WIDTH, **options)
 
     def _spawn(self):
         self.spawned += 1
