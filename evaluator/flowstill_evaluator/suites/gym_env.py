@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowstill.errors import FlowstillError
-from flowstill_evaluator.suites.interface import STATE, Observation, Offer, StepResult, View
+from flowstill_evaluator.suites.interface import STATE, Observation, Offer, StepResult, View, checked_action
 
 PIXELS, AGENT = "pixels", "agent_pos"
 PICTURE, PICTURES = "observation.image", "observation.images."
@@ -74,11 +74,7 @@ class GymEnv:
             ContractBroken: the environment gave something else than the convention asks for.
             RuntimeError: the episode is over.
         """
-        action_D = np.asarray(action, dtype=np.float64)
-        if action_D.shape != (self.offer.action_size,) or not np.isfinite(action_D).all():
-            raise ValueError(f"action: expected {self.offer.action_size} finite numbers, got {action_D!r}")
-        if self._done:
-            raise RuntimeError("this episode is over: call reset(seed) before the next step")
+        action_D = checked_action(action, self.offer.action_size, over=self._done)
         clipped_D = np.clip(action_D, *self._range)
         answer = self.env.step(clipped_D.astype(self.env.action_space.dtype))
         if not (isinstance(answer, tuple) and len(answer) == 5):

@@ -158,3 +158,23 @@ class Suite(Protocol):
             UserError: no such task.
         """
         ...
+
+
+def checked_action(action: npt.ArrayLike, size: int, *, over: bool) -> npt.NDArray[np.float64]:
+    """The action as numbers, shape (size,).
+
+    Args:
+        action: as a policy gave it.
+        size: numbers of an action.
+        over: whether the episode is.
+
+    Raises:
+        ValueError: wrong shape, or a number that is not finite.
+        RuntimeError: the episode is over.
+    """
+    action_D = np.asarray(action, dtype=np.float64)
+    if action_D.shape != (size,) or not np.isfinite(action_D).all():
+        raise ValueError(f"action: expected {size} finite numbers, got {action_D!r}")
+    if over:
+        raise RuntimeError("this episode is over: call reset(seed) before the next step")
+    return action_D

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import yaml
 
 from flowstill_evaluator.suites.drawing import Drawer
-from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View
+from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View, checked_action
 from flowstill_evaluator.suites.libero import ACTION_SIZE, BLACK_CAMERA, CAMERAS, OFFER, STATE_DIM
 from flowstill_evaluator.suites.libero_files import LiberoTask, assets, package
 
@@ -88,11 +88,7 @@ class LiberoEnv:
             ValueError: wrong shape, or a number that is not finite.
             RuntimeError: the episode is over; call ``reset`` first.
         """
-        action_D = np.asarray(action, dtype=np.float64)
-        if action_D.shape != (ACTION_SIZE,) or not np.isfinite(action_D).all():
-            raise ValueError(f"action: expected {ACTION_SIZE} finite numbers, got {action_D!r}")
-        if self._done:
-            raise RuntimeError("this episode is over: call reset(seed) before the next step")
+        action_D = checked_action(action, ACTION_SIZE, over=self._done)
         clipped_D = np.clip(action_D, -1.0, 1.0)
         self._seen, reward, _, _ = self._env.step(clipped_D)
         self._steps += 1

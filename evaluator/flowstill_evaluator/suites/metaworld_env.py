@@ -11,7 +11,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from flowstill_evaluator.suites.drawing import Camera, Drawer
-from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View
+from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View, checked_action
 
 BLACK_CAMERA = "observation.images.black"
 LEROBOT_CAMERA = "observation.image"
@@ -84,11 +84,7 @@ class SawyerTask:
             ValueError: wrong shape, or a number that is not finite.
             RuntimeError: the episode is over; call ``reset`` first.
         """
-        action_D = np.asarray(action, dtype=np.float64)
-        if action_D.shape != (ACTION_SIZE,) or not np.isfinite(action_D).all():
-            raise ValueError(f"action: expected {ACTION_SIZE} finite numbers, got {action_D!r}")
-        if self._done:
-            raise RuntimeError("this episode is over: call reset(seed) before the next step")
+        action_D = checked_action(action, ACTION_SIZE, over=self._done)
         clipped_D = np.clip(action_D, -1.0, 1.0)
         self._own, reward, _, _, info = self.sim.step(clipped_D.astype(np.float32))
         self._steps += 1

@@ -1,10 +1,12 @@
 """Objects of a local cluster as files."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flowstill.artifacts.atomic import write_atomic
+from flowstill.errors import StorageFull
 from flowstill_operator.children import Document
 
 
@@ -24,6 +26,19 @@ def write(path: Path, document: Document) -> None:
         StorageFull: there is no room.
     """
     write_atomic(path, json.dumps(document, indent=1, ensure_ascii=False).encode())
+
+
+def keep(broken: Callable[[BaseException], None], path: Path, document: Document) -> None:
+    """Write it down, or end this run by ``broken``: what is not on disk has not happened.
+
+    Raises:
+        StorageFull: there is no room.
+    """
+    try:
+        write(path, document)
+    except StorageFull as error:
+        broken(error)
+        raise
 
 
 def now() -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import storage_full
-from flowstill.errors import StorageFull, UserError
+from flowstill.errors import UserError
 from flowstill_operator.children import Document, is_finished, owned_by
-from flowstill_operator.clusters.documents import now, read, write
+from flowstill_operator.clusters.documents import keep, now, read, write
 from flowstill_operator.clusters.immutable import with_spec
 from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused
 from flowstill_operator.clusters.local_jobs import LocalJobs
@@ -171,7 +171,7 @@ class LocalCluster:
         if version != metadata["resourceVersion"]:
             raise Conflict(f"{resource['kind']} {metadata['name']} was written meanwhile")
         newer = {**stored["metadata"], "resourceVersion": str(int(version) + 1)}
-        self._keep(path, {**stored, "metadata": newer, "status": status})
+        keep(self.broken, path, {**stored, "metadata": newer, "status": status})
 
     async def record_event(self, resource: Document, note: Note) -> None:
         """Hand the event to whoever shows it."""
@@ -200,14 +200,6 @@ class LocalCluster:
     def logs(self, uid: str) -> dict[str, Path]:
         """The newest log of every child of that resource that was started, by role, in the order of their start."""
         return self._jobs.logs(uid)
-
-    def _keep(self, path: Path, document: Document) -> None:
-        """Write it down, or end this run: what is not on disk has not happened."""
-        try:
-            write(path, document)
-        except StorageFull as error:
-            self.broken(error)
-            raise
 
     def _job_changed(self, job: Document) -> None:
         owner = job["metadata"]["ownerReferences"][0]

@@ -16,9 +16,8 @@ from pathlib import Path
 from flowstill.api import GROUP
 from flowstill.api.children import ProgressReport
 from flowstill.artifacts.atomic import write_atomic
-from flowstill.errors import StorageFull
 from flowstill_operator.children import Document, is_finished, owned_by
-from flowstill_operator.clusters.documents import now, read, write
+from flowstill_operator.clusters.documents import keep, now, read
 from flowstill_operator.clusters.interface import AlreadyExists
 from flowstill_operator.clusters.processes import (
     PORT_ANNOTATION,
@@ -110,7 +109,7 @@ class LocalJobs:
         if path.exists():
             raise AlreadyExists(f"Job {name} exists")
         metadata = {**manifest["metadata"], "uid": str(uuid.uuid4()), "creationTimestamp": now()}
-        self._keep(path, {"job": {**manifest, "metadata": metadata, "status": {"startTime": now()}}, "pods": []})
+        keep(self.broken, path, {"job": {**manifest, "metadata": metadata, "status": {"startTime": now()}}, "pods": []})
         self._start(name)
 
     def delete(self, name: str, uid: str) -> None:
@@ -119,7 +118,7 @@ class LocalJobs:
         if stored is None or stored["job"]["metadata"]["uid"] != uid or name in self._deletions:
             return
         stored["job"]["metadata"]["deletionTimestamp"] = now()
-        self._keep(self._path(name), stored)
+        keep(self.broken, self._path(name), stored)
         task = asyncio.get_running_loop().create_task(self._delete(name, stored["job"]), name=f"delete-{name}")
         task.add_done_callback(self._ended)
         self._deletions[name] = task
@@ -186,14 +185,6 @@ class LocalJobs:
             if log is not None and job["name"].rsplit("-", 2)[1] != "read":
                 found[role] = log
         return found
-
-    def _keep(self, path: Path, document: Document) -> None:
-        """Write it down, or end this run: what is not on disk has not happened."""
-        try:
-            write(path, document)
-        except StorageFull as error:
-            self.broken(error)
-            raise
 
     def _start(self, name: str) -> None:
         task = asyncio.get_running_loop().create_task(self._run(name), name=f"job-{name}")
@@ -306,7 +297,7 @@ class LocalJobs:
         if pod is not None:
             pods = [p for p in pods if p["metadata"]["name"] != pod["metadata"]["name"]] + [pod]
         job = {**job, "status": {**job["status"], **(status or {})}}
-        self._keep(self._path(name), {"job": job, "pods": pods})
+        keep(self.broken, self._path(name), {"job": job, "pods": pods})
         self.changed(job)
 
     def _path(self, name: str) -> Path:

@@ -37,6 +37,7 @@ from flowstill_operator.command.shared import (
     add_runtime,
     add_state,
     add_store,
+    check_place,
     say,
     store_uri,
     subcommand,
@@ -186,12 +187,7 @@ def order(options: argparse.Namespace, store: str) -> Order:
 
 
 def _check_combination(options: argparse.Namespace, on_cluster: bool) -> None:
-    if on_cluster and options.output is not None:
-        raise UserError("the evidence stays in the cluster's store; leave it out", field="--output")
-    if on_cluster and options.fresh:
-        raise UserError("a resource of a cluster cannot be run anew; give another --name", field="--fresh")
-    if not on_cluster and options.namespace is not None:
-        raise UserError("it belongs to --runtime kubernetes; leave it out", field="--namespace")
+    check_place(options, "evidence", on_cluster=on_cluster)
     if options.num_episodes is not None and options.episodes_per_task is not None:
         raise UserError("it says the same as --episodes-per-task in another way; give one", field="--num-episodes")
 

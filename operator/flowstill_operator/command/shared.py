@@ -54,6 +54,25 @@ def add_runtime(command: argparse.ArgumentParser) -> None:
     )
 
 
+def check_place(options: argparse.Namespace, result: str, *, on_cluster: bool) -> None:
+    """Refuse what means nothing where it shall run.
+
+    Args:
+        options: with ``output``, ``fresh`` and ``namespace``.
+        result: what ``--output`` gets, in a word.
+        on_cluster: whether a cluster's operator runs it.
+
+    Raises:
+        UserError: a flag belongs to the other place; it is named.
+    """
+    if on_cluster and options.output is not None:
+        raise UserError(f"the {result} stays in the cluster's store; leave it out", field="--output")
+    if on_cluster and options.fresh:
+        raise UserError("a resource of a cluster cannot be run anew; give another --name", field="--fresh")
+    if not on_cluster and options.namespace is not None:
+        raise UserError("it belongs to --runtime kubernetes; leave it out", field="--namespace")
+
+
 def _place(text: str) -> str:
     if text not in ("local", "kubernetes"):
         raise argparse.ArgumentTypeError(
