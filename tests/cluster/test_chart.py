@@ -86,9 +86,9 @@ def robots(control_plane: ControlPlane) -> Iterator[str]:
     control_plane.kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def monitoring(control_plane: ControlPlane) -> Iterator[None]:
-    """The Prometheus operator's own kinds."""
+    """The Prometheus operator's own kinds, once for all: applied again while they go, a kind answers and then is gone."""
     folder = folder_of(PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
     names = [f"{kind}.monitoring.coreos.com" for kind in ("servicemonitors", "prometheusrules")]
     for name in names:
@@ -96,7 +96,7 @@ def monitoring(control_plane: ControlPlane) -> Iterator[None]:
         control_plane.kubectl("apply", "--server-side", "-f", "-", stdin=file.read_text())
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", *names)
     yield
-    control_plane.kubectl("delete", "crd", *names, "--wait=false")
+    control_plane.kubectl("delete", "crd", *names, "--wait")
 
 
 @pytest.mark.usefixtures("monitoring")
