@@ -93,12 +93,16 @@ async def _login(**context: Any) -> kopf.ConnectionInfo | None:
     return info
 
 
-def settings() -> kopf.OperatorSettings:
-    """Settings that make kopf an ear only: it posts nothing, writes nothing, scans nothing."""
+def settings(silence_seconds: float) -> kopf.OperatorSettings:
+    """Settings that make kopf an ear only: it posts nothing, writes nothing, scans nothing.
+
+    ``silence_seconds``: after which a watch is begun anew.
+    """
     result = kopf.OperatorSettings()
     result.posting.enabled = False
     result.scanning.disabled = True
     # A watch that the server closes regularly cannot stay silent unnoticed.
+    result.watching.inactivity_timeout = silence_seconds
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.connect_timeout = 30

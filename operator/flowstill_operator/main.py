@@ -51,6 +51,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
+    parser.add_argument(
+        "--watch-silence-seconds",
+        type=float,
+        default=float(env.get("FLOWSTILL_WATCH_SILENCE_SECONDS", "70")),
+        help="a watch that is silent for so long is begun anew; an API server says something every 60 s",
+    )
     parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
     parser.add_argument("--log-format", choices=["text", "json"], default=env.get("FLOWSTILL_LOG_FORMAT", "text"))
     options = parser.parse_args(argv)
@@ -109,7 +115,7 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
         ear = kopf.operator(
             registry=bind(Ear(queue, dependents, cluster, age.heard)),
-            settings=settings(),
+            settings=settings(options.watch_silence_seconds),
             standalone=True,
             # Else kopf asks the system for the name of the user, and the user of a pod has none.
             identity="flowstill-operator",
