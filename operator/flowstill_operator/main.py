@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 import kopf
 
+from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
+from flowstill_operator.clusters.progress import Poller
 from flowstill_operator.clusters.scope import regained, watchable
 from flowstill_operator.engine.health import Health, serve
 from flowstill_operator.engine.index import Dependents
+from flowstill_operator.engine.listing import Listing
 from flowstill_operator.engine.logs import set_up
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.metrics import Metrics, WatchAge
@@ -95,38 +98,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def run(options: argparse.Namespace, platform: Platform) -> None:
     """Hear, queue, reconcile and serve health, until one of them ends."""
     api = await connect()
-    cluster = KubernetesCluster(api)
     queue: KeyQueue[Key] = KeyQueue()
-    dependents, metrics = Dependents(), Metrics()
+    dependents, metrics, heard = Dependents(), Metrics(), Heard()
     age = WatchAge(time.monotonic)
 
     def changed(key: Key) -> None:
         for other in dependents.of(*key):
             queue.add(other)
 
-    worker = Worker(Reconciler(cluster, platform, metrics), queue, changed)
-    ready = asyncio.Event()
-    health = Health(ready.is_set, age.seconds)
+    ear = Ear(queue, dependents, heard, age.heard)
+    poller = Poller(heard, lambda pod: ear.owner_of(pod["metadata"]))
+    cluster = KubernetesCluster(api, heard, poller.reports)
+    reconciler = Reconciler(cluster, platform, metrics, hearsay=Hearsay(heard, poller.reports))
+    worker = Worker(reconciler, queue, changed)
+    watching, listed = asyncio.Event(), asyncio.Event()
+    health = Health(lambda: watching.is_set() and listed.is_set(), age.seconds)
     server = await serve(health, lambda: metrics.text(len(queue), health.lag, age.seconds()), options.health_port)
     try:
         wished = _names(options.namespaces)
         namespaces = await watchable(api, wished)
         lost = [namespace for namespace in wished if namespace not in namespaces]
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
-        ear = kopf.operator(
-            registry=bind(Ear(queue, dependents, cluster, age.heard)),
+        listing = Listing(cluster, ear, namespaces)
+
+        async def work() -> None:
+            # Before, what is only not known yet would look as if it were not there, and cost a request to find out.
+            await listed.wait()
+            await run_workers(queue, worker.work, options.workers)
+
+        def look_at_all() -> None:
+            for key in dependents.all():
+                queue.add(key)
+
+        watches = kopf.operator(
+            registry=bind(ear),
             settings=settings(options.watch_silence_seconds),
             standalone=True,
             # Else kopf asks the system for the name of the user, and the user of a pod has none.
             identity="flowstill-operator",
             clusterwide=not namespaces,
             namespaces=namespaces,
-            ready_flag=ready,
+            ready_flag=watching,
         )
         await _until_the_first_ends(
-            ear,
-            run_workers(queue, worker.work, options.workers),
-            _resync(queue, dependents, options.resync_seconds),
+            watches,
+            listing.run(options.resync_seconds, listed, look_at_all),
+            work(),
+            poller.run(),
             health.beat(),
             *([regained(api, lost)] if lost else []),
         )
@@ -144,14 +162,6 @@ async def _until_the_first_ends(*parts: object) -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     for task in done:
         task.result()
-
-
-async def _resync(queue: KeyQueue[Key], dependents: Dependents, seconds: float) -> None:
-    """Look at everything now and then, in case a watch lost something."""
-    while True:
-        await asyncio.sleep(seconds)
-        for key in dependents.all():
-            queue.add(key)
 
 
 def _names(text: str) -> tuple[str, ...]:

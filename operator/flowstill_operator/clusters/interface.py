@@ -39,8 +39,18 @@ class Gone(FlowstillError):
     reason = "TargetMissing"
 
 
-class Cluster(Protocol):
-    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
+class Unavailable(FlowstillError):
+    """It did not answer as it should, which may pass.
+
+    Attributes:
+        retry_after: it asks not to be asked again for so long (s).
+    """
+
+    retry_after: float = 0.0
+
+
+class Reads(Protocol):
+    """What observing needs."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
@@ -59,6 +69,10 @@ class Cluster(Protocol):
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The same, as far as they were heard of: nobody is asked, and what is missing is heard of later."""
+
+
+class Cluster(Reads, Protocol):
+    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
 
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""

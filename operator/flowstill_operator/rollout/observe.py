@@ -14,7 +14,7 @@ from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
@@ -117,7 +117,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)
 
 
-async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+async def observe(cluster: Reads, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
     del now
     observed = read_resource(resource, platform)
