@@ -55,10 +55,10 @@ class Ear:
             self.dependents.note(key, thing)
             self.queue.add(key)
             return
-        self.owner_of(metadata)
+        self.child(metadata)
 
-    def owner_of(self, metadata: Document) -> None:
-        """The resource whose child that is has to be looked at."""
+    def child(self, metadata: Document) -> None:
+        """There is news of a child: look at its resource."""
         labels = metadata.get("labels") or {}
         owner, name = labels.get(OWNER_KIND), labels.get(OWNER_NAME)
         if owner in PLURALS and name:

@@ -8,9 +8,10 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import kopf
+from kubernetes.aio import client
 
 from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
@@ -95,62 +96,75 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parts:
+    """What hears, remembers, looks and tells, put together."""
+
+    def __init__(self, api: client.ApiClient, platform: Platform) -> None:
+        self.queue: KeyQueue[Key] = KeyQueue()
+        self.dependents, self.metrics, heard = Dependents(), Metrics(), Heard()
+        self.age = WatchAge(time.monotonic)
+        self.ear = Ear(self.queue, self.dependents, heard, self.age.heard)
+        self.poller = Poller(heard, lambda pod: self.ear.child(pod["metadata"]))
+        self.cluster = KubernetesCluster(api, heard, self.poller.reports)
+        hearsay = Hearsay(heard, self.poller.reports)
+        reconciler = Reconciler(self.cluster, platform, self.metrics, hearsay=hearsay)
+        self.worker = Worker(reconciler, self.queue, lambda key: self._look_at(self.dependents.of(*key)))
+        self.watching, self.listed = asyncio.Event(), asyncio.Event()
+        self.health = Health(lambda: self.watching.is_set() and self.listed.is_set(), self.age.seconds)
+
+    async def list(self, namespaces: Sequence[str], seconds: float) -> None:
+        """List everything now and then."""
+        listing = Listing(self.cluster, self.ear, namespaces)
+        await listing.run(seconds, self.listed, lambda: self._look_at(self.dependents.all()))
+
+    async def work(self, workers: int) -> None:
+        """Look at what is due, once everything was listed.
+
+        Before, what is only not known yet would look as if it were not there, and cost a request to find out.
+        """
+        await self.listed.wait()
+        await run_workers(self.queue, self.worker.work, workers)
+
+    def read_metrics(self) -> bytes:
+        """All metrics as text."""
+        return self.metrics.text(len(self.queue), self.health.lag, self.age.seconds())
+
+    def _look_at(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.queue.add(key)
+
+
 async def run(options: argparse.Namespace, platform: Platform) -> None:
     """Hear, queue, reconcile and serve health, until one of them ends."""
     api = await connect()
-    queue: KeyQueue[Key] = KeyQueue()
-    dependents, metrics, heard = Dependents(), Metrics(), Heard()
-    age = WatchAge(time.monotonic)
-
-    def changed(key: Key) -> None:
-        for other in dependents.of(*key):
-            queue.add(other)
-
-    ear = Ear(queue, dependents, heard, age.heard)
-    poller = Poller(heard, lambda pod: ear.owner_of(pod["metadata"]))
-    cluster = KubernetesCluster(api, heard, poller.reports)
-    reconciler = Reconciler(cluster, platform, metrics, hearsay=Hearsay(heard, poller.reports))
-    worker = Worker(reconciler, queue, changed)
-    watching, listed = asyncio.Event(), asyncio.Event()
-    health = Health(lambda: watching.is_set() and listed.is_set(), age.seconds)
-    server = await serve(health, lambda: metrics.text(len(queue), health.lag, age.seconds()), options.health_port)
+    parts = Parts(api, platform)
+    server = await serve(parts.health, parts.read_metrics, options.health_port)
     try:
         wished = _names(options.namespaces)
         namespaces = await watchable(api, wished)
         lost = [namespace for namespace in wished if namespace not in namespaces]
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
-        listing = Listing(cluster, ear, namespaces)
-
-        async def work() -> None:
-            # Before, what is only not known yet would look as if it were not there, and cost a request to find out.
-            await listed.wait()
-            await run_workers(queue, worker.work, options.workers)
-
-        def look_at_all() -> None:
-            for key in dependents.all():
-                queue.add(key)
-
         watches = kopf.operator(
-            registry=bind(ear),
+            registry=bind(parts.ear),
             settings=settings(options.watch_silence_seconds),
             standalone=True,
             # Else kopf asks the system for the name of the user, and the user of a pod has none.
             identity="flowstill-operator",
             clusterwide=not namespaces,
             namespaces=namespaces,
-            ready_flag=watching,
+            ready_flag=parts.watching,
         )
         await _until_the_first_ends(
             watches,
-            listing.run(options.resync_seconds, listed, look_at_all),
-            work(),
-            poller.run(),
-            health.beat(),
+            parts.list(namespaces, options.resync_seconds),
+            parts.work(options.workers),
+            parts.poller.run(),
+            parts.health.beat(),
             *([regained(api, lost)] if lost else []),
         )
     finally:
         await server.cleanup()
-        await cluster.close()
+        await parts.cluster.close()
 
 
 async def _until_the_first_ends(*parts: object) -> None:

@@ -1,7 +1,7 @@
 """Every story of a DistillJob and its rollout, told again with the operator killed around each of its effects in turn.
 
 An effect is a Job made or deleted, the Deployment changed, a status written, an event posted; the operator is killed
-before it or after it, with the effect done and nothing else. However it was killed, the story ends as if it had not been.
+before it or after it, with the effect done and nothing else. The story ends as if it had not been killed.
 """
 
 import asyncio
@@ -48,8 +48,8 @@ class Story:
         verdict: of the last of ``rounds``.
         fails: the child that ends with a user's error.
         mute: the child whose words are lost with its pod.
-        suspend: rounds of this story from which and until which both are suspended.
-        asks: annotations that somebody sets in a round: (round, key, action).
+        suspend: the resource that is suspended when it is in that phase, and resumed when it is at rest.
+        asks: what somebody asks for when a resource is in a phase: (that, its phase, of which, action).
     """
 
     ends: tuple[str, str] = ("Succeeded", "Completed")
@@ -63,11 +63,12 @@ class Story:
     manual: bool = False
     fails: str = ""
     mute: str = ""
-    suspend: tuple[int, int] | None = None
+    suspend: tuple[str, Key] | None = None
     ttl: int | None = None
-    asks: tuple[tuple[int, Key, str], ...] = ()
+    asks: tuple[tuple[Key, str, Key, str], ...] = ()
 
 
+ABORT, RETRY = (DISTILL, "Queued", DISTILL, "abort"), (ROLLOUT, "Failed", DISTILL, "retry")
 STORIES = {
     "served": Story(),
     "no target": Story(target=False),
@@ -86,13 +87,14 @@ STORIES = {
     "parity fails": Story(ends=("Succeeded", "Failed"), fails="parity"),
     "episodes fail": Story(ends=("Succeeded", "Failed"), fails="rollouts"),
     "judge fails": Story(ends=("Succeeded", "Failed"), fails="judge"),
-    "suspended at once": Story(suspend=(0, 3)),
-    "suspended while it trains": Story(suspend=(1, 5)),
-    "suspended while it is judged": Story(suspend=(6, 10)),
-    "approved": Story(manual=True, asks=((14, ROLLOUT, "approve"),)),
-    "training aborted": Story(ends=("Failed", "Failed"), asks=((1, DISTILL, "abort"),)),
-    "training aborted and retried": Story(target=False, asks=((1, DISTILL, "abort"), (1, DISTILL, "retry"))),
-    "rollout aborted": Story(ends=("Succeeded", "Failed"), asks=((5, ROLLOUT, "abort"),)),
+    "suspended at once": Story(suspend=("", DISTILL)),
+    "suspended while it trains": Story(suspend=("Queued", DISTILL)),
+    "suspended while it is judged": Story(suspend=("Judging", ROLLOUT)),
+    "approved": Story(manual=True, asks=((ROLLOUT, "AwaitingApproval", ROLLOUT, "approve"),)),
+    "training aborted": Story(ends=("Failed", "Failed"), asks=(ABORT,)),
+    "training retried": Story(ends=("Succeeded", "Failed"), asks=(ABORT, RETRY)),
+    "both retried": Story(asks=(ABORT, RETRY, (DISTILL, "Succeeded", ROLLOUT, "retry"))),
+    "rollout aborted": Story(ends=("Succeeded", "Failed"), asks=((ROLLOUT, "Evaluating", ROLLOUT, "abort"),)),
     "a time to live": Story(ttl=5),
     "two nodes": Story(nodes=2),
 }
@@ -113,6 +115,7 @@ class Teller:
         self.story, self.crash_at = story, sorted(crash_at, reverse=True)
         self.cluster, self.now, self.crashes, self.effects = FakeCluster(), NOW, 0, 0
         self.cluster.slow_to_end = True
+        self.suspended: list[bool] = []
         runtime: dict[str, Any] = {} if story.ttl is None else {"ttlSecondsAfterFinished": story.ttl}
         distill = distill_spec(validation={"after": story.after}, runtime={**runtime, "nodes": story.nodes})
         evaluation = {"suite": "metaworld", "tasks": ["reach", "push"], "shards": story.shards}
@@ -123,6 +126,8 @@ class Teller:
         self.cluster.put(resource("DistillJob", distill, name="dj", uid="u-dj"))
         self.cluster.put(resource("StudentRollout", rollout, name="sr", uid="u-sr"))
         self.cluster.put({"kind": "Deployment", **deployment()})
+        if story.suspend is not None and not story.suspend[0]:
+            self.set_suspend(story.suspend[1], True)
         self.arm()
 
     def arm(self):
@@ -135,13 +140,19 @@ class Teller:
     def tell(self) -> Told:
         """Until both have ended, and nothing more happens."""
         rest = 0
-        for number in range(ROUNDS):
-            self.happens(number)
+        for _ in range(ROUNDS):
+            crashes = self.crashes
             for key in (DISTILL, ROLLOUT):
                 self.look(key)
-            self.children_end()
             self.now += timedelta(seconds=20)
-            rest = rest + 1 if self.ended() and not self.still_asked(number) else 0
+            if self.crashes > crashes and (self.story.asks or self.story.suspend):
+                # Else it would be a race between people and children.
+                continue
+            self.people_act()
+            self.cluster.let_go()
+            if not self.unanswered():
+                self.children_end()
+            rest = rest + 1 if self.ended() else 0
             if rest == 3:
                 break
         self.effects += self.cluster.count
@@ -157,30 +168,42 @@ class Teller:
         except Conflict:
             pass
 
-    def happens(self, number):
-        if self.story.suspend is not None and number in self.story.suspend:
-            for key in (DISTILL, ROLLOUT):
-                self.found(key)["spec"]["suspend"] = number == self.story.suspend[0]
-                self.cluster.put(self.found(key))
-        for when, key, action in self.story.asks:
-            # A retry is for what has ended, whenever that was.
-            due = when <= number and (action != "retry" or self.found(key)["status"]["phase"] == "Failed")
-            if due and f"flowstill.dev/{action}" not in self.found(key)["metadata"].setdefault("annotations", {}):
+    def phase(self, key):
+        return self.found(key).get("status", {}).get("phase", "")
+
+    def people_act(self):
+        if self.story.suspend is not None:
+            phase, key = self.story.suspend
+            if not self.suspended and self.phase(key) == phase:
+                self.set_suspend(key, True)
+            elif self.suspended == [True] and self.phase(key) == "Suspended":
+                self.set_suspend(key, False)
+        for watched, phase, key, action in self.story.asks:
+            annotations = self.found(key)["metadata"].setdefault("annotations", {})
+            if self.phase(watched) == phase and f"flowstill.dev/{action}" not in annotations:
                 token = EVIDENCE.digest if action == "approve" else "t1"
-                self.found(key)["metadata"]["annotations"][f"flowstill.dev/{action}"] = f"{token} alice: because"
+                annotations[f"flowstill.dev/{action}"] = f"{token} alice: because"
                 self.cluster.put(self.found(key))
 
-    def still_asked(self, number):
-        return any(
-            f"flowstill.dev/{action}" not in self.found(key)["metadata"].get("annotations", {})
-            for _, key, action in self.story.asks
-        )
+    def set_suspend(self, key, value):
+        self.suspended.append(value)
+        self.found(key)["spec"]["suspend"] = value
+        self.cluster.put(self.found(key))
+
+    def unanswered(self):
+        """Somebody wants something, and the operator has not done it yet: else it would be a race with the children."""
+        if self.story.suspend is not None and self.suspended == [True]:
+            return True
+        for _, _, key, action in self.story.asks:
+            done = {one["action"] for one in self.found(key).get("status", {}).get("actions", [])}
+            if f"flowstill.dev/{action}" in self.found(key)["metadata"].get("annotations", {}) and action not in done:
+                return True
+        return False
 
     def ended(self):
         return all(self.found(key).get("status", {}).get("phase") in TERMINAL for key in (DISTILL, ROLLOUT))
 
     def children_end(self):
-        self.cluster.let_go()
         for job in [job for job in self.cluster.jobs() if not is_finished(job)]:
             self.end(job)
         if self.story.healthy:
@@ -199,8 +222,8 @@ class Teller:
             return
         result = RESULTS[role]()
         if role == "judge":
-            last = len(self.found(ROLLOUT)["status"].get("rounds", [1])) == self.story.rounds
-            undecided = {"wanted_episodes": EPISODES[1], "evidence": None, "gates": gates(S3="Inconclusive")}
+            last = (2 if "-judge-2-" in job["metadata"]["name"] else 1) == self.story.rounds
+            undecided = {"wanted_episodes": sum(EPISODES), "evidence": None, "gates": gates(S3="Inconclusive")}
             result = judged(self.story.verdict) if last else judged(None, **undecided)
         if self.story.nodes > 1 and role == "train":
             self.cluster.end_ranks(job, codes=[0, 0], result=result)
