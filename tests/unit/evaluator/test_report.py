@@ -388,6 +388,17 @@ def test_margins_are_drawn_where_the_gates_have_them(good):
     assert {row.kind for row in shifts.rows} == {"beyond"}
 
 
+def test_the_literal_marks_are_where_its_gates_have_them_and_the_page_says_how_to_read_them(records, good):
+    report = report_of(records, gates={"profile": "literal"})
+    everything, task = drawings.difference_figure(report).rows
+    assert (everything.x_limit, task.x_limit < 50.0) == (50.0, True), "P1 asks for no loss at all"
+    reach = max(abs(end) for row in (report.paired, *report.tasks) for end in (row.interval.low, row.interval.high))
+    assert 50.0 - task.x_limit == pytest.approx(50.0 * 0.05 / max(reach, 0.065), abs=0.05), "S3 for 5 points"
+    said = "the dot must not lie left of it"
+    assert (said in read(render_page(report, {}))[1], said in read(render_page(good, {}))[1]) == (True, False)
+    assert "the whole interval must lie right of it" in read(render_page(good, {}))[1]
+
+
 def test_bounds_say_the_level_of_the_look(records, good):
     evidence = syn.load(records)
     looks = (200, 400, 800)
