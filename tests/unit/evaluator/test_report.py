@@ -17,7 +17,7 @@ from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_b
 from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
 from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
 from flowstill_evaluator.report.summary import arm_results, summarise
-from flowstill_evaluator.report.words import confidence, reasons
+from flowstill_evaluator.report.words import confidence, reasons, settings
 from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
 from tests.unit.evaluator.reports import judge_task, page_of, report_of, subject
@@ -290,6 +290,18 @@ def test_the_literal_profile_is_named(records, good):
     _, text = read(page_of(records, gates={"profile": "literal"}))
     assert "The profile is literal: point estimates decide" in text
     assert "The profile is literal" not in read(render_page(good, {}))[1]
+
+
+def test_settings_are_said_in_words_and_empty_ones_are_not_said():
+    values = {"targetSteps": 10, "refine": None, "training": {"steps": 1500, "ema": 0.0}, "renameMap": {}, "a": ["b", 1]}
+    assert settings(values, without="tasks") == "targetSteps 10, training (steps 1500, ema 0.0), a b 1"
+    assert settings({"tasks": ["x"], "seed": 0}, without="tasks") == "seed 0"
+
+
+def test_the_page_says_what_each_number_of_fidelity_is(good):
+    _, text = read(render_page(good, {}))
+    assert "Energy distance, student to teacher" in text
+    assert "SnapFlow, targetSteps 10" in text
 
 
 def test_forest_places_values_on_its_axis():
