@@ -1,6 +1,7 @@
 """The only way to effects: what a cluster must do for the reconcile loop."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from flowstill.api.children import ProgressReport
@@ -11,6 +12,14 @@ from flowstill_operator.steps import Note
 Kind = Literal["DistillJob", "StudentRollout", "Job", "Service", "Deployment"]
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Of a pod: its Job."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The value of a query; None when there is no number, and then why."""
+
+    value: float | None
+    why: str = ""
 
 
 class AlreadyExists(FlowstillError):
@@ -71,6 +80,9 @@ class Cluster(Protocol):
 
         Raises Conflict (also when it was deleted), FieldOwned, Refused, Gone.
         """
+
+    async def measure(self, query: str) -> Sample:
+        """The value now of that Prometheus query; no number, and why, whatever goes wrong."""
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status of the resource as it was observed. Raises Conflict, Gone, Refused."""

@@ -24,6 +24,7 @@ SUMMARY: Mapping[str, Sequence[str]] = {
     "StudentRollout": (
         "student.distillJob", "student.uri", "evaluation.suite", "evaluation.tasks", "evaluation.episodesPerTask",
         "evaluation.maxEpisodesPerTask", "evaluation.shards", "gates.profile", "approval", "target.deployment.name",
+        "monitoring.window", "monitoring.interval",
     ),
 }  # fmt: skip
 """Fields of the spec that say what it is about."""
@@ -42,6 +43,7 @@ def describe(console: Console, resource: Document, around: Surroundings, steps: 
         ("Conditions", _conditions(status.get("conditions") or [], now)),
         ("Arms", arms_table(status["arms"]) if status.get("arms") else None),
         ("Gates", gates_table(status["gates"]) if status.get("gates") else None),
+        ("Monitoring", _signals(status.get("monitoring") or {}, now)),
         ("Artifacts", _rows([(n, f"{status[n]['uri']}") for n in REFERENCES if status.get(n)])),
         ("People", _actions(status.get("actions") or [])),
         ("Children", _children(around)),
@@ -133,6 +135,17 @@ def _conditions(conditions: Sequence[dict[str, Any]], now: datetime) -> Table | 
         for c in conditions
     ]  # fmt: skip
     return _listed(("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+
+
+def _signals(monitoring: dict[str, Any], now: datetime) -> Table | None:
+    """Every signal of the window: the newest number, and how often there was one."""
+    rows = [
+        (s["name"], f"{s['value']:g}" if "value" in s else "", f"{s['threshold']:g}", str(s["samples"]),
+         str(s["missing"]), str(s["breaches"]), age(s.get("lastChecked"), now), s.get("message", ""))
+        for s in monitoring.get("signals") or []
+    ]  # fmt: skip
+    headers = ("SIGNAL", "VALUE", "LIMIT", "NUMBERS", "MISSING", "BREACHES IN A ROW", "CHECKED", "WHY NONE")
+    return _listed(headers, rows)
 
 
 def _actions(actions: Sequence[dict[str, Any]]) -> Table | None:

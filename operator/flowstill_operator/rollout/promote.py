@@ -12,23 +12,30 @@ annotation          the student is put    it became available      it is taken b
 ``previous``        what was served       what was served          none
 ``last-completed``  as it was             the student              as it was
 ``rollout``         the rollout's UID     the rollout's UID        none
+``watched-until``   the longest soak      none                     none
 ==================  ====================  =======================  =====================
+
+With a window to be watched in, "it became available" is the end of the window, and ``watched-until`` says when
+that is at the latest: until then no other rollout replaces the student.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
 from flowstill_operator.children import Document
-from flowstill_operator.steps import TargetChange
+from flowstill_operator.steps import TargetChange, parse_timestamp
 
 TARGET_LABEL = f"{GROUP}/target"
 POLICY = f"{GROUP}/policy"
 PREVIOUS = f"{GROUP}/previous"
 LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
+WATCHED_UNTIL = f"{GROUP}/watched-until"
 REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
 
@@ -39,12 +46,37 @@ class Target:
     problem: str | None = None
     container: str = ""
     served: str = ""
+    policy: str = ""
     last_completed: str = ""
     rollout: str = ""
+    watched_until: str = ""
+    selector: Mapping[str, str] = field(default_factory=dict)
     uid: str = ""
     resource_version: str = ""
     available: bool = False
     availability: str = ""
+
+    @property
+    def says(self) -> str:
+        """What it serves, in words."""
+        return self.served or "no policy of ours"
+
+    @property
+    def proven(self) -> str:
+        """What a roll-back from another policy puts: what is served, unless that was ours and is not proven."""
+        ours = self.rollout != "" and self.policy == self.served
+        return self.last_completed if ours else self.served
+
+    @property
+    def soaking_until(self) -> datetime | None:
+        """When the window of what is served is over at the latest; None when nothing of ours is being watched."""
+        if not self.watched_until or self.policy != self.served:
+            return None
+        try:
+            return parse_timestamp(self.watched_until)
+        except ValueError:
+            # Somebody else wrote it.
+            return None
 
 
 def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target:
@@ -71,8 +103,11 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
     return Target(
         container=name,
         served=_served(container, wanted.env),
+        policy=annotations.get(POLICY, ""),
         last_completed=annotations.get(LAST_COMPLETED, ""),
         rollout=annotations.get(ROLLOUT, ""),
+        watched_until=annotations.get(WATCHED_UNTIL, ""),
+        selector=(deployment["spec"].get("selector") or {}).get("matchLabels") or {},
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         available=available,
@@ -91,9 +126,10 @@ def parse_reference(text: str) -> StatusRef | None:
     return StatusRef(uri=match["uri"], digest=match["digest"]) if match else None
 
 
-def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str) -> TargetChange:
-    """Serve the student, and record what was served before and who did it."""
-    return _change(target, wanted, reference(student), previous=target.served, completed=target.last_completed, uid=uid)
+def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str, until: str = "") -> TargetChange:
+    """Serve the student, and record what was served before, who did it, and until when it is watched."""
+    policy, completed = reference(student), target.last_completed
+    return _change(target, wanted, policy, previous=target.served, completed=completed, uid=uid, until=until)
 
 
 def mark_completed(
@@ -105,7 +141,7 @@ def mark_completed(
 
 
 def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetChange:
-    """Serve again what was served before: the previous entry, or none where there was none."""
+    """Serve again what was proven before: that entry, or none where there was none."""
     return _change(target, wanted, previous, completed=target.last_completed)
 
 
@@ -117,9 +153,11 @@ def _change(
     previous: str | None = None,
     completed: str = "",
     uid: str = "",
+    until: str = "",
 ) -> TargetChange:
     """The write that leaves exactly these as ours; an empty ``previous`` says that there was no entry."""
-    record = {POLICY: policy or None, PREVIOUS: previous, LAST_COMPLETED: completed or None, ROLLOUT: uid or None}
+    record = {POLICY: policy or None, PREVIOUS: previous, LAST_COMPLETED: completed or None}
+    record |= {ROLLOUT: uid or None, WATCHED_UNTIL: until or None}
     annotations = tuple((key, value) for key, value in record.items() if value is not None)
     return TargetChange(
         deployment=wanted.name,
