@@ -69,6 +69,9 @@ class Cluster(Protocol):
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The same, as far as they were heard of: nobody is asked, and what is missing is heard of later."""
 
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment as it was heard of, if it may be a target; nobody is asked."""
+
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
 

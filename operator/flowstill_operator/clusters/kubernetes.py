@@ -92,6 +92,7 @@ class KubernetesCluster:
         self._prometheus = prometheus
         self._http: aiohttp.ClientSession | None = None
         self._pods: dict[tuple[str, str], dict[str, Document]] = {}
+        self._deployments: dict[tuple[str, str], Document] = {}
         self._jobs: dict[tuple[str, str, str], dict[str, Document]] = {}
 
     async def close(self) -> None:
@@ -135,6 +136,18 @@ class KubernetesCluster:
             kept = {key: metadata[key] for key in wanted if key in metadata}
             conditions = (job.get("status") or {}).get("conditions") or []
             jobs[metadata["name"]] = {"metadata": kept, "status": {"conditions": conditions}}
+
+    def note_deployment(self, deployment: Document, *, deleted: bool) -> None:
+        """Remember what the watch says about a Deployment that may be a target."""
+        metadata = deployment["metadata"]
+        if deleted:
+            self._deployments.pop((metadata["namespace"], metadata["name"]), None)
+        else:
+            self._deployments[metadata["namespace"], metadata["name"]] = deployment
+
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment, as the watch saw it."""
+        return self._deployments.get((namespace, name))
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The Jobs of the resource with those labels, as the watch saw them."""

@@ -152,6 +152,10 @@ class LocalCluster:
         """None: a Job here is a file beside its logs, and time to live is for what fills a cluster."""
         return []
 
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """None: there is none here."""
+        return None
+
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
         self._jobs.create(manifest)

@@ -54,6 +54,9 @@ class Metrics:
         self._samples = Counter(
             "flowstill_monitoring_samples", "Signals of watched students.", ["outcome"], registry=self.registry
         )
+        self._drifts = Counter(
+            "flowstill_drifts", "Promoted entries that somebody else changed.", registry=self.registry
+        )
         self._depth = Gauge("flowstill_queue_depth", "Keys that wait or are worked on.", registry=self.registry)
         self._lag = Gauge("flowstill_loop_lag_seconds", "How late the event loop wakes up.", registry=self.registry)
         self._heard = Gauge(
@@ -93,6 +96,8 @@ class Metrics:
             for gate in after.get("gates") or []:
                 self._verdicts.labels(gate["name"], gate["verdict"]).inc()
 
+        if is_drifted(after) and not is_drifted(before):
+            self._drifts.inc()
         for outcome, count in new_samples(before, after).items():
             self._samples.labels(outcome).inc(count)
 
@@ -114,6 +119,11 @@ class Metrics:
                 self._verdicts.labels(gate, verdict)
         for outcome in OUTCOMES:
             self._samples.labels(outcome)
+
+
+def is_drifted(status: Document) -> bool:
+    """Whether somebody else changed what was promoted."""
+    return any(c["type"] == "Drifted" and c["status"] == "True" for c in status.get("conditions") or [])
 
 
 def new_samples(before: Document, after: Document) -> Counts[str]:

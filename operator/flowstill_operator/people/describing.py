@@ -13,7 +13,7 @@ from flowstill_operator.children import Document
 from flowstill_operator.command.display import COLOURS, arms_table, gates_table
 from flowstill_operator.people.place import Surroundings
 from flowstill_operator.people.tables import age, duration, progress
-from flowstill_operator.steps import parse_timestamp
+from flowstill_operator.steps import BAD_NEWS, parse_timestamp
 
 REFERENCES = ("student", "teacher", "baseline", "rollouts", "evidence")
 SUMMARY: Mapping[str, Sequence[str]] = {
@@ -130,7 +130,7 @@ def _listed(headers: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Tab
 
 def _conditions(conditions: Sequence[dict[str, Any]], now: datetime) -> Table | None:
     rows = [
-        (c["type"], Text(c["status"], style=TRUTHS[c["status"]] if c["type"] != "Failed" else ""), c["reason"],
+        (c["type"], Text(c["status"], style=TRUTHS[c["status"]] if c["type"] not in BAD_NEWS else ""), c["reason"],
          age(c.get("lastTransitionTime"), now), c.get("message", ""))
         for c in conditions
     ]  # fmt: skip

@@ -44,6 +44,9 @@ def next_steps(resource: Document, *, local: bool, prefix: str = "flowstill") ->
     watched = find_condition(conditions, "Monitored")
     blind = phase == "Inconclusive" and watched is not None
     steps = [UNPROVEN] if blind else [ADVICE[phase]] if phase in ADVICE else []
+    drift = find_condition(conditions, "Drifted")
+    if drift is not None and drift.status == "True":
+        steps = [f"Somebody else changed the Deployment: {drift.message}."]
     if phase == "Monitoring":
         steps.append(f'To take it back now: {prefix} abort {name}{where} --reason "WHY"')
     if phase == "AwaitingApproval":

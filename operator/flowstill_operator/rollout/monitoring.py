@@ -6,6 +6,7 @@ not seen every signal does not end well.
 
 from flowstill.api.monitoring import RESTARTS, Monitoring, MonitoringStatus, Signal
 from flowstill.api.studentrollout import StudentRolloutSpec
+from flowstill_operator.rollout.drift import note_drift
 from flowstill_operator.rollout.observe import Observed
 from flowstill_operator.rollout.outcome import StatusDraft, inconclusive, supersede
 from flowstill_operator.rollout.promote import Target
@@ -28,6 +29,7 @@ def monitoring_stage(
     if target.problem is not None or target.rollout != observed.owner.uid or target.served != policy:
         text = target.problem or f"the target serves {target.says}, not the student that was watched"
         draft.condition(CONDITION, "False", "TargetChanged", text)
+        note_drift(observed, draft)
         return supersede(draft, "TargetChanged", text)
     if observed.check is not None:
         draft.set(monitoring=counted(monitoring, draft.status.monitoring, observed.check, draft.now))

@@ -136,6 +136,11 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
     elif ended and observed.spec is not None:
         observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
+    if ended and spec is not None and spec.target is not None:
+        # What has ended costs no request: what its Deployment serves was heard.
+        deployment = await cluster.known_deployment(observed.owner.namespace, spec.target.deployment.name)
+        if deployment is not None:
+            return replace(observed, target=read_target(deployment, spec.target.deployment))
     if ended or observed.problem is not None or spec is None:
         return observed
     if spec.student.distill_job is not None and status.student is None:

@@ -12,6 +12,7 @@ from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator.cleanup import clean_up
 from flowstill_operator.rollout.baseline import baseline_stage, replaced_stage
+from flowstill_operator.rollout.drift import note_drift
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
 from flowstill_operator.rollout.observe import TERMINAL, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail
@@ -30,9 +31,11 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         return draft.plan(decided)
     if observed.status.phase in TERMINAL:
         # What may be changed after the end was seen, or whoever waits for that generation waits for ever.
-        seen = observed.status.model_copy(update={"observed_generation": observed.generation})
+        # So is what others do to the target; nothing else of a status changes any more.
+        note_drift(observed, draft)
         runtime = None if observed.spec is None else observed.spec.runtime
-        return clean_up(seen, runtime, observed.jobs, now)
+        cleaned = clean_up(draft.status, runtime, observed.jobs, now)
+        return draft.plan(Move(requeue_after=cleaned.requeue_after, delete=cleaned.delete))
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
         draft.condition("Validated", "False", problem.reason, problem.message)

@@ -19,10 +19,12 @@ With a window to be watched in, "it became available" is the end of the window, 
 that is at the latest: until then no other rollout replaces the student.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
@@ -41,7 +43,10 @@ REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha25
 
 @dataclass(frozen=True)
 class Target:
-    """A Deployment as a rollout sees it. ``problem`` says why nothing may be written to it."""
+    """A Deployment as a rollout sees it.
+
+    ``problem`` says why nothing may be written to it; ``managers``: who owns the entry of the policy.
+    """
 
     problem: str | None = None
     container: str = ""
@@ -51,6 +56,7 @@ class Target:
     rollout: str = ""
     watched_until: str = ""
     selector: Mapping[str, str] = field(default_factory=dict)
+    managers: tuple[str, ...] = ()
     uid: str = ""
     resource_version: str = ""
     available: bool = False
@@ -107,6 +113,7 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
         last_completed=annotations.get(LAST_COMPLETED, ""),
         rollout=annotations.get(ROLLOUT, ""),
         watched_until=annotations.get(WATCHED_UNTIL, ""),
+        managers=_managers(metadata.get("managedFields") or [], name, wanted.env),
         selector=(deployment["spec"].get("selector") or {}).get("matchLabels") or {},
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
@@ -187,6 +194,24 @@ def deployment_patch(change: TargetChange, namespace: str) -> Document:
     if env:
         patch["spec"] = {"template": {"spec": {"containers": [{"name": change.container, "env": env}]}}}
     return patch
+
+
+def _managers(fields: Sequence[Document], container: str, env: str) -> tuple[str, ...]:
+    """The field managers that own the entry of that container."""
+    path = ("f:spec", "f:template", "f:spec", "f:containers", _key(container), "f:env", _key(env))
+    found = []
+    for entry in fields:
+        node: Any = entry.get("fieldsV1") or {}
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            found.append(str(entry.get("manager", "")))
+    return tuple(dict.fromkeys(found))
+
+
+def _key(name: str) -> str:
+    """How managed fields name an item of a list by its name."""
+    return f'k:{{"name":{json.dumps(name)}}}'
 
 
 def _served(container: Document, env: str) -> str:

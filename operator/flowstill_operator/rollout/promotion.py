@@ -8,6 +8,7 @@ from flowstill.api.studentrollout import StudentRolloutSpec
 from flowstill.api.studentrollout import Target as TargetSpec
 from flowstill_operator.actions import ABORTED
 from flowstill_operator.clusters.interface import FieldOwned
+from flowstill_operator.rollout.drift import note_drift
 from flowstill_operator.rollout.monitoring import BREACHED, monitoring_stage
 from flowstill_operator.rollout.observe import Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, passed, supersede
@@ -134,6 +135,7 @@ def _finish(observed: Observed, wanted: TargetSpec, draft: StatusDraft, target: 
     if observed.target_refused is not None:
         return complete(draft, f"the Deployment does not record it: {observed.target_refused.message}")
     if target.problem is not None or target.rollout != observed.owner.uid or target.served != reference(student):
+        note_drift(observed, draft)
         return complete(draft, "the Deployment was changed since it became available")
     if target.last_completed == reference(student):
         return complete(draft)

@@ -61,6 +61,9 @@ class FakeCluster:
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
 
+    async def known_deployment(self, namespace, name):
+        return await self.get("Deployment", namespace, name)
+
     async def known_jobs(self, namespace, labels):
         return await self.find_jobs(namespace, labels)
 

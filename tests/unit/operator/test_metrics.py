@@ -71,6 +71,14 @@ def test_the_signals_of_a_check_are_counted_once() -> None:
     assert [found[series.format(outcome)] for outcome in ("good", "breach", "missing")] == [1, 1, 1]
 
 
+def test_drift_is_counted_when_it_begins() -> None:
+    metrics = Metrics()
+    drifted = {**BEGUN, "conditions": [{"type": "Drifted", "status": "True"}]}
+    for before, after in ((BEGUN, drifted), (drifted, {**drifted, "message": "x"}), (drifted, BEGUN)):
+        metrics.wrote("StudentRollout", before, after)
+    assert samples(metrics)["flowstill_drifts_total"] == 1
+
+
 def test_the_moment_is_measured() -> None:
     found = samples(Metrics())
     assert found["flowstill_queue_depth"] == 3

@@ -179,6 +179,11 @@ class Watched(RuleBasedStateMachine):
             assert self.served() in (OTHER, None)
             assert STUDENT.uri not in str([m.get("spec") for m in self.cluster.applied[1:]])
 
+    @invariant()
+    def only_what_others_did_is_drift(self):
+        drifted = self.condition("Drifted").get("status") == "True"
+        assert self.meddled or not drifted
+
     def teardown(self):
         """Left alone, with a good answer and no more restarts, it comes to an end."""
         if not hasattr(self, "since"):
@@ -194,10 +199,13 @@ class Watched(RuleBasedStateMachine):
             self.a_window_ends_well_only_when_everything_was_seen_and_is_good,
             self.what_was_taken_back_is_not_served_and_had_a_reason,
             self.what_others_put_stays,
+            self.only_what_others_did_is_drift,
         ):
             check()
         phase = self.status()["phase"]
         assert phase in TERMINAL
+        if self.meddled and self.condition("Promoted")["status"] == "True":
+            assert self.condition("Drifted")["status"] == "True"
         if not (self.meddled or self.aborted or self.restarts > MOST) and self.clean:
             assert phase == "Completed"
 
