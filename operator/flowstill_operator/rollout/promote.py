@@ -197,14 +197,14 @@ def deployment_patch(change: TargetChange, namespace: str) -> Document:
 
 
 def _managers(fields: Sequence[Document], container: str, env: str) -> tuple[str, ...]:
-    """The field managers that own the entry of that container."""
+    """The field managers that own the value of that container's entry; others may still own its name."""
     path = ("f:spec", "f:template", "f:spec", "f:containers", _key(container), "f:env", _key(env))
     found = []
     for entry in fields:
         node: Any = entry.get("fieldsV1") or {}
         for part in path:
             node = node.get(part) if isinstance(node, dict) else None
-        if node is not None:
+        if isinstance(node, dict) and ("f:value" in node or "f:valueFrom" in node):
             found.append(str(entry.get("manager", "")))
     return tuple(dict.fromkeys(found))
 

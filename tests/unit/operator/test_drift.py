@@ -17,9 +17,9 @@ from tests.unit.operator.watching import OLD, STUDENT_TEXT, serving
 SPEC = rollout_spec(target=TARGET_SPEC)
 
 
-def entry(container="policy", env="FLOWSTILL_POLICY"):
+def entry(container="policy", env="FLOWSTILL_POLICY", fields=None):
     """What managed fields say about the entry of a container."""
-    node = {f'k:{{"name":"{env}"}}': {".": {}, "f:value": {}}}
+    node = {f'k:{{"name":"{env}"}}': fields or {".": {}, "f:name": {}, "f:value": {}}}
     for part in ("f:env", f'k:{{"name":"{container}"}}', "f:containers", "f:spec", "f:template", "f:spec"):
         node = {part: node}
     return node
@@ -91,6 +91,7 @@ def test_only_owners_of_that_very_entry_are_named():
         {"manager": "sidecar", "fieldsV1": entry(container="other")},
         {"manager": "store", "fieldsV1": entry(env="FLOWSTILL_STORE")},
         {"manager": "status", "fieldsV1": {"f:status": {}}},
+        {"manager": "flowstill", "fieldsV1": entry(fields={".": {}, "f:name": {}})},
         {"manager": "one", "fieldsV1": entry()},
     ]
     assert read_target(
