@@ -26,11 +26,12 @@ from flowstill.api.fields import (
     Uri,
 )
 from flowstill.api.gates import GateName, Gates
+from flowstill.api.monitoring import Monitoring, MonitoringStatus
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
     "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Suspended", "Promoting",
-    "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
+    "Monitoring", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
 ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
@@ -46,6 +47,7 @@ UNTIL_PROMOTION = ("overrides", "approval")
 WITH_EVIDENCE = (
     "spec.evaluation.evidence stands in the place of a simulator: leave out custom, arms, shards and maxEpisodesPerTask"
 )
+MONITORING_REFUSED = "spec.monitoring needs spec.target: without a Deployment there is nothing to watch"
 SAFETY_REFUSED = "spec.overrides: a safety gate can never be overridden; only P1 to P6 can"
 
 
@@ -203,6 +205,10 @@ class StudentRolloutSpec(Model):
         "May be changed until the student is promoted.",
     )
     target: Target | None = None
+    monitoring: Monitoring | None = Field(
+        default=None,
+        description="Watch the promoted student before the rollout completes; a breach puts the policy before it back.",
+    )
     runtime: Runtime = Field(default_factory=Runtime)
     suspend: bool = Field(
         default=False,
@@ -222,6 +228,12 @@ class StudentRolloutSpec(Model):
     def _one_node(self) -> "StudentRolloutSpec":
         if self.runtime.nodes > 1:
             raise ValueError("spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_watch(self) -> "StudentRolloutSpec":
+        if self.monitoring is not None and self.target is None:
+            raise ValueError(MONITORING_REFUSED)
         return self
 
 
@@ -299,6 +311,11 @@ class StudentRolloutStatus(StatusModel):
     previous: Annotated[str, Field(max_length=1200)] | None = Field(
         default=None, description="FLOWSTILL_POLICY of the target before promotion; empty when it had none."
     )
+    roll_back_to: Annotated[str, Field(max_length=1200)] | None = Field(
+        default=None,
+        description="What a roll-back puts: the last policy that completed; empty: no entry of ours.",
+    )
+    monitoring: MonitoringStatus | None = None
     rollouts: StatusRef | None = None
     evidence: StatusRef | None = None
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(

@@ -59,6 +59,7 @@ class Ear:
 
     def deployment(self, event: Document) -> None:
         """A Deployment that may be a target changed."""
+        self.cluster.note_deployment(event["object"], deleted=event["type"] == "DELETED")
         metadata = event["object"]["metadata"]
         for key in self.dependents.of("Deployment", metadata["namespace"], metadata["name"]):
             self.queue.add(key)

@@ -25,7 +25,9 @@ from flowstill_operator.clusters.interface import (
     Gone,
     Kind,
     Refused,
+    Sample,
 )
+from flowstill_operator.clusters.prometheus import Prometheus
 from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME, PROGRESS_PORT
 from flowstill_operator.ranks import INDEX_ANNOTATION
 from flowstill_operator.steps import Note, timestamp
@@ -85,16 +87,20 @@ class KubernetesCluster:
     Pods of running Jobs come from the watch, so that no pass over a waiting resource lists a namespace.
     """
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, prometheus: Prometheus | None = None) -> None:
         self._api = api
+        self._prometheus = prometheus
         self._http: aiohttp.ClientSession | None = None
         self._pods: dict[tuple[str, str], dict[str, Document]] = {}
+        self._deployments: dict[tuple[str, str], Document] = {}
         self._jobs: dict[tuple[str, str, str], dict[str, Document]] = {}
 
     async def close(self) -> None:
         """Close every connection."""
         if self._http is not None:
             await self._http.close()
+        if self._prometheus is not None:
+            await self._prometheus.close()
         await self._api.close()
 
     def note_pod(self, pod: Document, *, deleted: bool) -> None:
@@ -130,6 +136,18 @@ class KubernetesCluster:
             kept = {key: metadata[key] for key in wanted if key in metadata}
             conditions = (job.get("status") or {}).get("conditions") or []
             jobs[metadata["name"]] = {"metadata": kept, "status": {"conditions": conditions}}
+
+    def note_deployment(self, deployment: Document, *, deleted: bool) -> None:
+        """Remember what the watch says about a Deployment that may be a target."""
+        metadata = deployment["metadata"]
+        if deleted:
+            self._deployments.pop((metadata["namespace"], metadata["name"]), None)
+        else:
+            self._deployments[metadata["namespace"], metadata["name"]] = deployment
+
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment, as the watch saw it."""
+        return self._deployments.get((namespace, name))
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The Jobs of the resource with those labels, as the watch saw them."""
@@ -229,6 +247,12 @@ class KubernetesCluster:
             raise FieldOwned(_message(body))
         _check(status, body)
         return body
+
+    async def measure(self, query: str) -> Sample:
+        """The value now of that Prometheus query."""
+        if self._prometheus is None:
+            return Sample(None, "the operator has no Prometheus to ask; set the chart value monitoring.prometheusUrl")
+        return await self._prometheus.ask(query)
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status; the resourceVersion that was observed travels along."""
