@@ -39,21 +39,19 @@ class Ear:
         ``namespace``: of the list; empty for the whole cluster.
         """
         for name in self.heard.keep_only(kind, namespace, names, version):
-            if kind in PLURALS:
+            if kind in (*PLURALS, "Deployment"):
                 self._look(kind, {"namespace": name[0], "name": name[1]}, None)
 
-    def deployment(self, thing: Document) -> None:
-        """A Deployment that may be a target changed."""
-        metadata = thing["metadata"]
-        for key in self.dependents.of("Deployment", metadata["namespace"], metadata["name"]):
-            self.queue.add(key)
-
     def _look(self, kind: HeardKind, metadata: Document, thing: Document | None) -> None:
-        """Queue the resource itself, or that of a child."""
+        """Queue the resource itself, or that of a child, or those that have the Deployment as their target."""
         if kind in PLURALS:
             key = Key(kind, metadata["namespace"], metadata["name"])
             self.dependents.note(key, thing)
             self.queue.add(key)
+            return
+        if kind == "Deployment":
+            for key in self.dependents.of(kind, metadata["namespace"], metadata["name"]):
+                self.queue.add(key)
             return
         self.child(metadata)
 
@@ -84,7 +82,7 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
     hear(news("StudentRollout"), GROUP, VERSION, PLURALS["StudentRollout"])
     hear(news("Job"), "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
     hear(news("Pod"), "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
-    hear(lambda thing, _: ear.deployment(thing), "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
+    hear(news("Deployment"), "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry
 
 

@@ -16,6 +16,7 @@ from kubernetes.aio import client
 from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
 from flowstill_operator.clusters.progress import Poller
+from flowstill_operator.clusters.prometheus import Prometheus
 from flowstill_operator.clusters.scope import regained, watchable
 from flowstill_operator.engine.health import Health, serve
 from flowstill_operator.engine.index import Dependents
@@ -52,6 +53,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=env.get("FLOWSTILL_NAMESPACES", ""),
         help="comma-separated; default: the whole cluster",
     )
+    parser.add_argument(
+        "--prometheus-url",
+        default=env.get("FLOWSTILL_PROMETHEUS_URL", ""),
+        help="what spec.monitoring.queries are asked of, http(s)://HOST[:PORT][/PATH]",
+    )
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
@@ -72,6 +78,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
     if options.store and not options.store.startswith("pvc://"):
         parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
+    if options.prometheus_url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", options.prometheus_url):
+        parser.error(f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]")
     for namespace in _names(options.namespaces):
         # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
@@ -89,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.store or None,
         options.image_pull_policy,
         _names(options.image_pull_secrets),
+        prometheus=bool(options.prometheus_url),
     )
     # Until kopf listens for it: process 1 of a container ignores a signal without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -99,13 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Parts:
     """What hears, remembers, looks and tells, put together."""
 
-    def __init__(self, api: client.ApiClient, platform: Platform) -> None:
+    def __init__(self, api: client.ApiClient, platform: Platform, prometheus: Prometheus | None) -> None:
         self.queue: KeyQueue[Key] = KeyQueue()
         self.dependents, self.metrics, heard = Dependents(), Metrics(), Heard()
         self.age = WatchAge(time.monotonic)
         self.ear = Ear(self.queue, self.dependents, heard, self.age.heard)
         self.poller = Poller(heard, lambda pod: self.ear.child(pod["metadata"]))
-        self.cluster = KubernetesCluster(api, heard, self.poller.reports)
+        self.cluster = KubernetesCluster(api, heard, self.poller.reports, prometheus)
         hearsay = Hearsay(heard, self.poller.reports)
         reconciler = Reconciler(self.cluster, platform, self.metrics, hearsay=hearsay)
         self.worker = Worker(reconciler, self.queue, lambda key: self._look_at(self.dependents.of(*key)))
@@ -137,7 +146,7 @@ class Parts:
 async def run(options: argparse.Namespace, platform: Platform) -> None:
     """Hear, queue, reconcile and serve health, until one of them ends."""
     api = await connect()
-    parts = Parts(api, platform)
+    parts = Parts(api, platform, Prometheus(options.prometheus_url) if options.prometheus_url else None)
     server = await serve(parts.health, parts.read_metrics, options.health_port)
     try:
         wished = _names(options.namespaces)

@@ -9,7 +9,11 @@ VOLUMES_ROOT = "/var/run/flowstill/volumes"
 
 @dataclass(frozen=True)
 class Platform:
-    """One place. ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead."""
+    """One place.
+
+    ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead; ``prometheus``: there is one to
+    ask.
+    """
 
     name: Literal["kubernetes", "local"]
     trainer_image: str
@@ -19,6 +23,7 @@ class Platform:
     image_pull_secrets: tuple[str, ...] = ()
     refused_schemes: Mapping[str, str] = field(default_factory=dict)
     targets: bool = True
+    prometheus: bool = False
     no_store_fix: str = "set the chart value store.uri"
 
 
@@ -28,6 +33,8 @@ def kubernetes_platform(
     default_store: str | None,
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
     image_pull_secrets: tuple[str, ...] = (),
+    *,
+    prometheus: bool = False,
 ) -> Platform:
     """A cluster: a path of some machine means nothing in a pod, so ``file://`` is refused."""
     return Platform(
@@ -37,6 +44,7 @@ def kubernetes_platform(
         default_store=default_store,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secrets,
+        prometheus=prometheus,
         refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
     )
 

@@ -39,7 +39,7 @@ def _established(plane: ControlPlane) -> bool:
 class OperatorProcess:
     """One ``flowstill-operator`` that may be killed and started again; its log goes to ``folder/NAME.log``.
 
-    ``kubeconfig``: its way to the API server, by default the administrator's. ``flags``: more of its command line.
+    ``flags``: more of its command line. ``kubeconfig``: its way to the API server, by default the administrator's.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class OperatorProcess:
         plane: ControlPlane,
         folder: Path,
         name: str = "operator",
+        *flags: str,
         kubeconfig: Path | None = None,
-        flags: tuple[str, ...] = (),
     ) -> None:
         self.name, self.folder, self._flags = name, folder, flags
         self.port = free_port("127.0.0.1")
@@ -106,11 +106,11 @@ def running_operator(
     plane: ControlPlane,
     folder: Path,
     name: str = "operator",
+    *flags: str,
     kubeconfig: Path | None = None,
-    flags: tuple[str, ...] = (),
 ) -> Iterator[OperatorProcess]:
     """An operator that hears; its log is printed at the end, for a test that failed."""
-    process = OperatorProcess(plane, folder, name, kubeconfig, flags)
+    process = OperatorProcess(plane, folder, name, *flags, kubeconfig=kubeconfig)
     process.start()
     try:
         process.await_ready()

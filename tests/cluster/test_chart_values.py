@@ -136,6 +136,7 @@ CASES = [
     *image_cases("trainer", variable("FLOWSTILL_TRAINER_IMAGE")),
     *image_cases("evaluator", variable("FLOWSTILL_EVALUATOR_IMAGE")),
     Case("operator.watchNamespaces", ["a", "b"], variable("FLOWSTILL_NAMESPACES"), None, "a,b"),
+    Case("monitoring.prometheusUrl", "http://p:9090", variable("FLOWSTILL_PROMETHEUS_URL"), None, "http://p:9090"),
     Case(
         "operator.watchNamespaces",
         ["a", "b"],

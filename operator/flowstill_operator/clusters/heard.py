@@ -6,17 +6,17 @@ deletion. Objects are kept as JSON text, a fraction of what they take when read,
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Literal, NamedTuple, get_args
 
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
 from flowstill_operator.children import Document, is_finished
-from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Kind
+from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Kind, Sample
 from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
 from flowstill_operator.ranks import INDEX_ANNOTATION
 
-HeardKind = Literal["DistillJob", "StudentRollout", "Job", "Pod"]
+HeardKind = Literal["DistillJob", "StudentRollout", "Deployment", "Job", "Pod"]
 JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 MAX_GONE = 10_000
@@ -44,9 +44,8 @@ class Heard:
     """Every object that was heard of."""
 
     def __init__(self) -> None:
-        kinds: tuple[HeardKind, ...] = ("DistillJob", "StudentRollout", "Job", "Pod")
-        self._known: dict[HeardKind, dict[Name, Entry]] = {kind: {} for kind in kinds}
-        self._gone: dict[HeardKind, OrderedDict[Name, int]] = {kind: OrderedDict() for kind in kinds}
+        self._known: dict[HeardKind, dict[Name, Entry]] = {kind: {} for kind in get_args(HeardKind)}
+        self._gone: dict[HeardKind, OrderedDict[Name, int]] = {kind: OrderedDict() for kind in get_args(HeardKind)}
         self._members: dict[tuple[str, ...], set[str]] = {}
         """Names of pods by namespace and Job, of Jobs by namespace and owner."""
 
@@ -172,6 +171,14 @@ class Hearsay:
         """The Jobs of the resource with those labels."""
         return self._heard.jobs(namespace, labels)
 
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment."""
+        return self._heard.find("Deployment", namespace, name)
+
+    async def measure(self, query: str) -> Sample:
+        """Raises Unheard: a measurement is a request."""
+        raise Unheard(query)
+
     async def progress(self, pod: Document) -> ProgressReport | None:
         """What the pod said last, unless that was long ago."""
         return self._progress.get((pod["metadata"]["namespace"], pod["metadata"]["name"]))
@@ -215,7 +222,9 @@ def _pod(pod: Document) -> Document:
     return {"metadata": kept, "status": _pick(status, ("phase", "conditions", "containerStatuses", "podIP"))}
 
 
-SLIM = {
+SLIM: dict[HeardKind, Callable[[Document], Document]] = {
+    # Whoever reports drift reads who manages which field.
+    "Deployment": lambda document: document,
     "DistillJob": lambda document: _resource("DistillJob", document),
     "StudentRollout": lambda document: _resource("StudentRollout", document),
     "Job": _job,

@@ -22,8 +22,10 @@ from flowstill_operator.clusters.interface import (
     Gone,
     Kind,
     Refused,
+    Sample,
     Unavailable,
 )
+from flowstill_operator.clusters.prometheus import Prometheus
 from flowstill_operator.jobs import OWNER_KIND
 from flowstill_operator.steps import Note, timestamp
 
@@ -41,6 +43,7 @@ COLLECTIONS: dict[Kind, tuple[str, str]] = {
     "Service": ("api/v1", "services"),
     "Deployment": ("apis/apps/v1", "deployments"),
 }
+SELECTORS: dict[HeardKind, str] = {"Pod": OWNER_KIND, "Job": OWNER_KIND, "Deployment": f"{GROUP}/target=true"}
 HEARD: dict[Kind, HeardKind] = {"DistillJob": "DistillJob", "StudentRollout": "StudentRollout", "Job": "Job"}
 
 
@@ -85,6 +88,7 @@ class KubernetesCluster:
         api: the client.
         heard: what the watches said; what the answers of requests say is added.
         progress: what running pods said last.
+        prometheus: whom to ask for measurements.
     """
 
     def __init__(
@@ -92,14 +96,22 @@ class KubernetesCluster:
         api: client.ApiClient,
         heard: Heard | None = None,
         progress: Mapping[Name, ProgressReport] | None = None,
+        prometheus: Prometheus | None = None,
     ) -> None:
         self._api = api
         self.heard = heard or Heard()
         self._progress = progress if progress is not None else {}
+        self._prometheus = prometheus
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._prometheus is not None:
+            await self._prometheus.close()
         await self._api.close()
+
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment, as it was heard of."""
+        return self.heard.find("Deployment", namespace, name)
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The Jobs of the resource with those labels, as they were heard of."""
@@ -128,7 +140,7 @@ class KubernetesCluster:
         within = f"namespaces/{quote(namespace)}/" if namespace else ""
         query = [("limit", str(PAGE_SIZE))]
         query += [("continue", token)] if token else []
-        query += [("labelSelector", OWNER_KIND)] if kind in ("Pod", "Job") else []
+        query += [("labelSelector", SELECTORS[kind])] if kind in SELECTORS else []
         status, body = await self._request("GET", f"/{prefix}/{within}{plural}", query=query)
         _check(status, body)
         return body
@@ -204,6 +216,12 @@ class KubernetesCluster:
             raise FieldOwned(_message(body))
         _check(status, body)
         return body
+
+    async def measure(self, query: str) -> Sample:
+        """The value now of that Prometheus query."""
+        if self._prometheus is None:
+            return Sample(None, "the operator has no Prometheus to ask; set the chart value monitoring.prometheusUrl")
+        return await self._prometheus.ask(query)
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status; the resourceVersion that was observed travels along."""

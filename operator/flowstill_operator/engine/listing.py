@@ -10,7 +10,7 @@ from flowstill_operator.clusters.heard import HeardKind, Name
 
 log = logging.getLogger(__name__)
 
-KINDS: tuple[HeardKind, ...] = ("Pod", "Job", "DistillJob", "StudentRollout")
+KINDS: tuple[HeardKind, ...] = ("Pod", "Job", "Deployment", "DistillJob", "StudentRollout")
 """Children first: a resource that is looked at before its Job is known costs a request more."""
 RETRY_SECONDS = 5.0
 

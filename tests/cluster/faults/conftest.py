@@ -24,8 +24,8 @@ def running(
 ) -> Iterator[tuple[FaultProxy, OperatorProcess]]:
     folder = tmp_path_factory.mktemp("faults")
     with running_proxy(plane, folder, int.from_bytes(os.urandom(4))) as proxy:
-        flags = ("--watch-silence-seconds=5",)
-        with running_operator(plane, folder, kubeconfig=proxy.kubeconfig, flags=flags) as operator:
+        impatient = "--watch-silence-seconds=5"
+        with running_operator(plane, folder, "operator", impatient, kubeconfig=proxy.kubeconfig) as operator:
             yield proxy, operator
 
 

@@ -5,7 +5,7 @@ import itertools
 import json
 
 from flowstill_operator.children import is_finished
-from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Sample
 
 
 class Crash(BaseException):
@@ -27,6 +27,7 @@ class FakeCluster:
         self.field_owner = None
         self.refuse_create = None
         self.slow_to_end = False
+        self.samples = {}
         self._effects = 0
         self._versions = itertools.count(10)
 
@@ -64,6 +65,9 @@ class FakeCluster:
 
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
+
+    async def known_deployment(self, namespace, name):
+        return await self.get("Deployment", namespace, name)
 
     async def known_jobs(self, namespace, labels):
         return await self.find_jobs(namespace, labels)
@@ -134,6 +138,9 @@ class FakeCluster:
             self.applied.append(copy.deepcopy(manifest))
 
         self._effect(act)
+
+    async def measure(self, query):
+        return self.samples.get(query, Sample(None, "the query gives 0 series: there are no data"))
 
     async def write_status(self, resource, status):
         metadata = resource["metadata"]
