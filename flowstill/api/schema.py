@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
+from flowstill.api.affinity import VALUES_REFUSED
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.gates import LIMITS, Gates
@@ -128,6 +129,15 @@ RULES: dict[str, list[Schema]] = {
             f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
             "spec.gates.profile literal has limits of its own: leave those of the gates out",
             "profile",
+        ),
+    ],
+    "NodeRequirement": [
+        _rule(
+            "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : "
+            "self.operator in ['Gt', 'Lt'] ? has(self.values) && self.values.size() == 1 : "
+            "!has(self.values) || self.values.size() == 0",
+            VALUES_REFUSED,
+            "values",
         ),
     ],
     "MonitoringQuery": [_rule(f"self.name != '{RESTARTS}'", RESERVED, "name")],

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 
 import kopf
 from kubernetes.aio import client
+from pydantic import ValidationError
 
+from flowstill.api.safety import SafetyLimits
 from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
 from flowstill_operator.clusters.progress import Poller
@@ -26,6 +28,7 @@ from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.metrics import Metrics, WatchAge
 from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
+from flowstill_operator.observation import explain
 from flowstill_operator.platform import Platform, kubernetes_platform
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=env.get("FLOWSTILL_PROMETHEUS_URL", ""),
         help="what spec.monitoring.queries are asked of, http(s)://HOST[:PORT][/PATH]",
     )
+    parser.add_argument(
+        "--safety-limits",
+        default=env.get("FLOWSTILL_SAFETY_LIMITS", "{}"),
+        help='JSON: how loose safety gates of a spec may be, such as {"S3": {"margin": 0.05}}',
+    )
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
@@ -80,6 +88,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
     if options.prometheus_url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", options.prometheus_url):
         parser.error(f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]")
+    try:
+        options.safety_limits = SafetyLimits.model_validate_json(options.safety_limits)
+    except ValidationError as error:
+        parser.error(f"--safety-limits: {explain(error, 'safetyLimits')}")
     for namespace in _names(options.namespaces):
         # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
@@ -98,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.image_pull_policy,
         _names(options.image_pull_secrets),
         prometheus=bool(options.prometheus_url),
+        safety_limits=options.safety_limits,
     )
     # Until kopf listens for it: process 1 of a container ignores a signal without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

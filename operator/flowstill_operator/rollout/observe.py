@@ -17,9 +17,10 @@ from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
-from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
+from flowstill_operator.observation import explain, observe_child, owner_of
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.promote import Target, read_target, reference
+from flowstill_operator.rollout.refusals import place_problem
 from flowstill_operator.rollout.signals import Check, is_due, restarts_by_pod
 from flowstill_operator.steps import ChildJob, Problem, Role, started
 
@@ -32,10 +33,6 @@ STEPS: tuple[tuple[Role, str], ...] = (
 """Each child, and the condition that says how far it is."""
 MORE_EPISODES, UNDECIDED = "MoreEpisodes", "Undecided"
 """The reasons of Evaluated and GatesPassed when another round is decided on, and its Jobs are not made yet."""
-NO_PROMETHEUS = (
-    "spec.monitoring.queries: the operator has no Prometheus to ask; set the chart value monitoring.prometheusUrl, or "
-    "create a rollout without queries and with a new name"
-)
 NOT_STARTED = (
     "Pending",
     "WaitingForDistillJob",
@@ -111,16 +108,8 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     image = platform.evaluator_image
     try:
         spec = StudentRolloutSpec.model_validate(resource.get("spec"))
-        problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
+        problem = place_problem(spec, resource["spec"], status, platform)
         image = spec.runtime.image or image
-        if spec.target is not None and not platform.targets:
-            fix = "remove spec.target" if spec.monitoring is None else "remove spec.target and spec.monitoring"
-            problem = Problem("TargetRefused", f"spec.target: there is no Deployment in local mode; {fix}")
-        elif spec.monitoring is not None and spec.monitoring.queries and not platform.prometheus:
-            problem = Problem("NoPrometheus", NO_PROMETHEUS)
-        if spec.approval == "Manual" and not platform.targets:
-            text = "spec.approval: nothing is promoted in local mode, so there is nothing to approve; remove it"
-            problem = Problem("ApprovalRefused", text)
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))
     generation = resource["metadata"].get("generation", 0)
