@@ -1,0 +1,221 @@
+"""How the operator holds up with 100, 1,000 and 5,000 DistillJobs, beside a plain kopf operator of the usual shape.
+
+    .venv/bin/python -m bench.scale run --size 1000            # both operators, each on a fresh control plane
+    .venv/bin/python -m bench.scale run --size 5000 --operator flowstill
+    .venv/bin/python -m bench.scale table                      # what is finished
+
+The API server, etcd (in memory, /dev/shm), controllers and scheduler are real; kwok takes the place of nodes. One arm
+is one operator at one size: create all DistillJobs and wait until all run; start the operator anew over what has not
+changed; let the pods end, 20 a second; start it anew over what has ended. Latency is from the moment in which a watch
+tells that the Job is complete to that in which a watch tells the DistillJob's status. Requests are those of the
+operator's own user in the API server's audit log. Finished arms are in bench/results/scale.json and are measured
+again only with --again. The operator's user is exempt from the API server's fair queueing.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.scale_client import Audit, Client, Watch, cpu_seconds, memory_mib, passes, split
+from bench.scale_world import USER, running_world
+from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.processes import Background, free_port, start
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+SIZES = (100, 1000, 5000)
+OPERATORS = ("flowstill", "plain")
+CHANGES_A_SECOND = 20.0
+LIMIT_SECONDS = 3600.0
+
+type Measured = dict[str, Any]
+
+
+class Operator:
+    """The operator that is measured, as a process."""
+
+    def __init__(self, kind: str, plane: ControlPlane) -> None:
+        self.kind, self.port, self._plane = kind, free_port("127.0.0.1"), plane
+        self._config = plane.client_config(USER, f"/O=system:masters/CN={USER}")
+        self._running: Background | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._running is not None
+        self._running.check_alive()
+        return self._running.process.pid
+
+    async def begin(self) -> None:
+        """Start it; raises when it is not there after a minute."""
+        flags = [f"--health-port={self.port}"]
+        if self.kind == "flowstill":
+            command = [str(Path(sys.executable).parent / "flowstill-operator"), "--store=pvc://flowstill-store"]
+            command += ["--trainer-image=localhost/trainer:test", "--evaluator-image=localhost/evaluator:test"]
+            command += ["--log-level=WARNING"]
+        else:
+            command = [sys.executable, "-m", "bench.plain_operator"]
+        environment = {**self._plane.environment(), "KUBECONFIG": str(self._config)}
+        self._running = start(self.kind, [*command, *flags], self._plane.folder, environment)
+
+    async def end(self) -> None:
+        """SIGTERM, as a pod's end; then SIGKILL."""
+        if self._running is not None:
+            await asyncio.to_thread(self._running.stop, 30.0)
+
+    async def looked_at(self, count: int, limit: float) -> float | None:
+        """Seconds until it has looked at so many since its start; None when not within ``limit``."""
+        began = time.monotonic()
+        while await asyncio.to_thread(passes, self.port) < count:
+            if time.monotonic() - began > limit:
+                return None
+            _ = self.pid
+            await asyncio.sleep(0.2)
+        return round(time.monotonic() - began, 2)
+
+
+async def measure(kind: str, size: int) -> Measured:
+    """One arm on a control plane of its own."""
+    with running_world(size) as (plane, audit_log):
+        operator, audit = Operator(kind, plane), Audit(audit_log)
+        async with Client(plane) as client:
+            distilled, jobs = Watch(client, "distilljobs"), Watch(client, "jobs")
+            watching = [asyncio.create_task(watch.run()) for watch in (distilled, jobs)]
+            try:
+                await operator.begin()
+                return await _phases(operator, audit, client, (distilled, jobs), size)
+            finally:
+                for task in watching:
+                    task.cancel()
+                await operator.end()
+
+
+async def _phases(
+    operator: Operator, audit: Audit, client: Client, watches: tuple[Watch, Watch], size: int
+) -> Measured:
+    distilled, jobs = watches
+    loads = [os.getloadavg()[0]]
+    began = time.monotonic()
+    await client.create(size)
+    found: Measured = {"created_seconds": round(time.monotonic() - began, 1)}
+    assert await distilled.until("Running", size, LIMIT_SECONDS), "not all are running"
+    found["all_running_seconds"] = round(time.monotonic() - began, 1)
+    _note(found, "created", operator, loads)
+    requests = audit.since()
+    found["restart_running_seconds"] = await _restart(operator, size)
+    found["restart_requests"] = split(audit.since())
+    _note(found, "restarted", operator, loads)
+    await _end_all(client, size)
+    assert await distilled.until("Succeeded", size, LIMIT_SECONDS), "not all have succeeded"
+    latencies = [distilled.first["Succeeded"][name] - at for name, at in jobs.first["Complete"].items()]
+    found["latency_seconds"] = _quantiles(latencies)
+    _note(found, "ended", operator, loads)
+    requests += audit.since()
+    found["requests"] = dict(sorted(requests.items()))
+    found["per_resource"] = {what: round(count / size, 2) for what, count in split(requests).items()}
+    found["restart_ended_seconds"] = await _restart(operator, size)
+    _note(found, "restarted_ended", operator, loads)
+    found["load_average"] = {"least": round(min(loads), 1), "most": round(max(loads), 1)}
+    return found
+
+
+async def _restart(operator: Operator, size: int) -> float | None:
+    await operator.end()
+    await operator.begin()
+    return await operator.looked_at(size, LIMIT_SECONDS)
+
+
+async def _end_all(client: Client, size: int) -> None:
+    """Let all pods end, at the rate of the goal."""
+    pods = await client.pods()
+    assert len(pods) == size, f"{len(pods)} pods of {size}"
+    began, ending = time.monotonic(), []
+    for number, pod in enumerate(pods):
+        await asyncio.sleep(max(0.0, began + number / CHANGES_A_SECOND - time.monotonic()))
+        ending.append(asyncio.create_task(client.end(pod)))
+    await asyncio.gather(*ending)
+
+
+def _note(found: Measured, when: str, operator: Operator, loads: list[float]) -> None:
+    loads.append(os.getloadavg()[0])
+    found.setdefault("memory_mib", {})[when] = memory_mib(operator.pid)
+    found.setdefault("cpu_seconds", {})[when] = round(cpu_seconds(operator.pid), 1)
+    print(when, json.dumps(found, default=str), flush=True)
+
+
+def _quantiles(values: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "most": round(max(values), 3)}
+
+
+def read_results() -> dict[str, Measured]:
+    """Finished arms by ``SIZE OPERATOR``."""
+    return json.loads(RESULTS.read_text())["arms"] if RESULTS.exists() else {}
+
+
+def run(sizes: Sequence[int], operators: Sequence[str], again: bool) -> None:
+    """Measure what is not there yet; each finished arm is kept at once."""
+    for size in sizes:
+        for kind in operators:
+            key = f"{size} {kind}"
+            if key in read_results() and not again:
+                print(f"{key}: is there")
+                continue
+            found = asyncio.run(measure(kind, size))
+            found["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            arms = {**read_results(), key: found}
+            machine = {"cores": os.cpu_count(), "etcd": "in memory (/dev/shm)", "changes_a_second": CHANGES_A_SECOND}
+            RESULTS.write_text(json.dumps({"machine": machine, "arms": dict(sorted(arms.items()))}, indent=1) + "\n")
+
+
+def table() -> str:
+    """Finished arms as Markdown."""
+    head = (
+        "| DistillJobs | operator | all running, s | restarted over running, s | over ended, s | p50, s | p99, s "
+        "| reads | writes | events | most MiB | CPU s | load |"
+    )
+    lines = [head, "|" + "---|" * 13]
+    arms = read_results()
+    for size in SIZES:
+        for kind in OPERATORS:
+            found = arms.get(f"{size} {kind}")
+            if found is None:
+                continue
+            each, latency, load = found["per_resource"], found["latency_seconds"], found["load_average"]
+            most = max(memory["VmHWM"] for memory in found["memory_mib"].values())
+            spent = found["cpu_seconds"]["created"] + found["cpu_seconds"]["ended"]
+            cells = [size, kind, found["all_running_seconds"], found["restart_running_seconds"]]
+            cells += [found["restart_ended_seconds"], latency["p50"], latency["p99"]]
+            cells += [each["reads"], each["writes"], each["events"], most, round(spent, 1)]
+            cells += [f"{load['least']}–{load['most']}"]
+            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("run", help="measure what is not finished")
+    measuring.add_argument("--size", type=int, action="append", choices=SIZES)
+    measuring.add_argument("--operator", action="append", choices=OPERATORS)
+    measuring.add_argument("--again", action="store_true", help="measure what is finished, too")
+    commands.add_parser("table", help="print what is finished")
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table())
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run(options.size or SIZES, options.operator or OPERATORS, options.again)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
