@@ -94,6 +94,7 @@ async def measure(kind: str, size: int) -> Measured:
             finally:
                 for task in watching:
                     task.cancel()
+                await asyncio.gather(*watching, return_exceptions=True)
                 await operator.end()
 
 

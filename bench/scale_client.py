@@ -75,15 +75,22 @@ class Watch:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch for ever: a server that has just got new kinds ends its watches once more, and says all again."""
         query = {"watch": "true", "timeoutSeconds": "7200", "resourceVersion": "0"}
-        async with self._client.http.get(PATHS[self._plural], params=query) as answer:
-            async for line in answer.content:
-                thing = json.loads(line)["object"]
-                now, name = time.monotonic(), _owner(thing)
-                for state in _states(thing):
-                    self.first.setdefault(state, {}).setdefault(name, now)
-                self._changed.set()
+        while True:
+            async with self._client.http.get(PATHS[self._plural], params=query) as answer:
+                async for line in answer.content:
+                    event = json.loads(line)
+                    if answer.status != 200 or event["type"] == "ERROR":
+                        break
+                    self._note(event["object"])
+            await asyncio.sleep(0.1)
+
+    def _note(self, thing: dict[str, Any]) -> None:
+        now, name = time.monotonic(), _owner(thing)
+        for state in _states(thing):
+            self.first.setdefault(state, {}).setdefault(name, now)
+        self._changed.set()
 
     async def until(self, state: str, count: int, limit: float) -> bool:
         """Whether so many are in that state within ``limit`` seconds."""

@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -82,15 +82,25 @@ class FaultProxy:
             return _answer(fault)
         elif fault == "lost request":
             return _hang_up(request)
+        if call.watch:
+            async with self._ask(request, call) as answer:
+                call.performed = answer.status
+                if answer.status == 200:
+                    return await self._stream(request, answer, call, fault)
+                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        # A client that dies meanwhile has asked all the same, and the API server does what it was asked.
+        response = await asyncio.shield(asyncio.ensure_future(self._forward(request, call)))
+        return _hang_up(request) if fault == "lost answer" else response
+
+    def _ask(self, request: web.Request, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         headers = {key: request.headers[key] for key in HEADERS if key in request.headers}
         url = self._plane.server + str(request.rel_url)
-        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+        return self._session.request(request.method, url, data=call.body or None, headers=headers)
+
+    async def _forward(self, request: web.Request, call: Call) -> web.Response:
+        async with self._ask(request, call) as answer:
             call.performed = answer.status
-            if call.watch and answer.status == 200:
-                return await self._stream(request, answer, call, fault)
             call.answer = await answer.read()
-            if fault == "lost answer":
-                return _hang_up(request)
             return web.Response(status=answer.status, body=call.answer, content_type=answer.content_type)
 
     async def _stream(
