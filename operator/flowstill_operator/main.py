@@ -34,6 +34,9 @@ from flowstill_operator.platform import Platform, kubernetes_platform
 
 log = logging.getLogger(__name__)
 
+LAST_WORDS_SECONDS = 5.0
+"""How long events that wait may take when the process ends."""
+
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; every flag's default is an environment variable, so that a chart sets either."""
@@ -188,6 +191,7 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
             *([regained(api, lost)] if lost else []),
         )
     finally:
+        await parts.news.flush(LAST_WORDS_SECONDS)
         await server.cleanup()
         await parts.cluster.close()
 

@@ -42,10 +42,20 @@ class News:
     async def run(self) -> None:
         """Post for ever."""
         while True:
-            while self._waiting:
-                await record(self._recorder, *self._waiting.popleft())
+            await self._post()
             self._some.clear()
             await self._some.wait()
+
+    async def flush(self, seconds: float) -> None:
+        """Post what waits, as far as it goes in so much time: the last words of a process that ends."""
+        try:
+            await asyncio.wait_for(self._post(), seconds)
+        except TimeoutError:
+            log.warning("%d events were not posted", len(self._waiting))
+
+    async def _post(self) -> None:
+        while self._waiting:
+            await record(self._recorder, *self._waiting.popleft())
 
 
 async def record(recorder: Recorder, resource: Document, note: Note) -> None:

@@ -31,16 +31,20 @@ class Killer(threading.Thread):
 
     def __init__(self, operator: OperatorProcess, times: int, seed: int, alive: float) -> None:
         super().__init__()
-        self.left = times
+        self.left, self.ended_alone = times, 0
         self.over = threading.Event()
         self._operator, self._random, self._alive = operator, random.Random(seed), alive
 
     def run(self) -> None:
         """What a thread started dies with it, so it stays until it is told to go."""
-        while self.left:
-            while self._operator.read("/readyz")[0] != 200:
-                time.sleep(0.05)
-            time.sleep(self._random.uniform(0.0, self._alive))
+        while self.left and not self.over.is_set():
+            if not self._operator.is_running():
+                # As the kubelet does.
+                self.ended_alone += 1
+                self._operator.start()
+            if self._operator.read("/readyz")[0] != 200 or self.over.wait(self._random.uniform(0.0, self._alive)):
+                self.over.wait(0.1)
+                continue
             self._operator.kill()
             self.left -= 1
             self._operator.start()
@@ -136,8 +140,8 @@ def test_killed_over_and_over(
                 crowd.play()
                 time.sleep(POLL_SECONDS)
             check(crowd, proxy)
+            assert not killer.ended_alone, operator.log()
         finally:
-            killer.left = 0
             killer.over.set()
             killer.join()
             operator.kill()
