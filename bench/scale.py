@@ -7,9 +7,9 @@
 The API server, etcd (in memory, /dev/shm), controllers and scheduler are real; kwok takes the place of nodes. One arm
 is one operator at one size: create all DistillJobs and wait until all run; start the operator anew over what has not
 changed; let the pods end, 20 a second; start it anew over what has ended. Latency is from the moment in which a watch
-tells that the Job is complete to that in which a watch tells the DistillJob's status. Requests are those of the
-operator's own user in the API server's audit log. Finished arms are in bench/results/scale.json and are measured
-again only with --again. The operator's user is exempt from the API server's fair queueing.
+tells that the Job is complete to that in which a watch tells the DistillJob's status, for at most 1,200 pods. Requests
+are those of the operator's own user in the API server's audit log. Each finished phase is in bench/results/scale.json;
+finished arms are measured again only with --again. The operator's user is exempt from the API server's fair queueing.
 """
 
 import argparse
@@ -20,7 +20,8 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "scale.json"
 SIZES = (100, 1000, 5000)
 OPERATORS = ("flowstill", "plain")
 CHANGES_A_SECOND = 20.0
+MOST_CHANGES = 1200
 LIMIT_SECONDS = 3600.0
 
 type Measured = dict[str, Any]
@@ -81,8 +83,8 @@ class Operator:
         return round(time.monotonic() - began, 2)
 
 
-async def measure(kind: str, size: int) -> Measured:
-    """One arm on a control plane of its own."""
+async def measure(kind: str, size: int, keep: Callable[[Measured], None]) -> Measured:
+    """One arm on a control plane of its own; ``keep`` gets what is measured after each phase."""
     with running_world(size) as (plane, audit_log):
         operator, audit = Operator(kind, plane), Audit(audit_log)
         async with Client(plane) as client:
@@ -90,7 +92,7 @@ async def measure(kind: str, size: int) -> Measured:
             watching = [asyncio.create_task(watch.run()) for watch in (distilled, jobs)]
             try:
                 await operator.begin()
-                return await _phases(operator, audit, client, (distilled, jobs), size)
+                return await _phases(Arm(operator, audit, keep), client, (distilled, jobs), size)
             finally:
                 for task in watching:
                     task.cancel()
@@ -98,33 +100,51 @@ async def measure(kind: str, size: int) -> Measured:
                 await operator.end()
 
 
-async def _phases(
-    operator: Operator, audit: Audit, client: Client, watches: tuple[Watch, Watch], size: int
-) -> Measured:
+class Arm:
+    """What is measured of one operator at one size."""
+
+    def __init__(self, operator: Operator, audit: Audit, keep: Callable[[Measured], None]) -> None:
+        self.operator, self.audit, self._keep = operator, audit, keep
+        self.found: Measured = {}
+        self._loads: list[float] = []
+
+    def note(self, when: str, **found: object) -> None:
+        """A phase is over."""
+        self._loads.append(os.getloadavg()[0])
+        self.found |= found
+        self.found.setdefault("memory_mib", {})[when] = memory_mib(self.operator.pid)
+        self.found.setdefault("cpu_seconds", {})[when] = round(cpu_seconds(self.operator.pid), 1)
+        self.found["load_average"] = {"least": round(min(self._loads), 1), "most": round(max(self._loads), 1)}
+        print(when, json.dumps(found, default=str), flush=True)
+        self._keep(self.found)
+
+
+async def _phases(arm: Arm, client: Client, watches: tuple[Watch, Watch], size: int) -> Measured:
     distilled, jobs = watches
-    loads = [os.getloadavg()[0]]
     began = time.monotonic()
     await client.create(size)
-    found: Measured = {"created_seconds": round(time.monotonic() - began, 1)}
+    created = round(time.monotonic() - began, 1)
     assert await distilled.until("Running", size, LIMIT_SECONDS), "not all are running"
-    found["all_running_seconds"] = round(time.monotonic() - began, 1)
-    _note(found, "created", operator, loads)
-    requests = audit.since()
-    found["restart_running_seconds"] = await _restart(operator, size)
-    found["restart_requests"] = split(audit.since())
-    _note(found, "restarted", operator, loads)
-    await _end_all(client, size)
-    assert await distilled.until("Succeeded", size, LIMIT_SECONDS), "not all have succeeded"
+    running = round(time.monotonic() - began, 1)
+    begun = arm.audit.since()
+    arm.note("created", created_seconds=created, all_running_seconds=running, requests_until_running=dict(begun))
+    seconds = await _restart(arm.operator, size)
+    arm.note("restarted", restart_running_seconds=seconds, restart_requests=split(arm.audit.since()))
+    count = min(size, MOST_CHANGES)
+    await _end_all(client, count)
+    assert await distilled.until("Succeeded", count, LIMIT_SECONDS), "not all have succeeded"
     latencies = [distilled.first["Succeeded"][name] - at for name, at in jobs.first["Complete"].items()]
-    found["latency_seconds"] = _quantiles(latencies)
-    _note(found, "ended", operator, loads)
-    requests += audit.since()
-    found["requests"] = dict(sorted(requests.items()))
-    found["per_resource"] = {what: round(count / size, 2) for what, count in split(requests).items()}
-    found["restart_ended_seconds"] = await _restart(operator, size)
-    _note(found, "restarted_ended", operator, loads)
-    found["load_average"] = {"least": round(min(loads), 1), "most": round(max(loads), 1)}
-    return found
+    ended = arm.audit.since()
+    each = {what: split(begun)[what] / size + split(ended)[what] / count for what in split(ended)}
+    arm.note(
+        "ended",
+        changes=count,
+        latency_seconds=_quantiles(latencies),
+        requests_until_ended=dict(ended),
+        per_resource={what: round(value, 2) for what, value in each.items()},
+    )
+    arm.note("restarted at the end", restart_ended_seconds=await _restart(arm.operator, size))
+    return arm.found
 
 
 async def _restart(operator: Operator, size: int) -> float | None:
@@ -133,22 +153,15 @@ async def _restart(operator: Operator, size: int) -> float | None:
     return await operator.looked_at(size, LIMIT_SECONDS)
 
 
-async def _end_all(client: Client, size: int) -> None:
-    """Let all pods end, at the rate of the goal."""
-    pods = await client.pods()
-    assert len(pods) == size, f"{len(pods)} pods of {size}"
+async def _end_all(client: Client, count: int) -> None:
+    """Let so many pods end, at the rate of the goal."""
+    pods = (await client.pods())[:count]
+    assert len(pods) == count, f"{len(pods)} pods of {count}"
     began, ending = time.monotonic(), []
     for number, pod in enumerate(pods):
         await asyncio.sleep(max(0.0, began + number / CHANGES_A_SECOND - time.monotonic()))
         ending.append(asyncio.create_task(client.end(pod)))
     await asyncio.gather(*ending)
-
-
-def _note(found: Measured, when: str, operator: Operator, loads: list[float]) -> None:
-    loads.append(os.getloadavg()[0])
-    found.setdefault("memory_mib", {})[when] = memory_mib(operator.pid)
-    found.setdefault("cpu_seconds", {})[when] = round(cpu_seconds(operator.pid), 1)
-    print(when, json.dumps(found, default=str), flush=True)
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -166,21 +179,24 @@ def run(sizes: Sequence[int], operators: Sequence[str], again: bool) -> None:
     for size in sizes:
         for kind in operators:
             key = f"{size} {kind}"
-            if key in read_results() and not again:
+            if "finished" in read_results().get(key, {}) and not again:
                 print(f"{key}: is there")
                 continue
-            found = asyncio.run(measure(kind, size))
-            found["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            arms = {**read_results(), key: found}
-            machine = {"cores": os.cpu_count(), "etcd": "in memory (/dev/shm)", "changes_a_second": CHANGES_A_SECOND}
-            RESULTS.write_text(json.dumps({"machine": machine, "arms": dict(sorted(arms.items()))}, indent=1) + "\n")
+            found = asyncio.run(measure(kind, size, partial(_keep, key)))
+            _keep(key, {**found, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+
+
+def _keep(key: str, found: Measured) -> None:
+    arms = {**read_results(), key: found}
+    machine = {"cores": os.cpu_count(), "etcd": "in memory (/dev/shm)", "changes_a_second": CHANGES_A_SECOND}
+    RESULTS.write_text(json.dumps({"machine": machine, "arms": dict(sorted(arms.items()))}, indent=1) + "\n")
 
 
 def table() -> str:
     """Finished arms as Markdown."""
     head = (
-        "| DistillJobs | operator | all running, s | restarted over running, s | over ended, s | p50, s | p99, s "
-        "| reads | writes | events | most MiB | CPU s | load |"
+        "| DistillJobs | operator | all running, s | restarted over running, s | at the end, s | p50, s | p99, s "
+        "| reads | writes | events | most MiB | CPU s until all ran | load |"
     )
     lines = [head, "|" + "---|" * 13]
     arms = read_results()
@@ -189,14 +205,14 @@ def table() -> str:
             found = arms.get(f"{size} {kind}")
             if found is None:
                 continue
-            each, latency, load = found["per_resource"], found["latency_seconds"], found["load_average"]
+            each, latency = found.get("per_resource", {}), found.get("latency_seconds", {})
+            load = found["load_average"]
             most = max(memory["VmHWM"] for memory in found["memory_mib"].values())
-            spent = found["cpu_seconds"]["created"] + found["cpu_seconds"]["ended"]
-            cells = [size, kind, found["all_running_seconds"], found["restart_running_seconds"]]
-            cells += [found["restart_ended_seconds"], latency["p50"], latency["p99"]]
-            cells += [each["reads"], each["writes"], each["events"], most, round(spent, 1)]
+            cells = [size, kind, found["all_running_seconds"], found.get("restart_running_seconds")]
+            cells += [found.get("restart_ended_seconds"), latency.get("p50"), latency.get("p99")]
+            cells += [each.get("reads"), each.get("writes"), each.get("events"), most, found["cpu_seconds"]["created"]]
             cells += [f"{load['least']}–{load['most']}"]
-            lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+            lines.append(f"| {' | '.join('–' if cell is None else str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 

@@ -94,6 +94,8 @@ class FaultProxy:
 
     def _ask(self, request: web.Request, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         headers = {key: request.headers[key] for key in HEADERS if key in request.headers}
+        # Bodies are passed on as they come, and looked into.
+        headers["Accept-Encoding"] = "identity"
         url = self._plane.server + str(request.rel_url)
         return self._session.request(request.method, url, data=call.body or None, headers=headers)
 
