@@ -29,6 +29,8 @@ from flowstill.artifacts.secrets import redact
 from flowstill.errors import ArtifactError
 
 PATH_STYLE = "FLOWSTILL_S3_PATH_STYLE"
+ALLOWED = "FLOWSTILL_S3_BUCKETS"
+"""Names, comma-separated, of the buckets that this process may use; not set: all that its credentials may."""
 CA_FILE = "FLOWSTILL_CA_FILE"
 CHUNK = 8 * 2**20
 _PARTS = 9_000
@@ -218,6 +220,9 @@ def endpoint_of(environment: Mapping[str, str]) -> str | None:
 
 
 def _connect(bucket: str, environment: Mapping[str, str]) -> S3Store:
+    allowed = environment.get(ALLOWED)
+    if allowed is not None and bucket not in allowed.split(","):
+        raise ArtifactError(f"s3://{bucket} may not be used here: add it to the chart value store.s3.buckets")
     endpoint = endpoint_of(environment)
     path_style = environment.get(PATH_STYLE, "true" if endpoint else "false").lower() == "true"
     config: dict[str, Any] = {

@@ -26,6 +26,8 @@ from flowstill.errors import ArtifactError
 
 NOT_CONTENT = ".gitattributes"
 """Git's own, which the hub adds by itself."""
+SWITCH = "FLOWSTILL_HUB"
+"""``off``: this process asks no hub, whatever a manifest names."""
 _CHUNK = 2**20
 _MAX_MANIFEST = 64 * 2**20
 
@@ -40,6 +42,8 @@ class HubArtifact:
         self._repository, self._commit = hub_of(uri)
         self._environment = os.environ if environment is None else environment
         self._endpoint = endpoint_of(self._environment)
+        if self._environment.get(SWITCH) == "off":
+            raise ArtifactError(f"{uri}: the hub is not asked here: set the chart value store.hub.enabled")
 
     def listing(self) -> Listing:
         """The files of the commit below the path; of an artifact of ours those of its manifest."""

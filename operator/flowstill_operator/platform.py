@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flowstill_operator.remote_stores import RemoteStores
+
 VOLUMES_ROOT = "/var/run/flowstill/volumes"
 
 
@@ -20,6 +22,8 @@ class Platform:
     refused_schemes: Mapping[str, str] = field(default_factory=dict)
     targets: bool = True
     no_store_fix: str = "set the chart value store.uri"
+    remote: RemoteStores | None = None
+    """None: this place says nothing about buckets and the hub, and refuses none."""
 
 
 def kubernetes_platform(
@@ -28,6 +32,7 @@ def kubernetes_platform(
     default_store: str | None,
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
     image_pull_secrets: tuple[str, ...] = (),
+    remote: RemoteStores | None = None,
 ) -> Platform:
     """A cluster: a path of some machine means nothing in a pod, so ``file://`` is refused."""
     return Platform(
@@ -38,6 +43,7 @@ def kubernetes_platform(
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secrets,
         refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
+        remote=remote,
     )
 
 

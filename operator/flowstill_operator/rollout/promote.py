@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
+from flowstill.api.uris import REFERENCE
 from flowstill_operator.children import Document
 from flowstill_operator.steps import TargetChange
 
@@ -29,7 +30,6 @@ POLICY = f"{GROUP}/policy"
 PREVIOUS = f"{GROUP}/previous"
 LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
-REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def reference(ref: StatusRef) -> str:
 
 def parse_reference(text: str) -> StatusRef | None:
     """``URI@sha256:HEX``, or None when it is anything else."""
-    match = REFERENCE.match(text)
+    match = re.match(REFERENCE, text)
     return StatusRef(uri=match["uri"], digest=match["digest"]) if match else None
 
 
