@@ -70,6 +70,15 @@ Moment = Annotated[
     AfterValidator(_real),
 ]
 """A time that a user writes, such as 2026-12-31T23:59:59Z: with its zone."""
+Duration = Annotated[str, Field(max_length=7, pattern=r"^[1-9][0-9]{0,5}[smh]$")]
+"""A length of time such as 24h, 30m or 90s: a whole number of one unit."""
+
+
+def duration_seconds(text: str) -> int:
+    """The length of a :data:`Duration` (s)."""
+    return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1]]
+
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 ParityThreshold = Annotated[float, Field(gt=0.0, le=1.0)]
 """Largest absolute difference of normalised actions between the exported graph and the trained student."""

@@ -239,6 +239,7 @@ def _pod_spec(
     optional: Document = {
         "nodeSelector": runtime.node_selector,
         "tolerations": [t.model_dump(by_alias=True, exclude_none=True) for t in runtime.tolerations],
+        "affinity": runtime.affinity.model_dump(by_alias=True, exclude_none=True) if runtime.affinity else None,
         "serviceAccountName": runtime.service_account_name,
         "imagePullSecrets": [{"name": name} for name in secrets],
         "runtimeClassName": runtime.runtime_class_name,

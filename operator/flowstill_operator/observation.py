@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from flowstill.api.children import ProgressReport
 from flowstill.api.runtime import Runtime
 from flowstill_operator.children import MISSING, Child, Document, is_finished
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import GPU, Owner, child_name, uris_in
 from flowstill_operator.platform import Platform
 from flowstill_operator.remote_stores import refusal
@@ -22,7 +22,7 @@ def owner_of(resource: Document) -> Owner:
 
 
 async def observe_child(
-    cluster: Cluster,
+    cluster: Reads,
     owner: Owner,
     role: str,
     *,
@@ -45,7 +45,7 @@ async def observe_child(
     return child, await _observe(cluster, owner, child_name(owner, role, reader=True, number=number), look=False)
 
 
-async def _observe(cluster: Cluster, owner: Owner, name: str, *, look: bool) -> Child:
+async def _observe(cluster: Reads, owner: Owner, name: str, *, look: bool) -> Child:
     job = await cluster.get("Job", owner.namespace, name)
     pods = await cluster.pods(job) if job is not None else []
     child = read_job(job, pods, owner.uid)

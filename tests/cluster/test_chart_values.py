@@ -195,6 +195,21 @@ CASES = [
     *image_cases("trainer", variable("FLOWSTILL_TRAINER_IMAGE")),
     *image_cases("evaluator", variable("FLOWSTILL_EVALUATOR_IMAGE")),
     Case("operator.watchNamespaces", ["a", "b"], variable("FLOWSTILL_NAMESPACES"), None, "a,b"),
+    *(
+        Case(
+            f"safetyLimits.{gate}.{name}",
+            value,
+            lambda d, gate=gate, name=name: json.loads(d.environment()["FLOWSTILL_SAFETY_LIMITS"])[gate][name],
+            before,
+            value,
+        )
+        for gate, name, before, value in (
+            ("S1", "maxPerHundred", 2, 1),
+            ("S2", "maxDistance", 0.15, 0.1),
+            ("S3", "margin", 0.1, 0.05),
+        )
+    ),
+    Case("monitoring.prometheusUrl", "http://p:9090", variable("FLOWSTILL_PROMETHEUS_URL"), None, "http://p:9090"),
     Case(
         "operator.watchNamespaces",
         ["a", "b"],
