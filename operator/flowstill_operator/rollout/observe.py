@@ -15,7 +15,7 @@ from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
 from flowstill_operator.observation import explain, observe_child, owner_of
 from flowstill_operator.platform import Platform
@@ -117,7 +117,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)
 
 
-async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+async def observe(cluster: Reads, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
     observed = read_resource(resource, platform)
     spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
@@ -166,7 +166,7 @@ def is_replaced(status: StudentRolloutStatus, target: Target | None, uid: str) -
     return target.rollout != uid and status.promotion_time is None and target.served != status.previous
 
 
-async def _check(cluster: Cluster, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:
+async def _check(cluster: Reads, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:
     """All signals of the student that is watched, when it is time to look; none of a target that serves another."""
     monitoring, target, student = spec.monitoring, observed.target, observed.status.student
     if monitoring is None or spec.target is None or target is None or student is None:

@@ -31,6 +31,7 @@ from typing import Any
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
+from flowstill.api.uris import REFERENCE
 from flowstill_operator.children import Document
 from flowstill_operator.steps import TargetChange, parse_timestamp
 
@@ -40,7 +41,6 @@ PREVIOUS = f"{GROUP}/previous"
 LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
 WATCHED_UNTIL = f"{GROUP}/watched-until"
-REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def reference(ref: StatusRef) -> str:
 
 def parse_reference(text: str) -> StatusRef | None:
     """``URI@sha256:HEX``, or None when it is anything else."""
-    match = REFERENCE.match(text)
+    match = re.match(REFERENCE, text)
     return StatusRef(uri=match["uri"], digest=match["digest"]) if match else None
 
 
