@@ -109,19 +109,19 @@ class Maker:
         one = Trainer(student, teacher, batches, CheckpointFolder(root / "checkpoints", "a", 2), processes)
         losses: dict[int, float] = {}
         norms: list[float] = []
-        clip = one.shared.clip
+        clip = one.learner.shared.clip
 
         def measured(limit: float) -> float:
             norms.append(clip(limit))
             return norms[-1]
 
-        one.shared.clip = measured  # type: ignore[method-assign]
+        one.learner.shared.clip = measured  # type: ignore[method-assign]
 
         def progress(step: int, total: int, loss: float, rate: float) -> None:
             losses[step] = loss
             if poison is not None and poison(step):
                 with torch.no_grad():
-                    for parameter in one.parameters.values():
+                    for parameter in one.learner.parameters.values():
                         parameter.fill_(float("nan"))
 
         error = ""

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from flowstill.api.distilljob import Refine, Training
-from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import conditional_velocity, interpolate
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import energy_distance
 from flowstill_trainer.methods.dmd import direction, draw
-from flowstill_trainer.refine import RefineBatches, Refiner, refuse_several_processes
+from flowstill_trainer.refine import RefineBatches, Refiner
 
 TRAINING = Training(steps=1, batch_size=4, precision="fp32", ema=0.9, checkpoint_every=2)
 REFINE = Refine(steps=5, learning_rate=1e-3, fake_learning_rate=3e-3)
@@ -30,7 +30,11 @@ def refiner(tiny, folder, *, refine=REFINE, training=TRAINING, teacher=None, **s
 
 def everything(one):
     """What a published student and a continued run depend on."""
-    return one.state().weights | one.state().optimizer | {f"average/{n}": p for n, p in one.average.items()}
+    return (
+        one.state().weights
+        | one.state().optimizer
+        | {f"average/{n}": p for n, p in one.learners["student"].average.items()}
+    )
 
 
 def run(one, *, stop_at=None, die_at=None):
@@ -225,10 +229,3 @@ def distance(one):
     theirs = one.teacher.chunk(prefix, torch.randn(shape, generator=random), 10)
     real = slice(0, one.student.action_dim)
     return energy_distance(*(x[..., real].flatten(1).unflatten(0, (8, 32)) for x in (ours, theirs)))
-
-
-def test_several_processes_are_refused():
-    refuse_several_processes(1)
-    with pytest.raises(UserError, match=r"one of 2.*spec.runtime.nodes.*spec.runtime.gpusPerNode") as caught:
-        refuse_several_processes(2)
-    assert caught.value.field == "spec.method.refine"
