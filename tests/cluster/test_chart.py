@@ -88,7 +88,7 @@ def robots(control_plane: ControlPlane) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def monitoring(control_plane: ControlPlane) -> Iterator[None]:
-    """The Prometheus operator's own kinds, once for all: one that is applied while it goes answers, and then is gone."""
+    """The Prometheus operator's own kinds, once for all: applied again while they go, they answer and are gone then."""
     folder = folder_of(PROMETHEUS_OPERATOR) / "example/prometheus-operator-crd"
     names = [f"{kind}.monitoring.coreos.com" for kind in ("servicemonitors", "prometheusrules")]
     for name in names:
