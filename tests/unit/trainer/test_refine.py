@@ -11,6 +11,7 @@ from flowstill.policies.flow import conditional_velocity, interpolate
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import energy_distance
 from flowstill_trainer.methods.dmd import direction, draw
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.refine import RefineBatches, Refiner
 
 TRAINING = Training(steps=1, batch_size=4, precision="fp32", ema=0.9, checkpoint_every=2)
@@ -117,7 +118,7 @@ def test_observations_are_jittered_and_each_update_has_its_own_numbers(tiny, tmp
     assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
     assert 0.02 < first.jitter_BS.std() < 0.1
     assert not torch.equal(first.jitter_BS, second.jitter_BS)
-    [seen] = one.batches.see(first)
+    [seen] = one.batches.see(first, Processes())
     assert seen.theirs is seen.ours
     raw = one.batches.frames.observations(first.frame_B)
     jittered, plain = (one.student.encode_prefix(one.student.preprocess(raw, j)) for j in (first.jitter_BS, None))
@@ -138,7 +139,7 @@ def test_accumulation_changes_neither_losses_nor_weights(tiny, tmp_path):
     losses = run(whole)
     cut = refiner(tiny, tmp_path / "parts", training=TRAINING.model_copy(update={"gradient_accumulation": 3}))
     sampled = next(cut.batches.iterate(0))
-    assert [len(sampled.frame_B[part.rows]) for part in cut.batches.see(sampled)] == [2, 1, 1]
+    assert [len(sampled.frame_B[part.rows]) for part in cut.batches.see(sampled, Processes())] == [2, 1, 1]
     assert run(cut) == pytest.approx(losses, rel=1e-3)
     there = cut.state().weights
     for name, value in whole.state().weights.items():
@@ -175,7 +176,7 @@ def test_bf16_updates_fp32_weights(tiny, tmp_path):
 def test_a_state_out_student_and_its_teacher_have_their_own_prefixes(tiny, tmp_path):
     one = refiner(tiny, tmp_path, state_out=True)
     sampled = next(one.batches.iterate(0))
-    [seen] = one.batches.see(sampled)
+    [seen] = one.batches.see(sampled, Processes())
     raw = one.batches.frames.observations(sampled.frame_B)
     for policy, prefix in ((one.student, seen.ours), (one.teacher, seen.theirs)):
         assert equal(prefix, policy.encode_prefix(policy.preprocess(raw, sampled.jitter_BS)))  # the same jitter
