@@ -188,19 +188,22 @@ def test_too_few_samples_for_all_is_the_users_error(warm, store, tmp_path):
     assert "at least 6" in result["message"]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel):
-    def curve(name, ranks):
-        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel}
+@pytest.mark.parametrize(("parallel", "refine"), [("ddp", {}), ("fsdp", {"refine": {"steps": 2}})])
+def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel, refine):
+    def published(name, ranks):
+        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel} | refine
         folder = write_spec(tmp_path / name, **options)
         if (known := store.root / "by-inputs").exists():
             known.rename(tmp_path / f"forgotten-{name}")
         codes, result = finish(ranks(folder), folder)
         assert set(codes) == {0}, (folder / "stderr").read_text()
-        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
+        assert ("refining: 10 of 10" in (folder / "stderr").read_text()) == bool(refine)
+        distances = {arm["name"]: arm["distance"] for arm in result["fidelity"]}
+        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text()), distances
 
-    both = curve("both", lambda folder: start(warm, folder, store))
-    alone = curve("alone", lambda folder: start(warm, folder, store, size=1))
+    both, distances = published("both", lambda folder: start(warm, folder, store))
+    alone, expected = published("alone", lambda folder: start(warm, folder, store, size=1))
+    assert distances == pytest.approx(expected, abs=1e-4)
     assert [look["step"] for look in both["looks"]] == [3, 6, 8]
     assert both["publishedStep"] == alone["publishedStep"]
     for ours, theirs in zip(both["looks"], alone["looks"], strict=True):
