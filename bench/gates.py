@@ -1,7 +1,8 @@
 """How often the gates promote which student, and after how many episodes: simulated evaluations, no simulator.
 
     python bench/gates.py [--evaluations 2000] [--out bench/results/gates.json]
-    python bench/gates.py --tasks 50 --discordance 0.095 --max-episodes-per-task 300 --out /tmp/more.json
+    python bench/gates.py --tasks 50                renews only these rows of the file
+    python bench/gates.py --tasks 50 --discordance 0.095 --max-episodes-per-task 200 --out /tmp/fewer.json
 
 Pairs of episodes are drawn from known probabilities and go through the gates and the looks that real ones go
 through (``flowstill_evaluator.stopping.wanted``). Simulated are the gates that need pairs (S1, S3, P1, P5,
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -196,6 +198,14 @@ def table(rows: list[Row]) -> Iterator[str]:
         )
 
 
+def renewed(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The file's rows with these in the place of those of the same tasks and discordance, in the table's order."""
+    new = {(row["tasks"], row["discordance"]) for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [row for row in old if (row["tasks"], row["discordance"]) not in new]
+    return sorted([*kept, *rows], key=lambda row: (row["discordance"], row["tasks"]))
+
+
 def main() -> None:
     """Simulate everything, print the table and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -213,7 +223,8 @@ def main() -> None:
         for rule in asked:
             rows.append(simulate(rule, student, discordance, arguments.evaluations, most))
             print(list(table(rows))[-1], flush=True)
-    value = {"success": SUCCESS, "clamped": CLAMPED, "seed": SEED, "rows": [asdict(row) for row in rows]}
+    written = renewed(arguments.out, [asdict(row) for row in rows])
+    value = {"success": SUCCESS, "clamped": CLAMPED, "seed": SEED, "rows": written}
     arguments.out.write_text(json.dumps(value, indent=1) + "\n")
     print("\n".join(table(rows)))
     print(f"{time.monotonic() - started:.0f} s")

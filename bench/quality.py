@@ -163,7 +163,7 @@ def run(options: argparse.Namespace) -> None:
     results.teacher = teacher
     wanted = [setting(name) for name in options.setting] or list(SETTINGS)
     episodes = [PURPOSES[name] for name in options.purpose]
-    with WorkerPool(METAWORLD, *pool_size(PART)) as pool:
+    with WorkerPool(METAWORLD, *pool_size(PART, METAWORLD)) as pool:
         for each in episodes:
             for name, open_runner in teacher_arms().items():
                 run_arm(results, name, open_runner, each, pool)

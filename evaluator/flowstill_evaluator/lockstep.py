@@ -243,7 +243,7 @@ class WorkerPool:
             view: what the policies look at; default: each task's whole state and a black camera.
             silence: seconds after which a worker that does not answer is killed: its simulator hangs.
         """
-        self.width = max(1, min(width, suite.most_environments // workers))
+        self.width = width_of(suite, workers, width)
         self._silence = silence
         self._suite, self._view = suite, view
         self._context = multiprocessing.get_context("spawn")
@@ -364,10 +364,15 @@ def policy_threads() -> int:
     return max(1, usable_cores() // 2)
 
 
-def pool_size(episodes: int) -> tuple[int, int]:
-    """Worker processes for so many episodes, and slots of each."""
+def pool_size(episodes: int, suite: Suite) -> tuple[int, int]:
+    """Worker processes for so many episodes of a suite, and slots of each."""
     workers = max(1, min(usable_cores(), MAX_WORKERS, episodes))
-    return workers, min(BATCH, -(-episodes // workers))
+    return workers, width_of(suite, workers, min(BATCH, -(-episodes // workers)))
+
+
+def width_of(suite: Suite, workers: int, width: int) -> int:
+    """Slots of each of so many workers: ``width``, or fewer where the suite's environments are large."""
+    return max(1, min(width, suite.most_environments // workers))
 
 
 def stacked(rows: Sequence[dict[str, Any]]) -> Observation:

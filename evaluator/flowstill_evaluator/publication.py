@@ -64,7 +64,7 @@ def run_description(session: Session, videos_note: str | None) -> dict[str, Any]
     """``run.json``: everything that says where the numbers came from."""
     evaluation, comparison = session.task.evaluation, session.comparison
     notes = json.loads((session.folder / "arms.json").read_text())
-    workers, width = lockstep.pool_size(len(session.episodes))
+    workers, width = lockstep.pool_size(len(session.episodes), session.suite)
     return {
         "suite": evaluation.suite,
         "arms": [notes[arm.name] for arm in comparison.arms],

@@ -49,7 +49,7 @@ class Simulators:
         self.close()
         if drawn(view, suite, tasks):
             os.environ["MUJOCO_GL"] = choose_library()  # the simulators' processes inherit it
-        workers, width = pool_size(len(self._session.episodes))
+        workers, width = pool_size(len(self._session.episodes), suite)
         self._session.tell(f"starting {workers} simulators")
         self._pool = view, WorkerPool(suite, workers, width, view)
         return self._pool[1]

@@ -15,17 +15,30 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
+from flowstill.api.affinity import VALUES_REFUSED
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.gates import LIMITS, Gates
+from flowstill.api.monitoring import (
+    INTERVAL_REFUSED,
+    LONGEST_INTERVAL,
+    LONGEST_WINDOW,
+    RESERVED,
+    RESTARTS,
+    SHORTEST_INTERVAL,
+    TOO_FEW_CHECKS,
+    WINDOW_REFUSED,
+)
 from flowstill.api.structural import Schema, structural
 from flowstill.api.studentrollout import (
+    MONITORING_REFUSED,
     SAFETY_REFUSED,
     UNTIL_PROMOTION,
     WITH_EVIDENCE,
     StudentRolloutSpec,
     StudentRolloutStatus,
 )
+from flowstill.api.uris import NOT_PINNED, PINNED
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -47,7 +60,12 @@ def _defaults_of_limits() -> list[str]:
     ]
 
 
+def _pin(before: str = "") -> Schema:
+    return _rule(f"{before}!self.uri.startsWith('hf://') || self.uri.matches('{PINNED}')", NOT_PINNED, "uri")
+
+
 RULES: dict[str, list[Schema]] = {
+    **{model: [_pin()] for model in ("Source", "Teacher", "Dataset", "ArtifactRef")},
     "DistillJobSpec": [
         _rule(
             "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
@@ -92,6 +110,7 @@ RULES: dict[str, list[Schema]] = {
             "has(self.uri) == has(self.digest)",
             "spec.student.uri and spec.student.digest belong together",
         ),
+        _pin("!has(self.uri) || "),
     ],
     "Evaluation": [
         _rule(
@@ -119,7 +138,38 @@ RULES: dict[str, list[Schema]] = {
             "profile",
         ),
     ],
+    "NodeRequirement": [
+        _rule(
+            "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : "
+            "self.operator in ['Gt', 'Lt'] ? has(self.values) && self.values.size() == 1 : "
+            "!has(self.values) || self.values.size() == 0",
+            VALUES_REFUSED,
+            "values",
+        ),
+    ],
+    "MonitoringQuery": [_rule(f"self.name != '{RESTARTS}'", RESERVED, "name")],
+    "Monitoring": [
+        _rule(
+            f"duration(self.interval) >= duration('{SHORTEST_INTERVAL}') && "
+            f"duration(self.interval) <= duration('{LONGEST_INTERVAL}')",
+            INTERVAL_REFUSED,
+            "interval",
+        ),
+        _rule(
+            "duration(self.window) >= duration(self.interval) && "
+            f"duration(self.window) <= duration('{LONGEST_WINDOW}')",
+            WINDOW_REFUSED,
+            "window",
+        ),
+        _rule(
+            "!has(self.queries) || self.queries.all(each, each.minSamples <= "
+            "duration(self.window).getSeconds() / duration(self.interval).getSeconds())",
+            TOO_FEW_CHECKS,
+            "queries",
+        ),
+    ],
     "StudentRolloutSpec": [
+        _rule("!has(self.monitoring) || has(self.target)", MONITORING_REFUSED, "monitoring"),
         _rule(
             "self.runtime.nodes == 1",
             "spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes",

@@ -19,6 +19,9 @@ LIST_KEYS = {
     "Fidelity": "name",
     "EnvVar": "name",
     "Override": "gate",
+    "MonitoringQuery": "name",
+    "Signal": "name",
+    "PodRestarts": "name",
 }
 """Lists of these models are maps: merged, and refused when two entries have one key."""
 

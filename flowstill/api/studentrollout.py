@@ -26,22 +26,28 @@ from flowstill.api.fields import (
     Uri,
 )
 from flowstill.api.gates import GateName, Gates
+from flowstill.api.monitoring import Monitoring, MonitoringStatus
 from flowstill.api.runtime import Runtime
 
 Phase = Literal[
     "Pending", "Validating", "Evaluating", "Judging", "AwaitingApproval", "Suspended", "Promoting",
-    "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
+    "Monitoring", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed",
 ]  # fmt: skip
 Verdict = Literal["Pass", "Fail", "Inconclusive"]
 ArmName = Literal["teacher@10", "teacher@4", "teacher@2", "teacher@1", "teacher@10-draws", "student", "student-draws"]
-DEFAULT_MOST_EPISODES = 200
 DEFAULT_MOST_IN_ALL = 600
 """Enough for P1's default margin, which is about all tasks together: with fewer than three of them each gets more."""
+DEFAULT_MOST_EPISODES = 200
+DEFAULT_MOST_OF_MANY = 300
+MANY_TASKS = 11
+"""S3 has to hold on every task. From so many tasks on 200 episodes of each show it of an equal student less than nine
+times in ten where 9.5 % of pairs differ, and 300 do up to 100 tasks."""
 UNTIL_PROMOTION = ("overrides", "approval")
 """Fields of a spec that may be changed until the student is promoted, or the rollout has ended."""
 WITH_EVIDENCE = (
     "spec.evaluation.evidence stands in the place of a simulator: leave out custom, arms, shards and maxEpisodesPerTask"
 )
+MONITORING_REFUSED = "spec.monitoring needs spec.target: without a Deployment there is nothing to watch"
 SAFETY_REFUSED = "spec.overrides: a safety gate can never be overridden; only P1 to P6 can"
 
 
@@ -100,7 +106,7 @@ class Evaluation(Model):
     max_episodes_per_task: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None,
         description="Where gates stay undecided more episodes are run, up to so many; default: 200, with one task "
-        "600 and with two 300, or episodesPerTask when that is more.",
+        "600, with two or with more than ten 300, or episodesPerTask when that is more.",
     )
     shards: Annotated[int, Field(ge=1, le=64, description="Pods that share the episodes of the evaluation.")] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -120,8 +126,11 @@ class Evaluation(Model):
         """The most episodes of a task that may be run. Of recorded trials there are no more than there are."""
         if self.evidence is not None:
             return self.episodes_per_task
-        shared = -(-DEFAULT_MOST_IN_ALL // len(set(self.tasks)))
-        return self.max_episodes_per_task or max(DEFAULT_MOST_EPISODES, shared, self.episodes_per_task)
+        if self.max_episodes_per_task is not None:
+            return self.max_episodes_per_task
+        tasks = len(set(self.tasks))
+        each = DEFAULT_MOST_OF_MANY if tasks >= MANY_TASKS else DEFAULT_MOST_EPISODES
+        return max(each, -(-DEFAULT_MOST_IN_ALL // tasks), self.episodes_per_task)
 
     @model_validator(mode="after")
     def _agrees(self) -> "Evaluation":
@@ -196,6 +205,10 @@ class StudentRolloutSpec(Model):
         "May be changed until the student is promoted.",
     )
     target: Target | None = None
+    monitoring: Monitoring | None = Field(
+        default=None,
+        description="Watch the promoted student before the rollout completes; a breach puts the policy before it back.",
+    )
     runtime: Runtime = Field(default_factory=Runtime)
     suspend: bool = Field(
         default=False,
@@ -215,6 +228,12 @@ class StudentRolloutSpec(Model):
     def _one_node(self) -> "StudentRolloutSpec":
         if self.runtime.nodes > 1:
             raise ValueError("spec.runtime.nodes must be 1 on a StudentRollout: only training uses several nodes")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_watch(self) -> "StudentRolloutSpec":
+        if self.monitoring is not None and self.target is None:
+            raise ValueError(MONITORING_REFUSED)
         return self
 
 
@@ -292,6 +311,11 @@ class StudentRolloutStatus(StatusModel):
     previous: Annotated[str, Field(max_length=1200)] | None = Field(
         default=None, description="FLOWSTILL_POLICY of the target before promotion; empty when it had none."
     )
+    roll_back_to: Annotated[str, Field(max_length=1200)] | None = Field(
+        default=None,
+        description="What a roll-back puts: the last policy that completed; empty: no entry of ours.",
+    )
+    monitoring: MonitoringStatus | None = None
     rollouts: StatusRef | None = None
     evidence: StatusRef | None = None
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] = Field(

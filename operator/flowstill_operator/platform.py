@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flowstill.api.safety import SafetyLimits
+from flowstill_operator.remote_stores import RemoteStores
+
 VOLUMES_ROOT = "/var/run/flowstill/volumes"
 
 
 @dataclass(frozen=True)
 class Platform:
-    """One place. ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead."""
+    """One place.
+
+    ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead; ``prometheus``: there is one to
+    ask; ``safety_limits``: how loose the safety gates of a spec may be.
+    """
 
     name: Literal["kubernetes", "local"]
     trainer_image: str
@@ -19,7 +26,11 @@ class Platform:
     image_pull_secrets: tuple[str, ...] = ()
     refused_schemes: Mapping[str, str] = field(default_factory=dict)
     targets: bool = True
+    prometheus: bool = False
+    safety_limits: SafetyLimits = field(default_factory=SafetyLimits)
     no_store_fix: str = "set the chart value store.uri"
+    remote: RemoteStores | None = None
+    """None: this place says nothing about buckets and the hub, and refuses none."""
 
 
 def kubernetes_platform(
@@ -28,6 +39,10 @@ def kubernetes_platform(
     default_store: str | None,
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
     image_pull_secrets: tuple[str, ...] = (),
+    *,
+    remote: RemoteStores | None = None,
+    prometheus: bool = False,
+    safety_limits: SafetyLimits | None = None,
 ) -> Platform:
     """A cluster: a path of some machine means nothing in a pod, so ``file://`` is refused."""
     return Platform(
@@ -37,7 +52,10 @@ def kubernetes_platform(
         default_store=default_store,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secrets,
+        prometheus=prometheus,
+        safety_limits=safety_limits or SafetyLimits(),
         refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
+        remote=remote,
     )
 
 

@@ -15,12 +15,14 @@ WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
 NEWS = ("Suspended", "Admitted")
 """Conditions that are good news neither way, nor bad."""
+BAD_NEWS = ("Failed", "Drifted")
+"""Conditions that are better not True."""
 OVERRIDDEN = "GatesOverridden"
 WARNED = frozenset({OVERRIDDEN})
 """Reasons that are warnings though their condition is as it should be."""
 
-RUNNING_LOOK_SECONDS = 15.0
-"""How often a running child is asked for its progress."""
+RUNNING_LOOK_SECONDS = 30.0
+"""How often a running child's progress is written at most."""
 WAITING_LOOK_SECONDS = 60.0
 """How often a resource that waits is looked at without an event."""
 QUOTA_LOOK_SECONDS = 600.0
@@ -255,7 +257,7 @@ def transitions(before: list[Condition], after: list[Condition]) -> Iterable[Not
         old = find_condition(before, condition.type)
         if old is not None and (old.status, old.reason) == (condition.status, condition.reason):
             continue
-        unwanted = condition.status == ("True" if condition.type == "Failed" else "False")
+        unwanted = condition.status == ("True" if condition.type in BAD_NEWS else "False")
         bad = (unwanted and condition.type not in NEWS) or condition.reason in WARNED
         text = f"{condition.type}: {condition.message}" if condition.message else condition.type
         yield Note("Warning" if bad else "Normal", condition.reason, text)

@@ -77,12 +77,13 @@ class Scene:
         target: bool = True,
         deadline: int = 120,
         runtime: dict[str, Any] | None = None,
+        monitoring: dict[str, Any] | None = None,
         **evaluation: Any,
     ) -> str:
         """Apply a rollout of that student, or with that ``spec.student``, and return its UID.
 
-        ``deadline``: how long the target may take to become available (s). ``runtime`` and ``evaluation``: more of
-        these sections.
+        ``deadline``: how long the target may take to become available (s). ``monitoring``: that section; ``runtime``
+        and ``evaluation``: more of these.
         """
         source = student if isinstance(student, dict) else student.model_dump()
         spec: dict[str, Any] = {"student": source, "runtime": {"gpusPerNode": 0, **(runtime or {})}}
@@ -91,6 +92,8 @@ class Scene:
         if target:
             deployment = {"name": TARGET, "container": "policy"}
             spec["target"] = {"deployment": deployment, "progressDeadlineSeconds": deadline}
+        if monitoring:
+            spec["monitoring"] = monitoring
         self.plane.apply(student_rollout(name, self.namespace, **spec))
         found = self.objects.get("studentrollouts", name)
         assert found is not None

@@ -95,6 +95,10 @@ class StandInKubelet:
         state = {"running": {"startedAt": _now()}}
         self._write(pod, "Running", state, ready=True)
 
+    def restart(self, pod: Document, times: int) -> None:
+        """Its containers have been restarted so often, and run."""
+        self._write(pod, "Running", {"running": {"startedAt": _now()}}, ready=True, restarts=times)
+
     def end(self, pod: Document, result: Result | str, exit_code: int = 0) -> None:
         """Its container ends with that exit code and termination message."""
         message = result if isinstance(result, str) else result.model_dump_json(by_alias=True, exclude_none=True)
@@ -113,14 +117,14 @@ class StandInKubelet:
             self.run(pod)
         return len(waiting)
 
-    def _write(self, pod: Document, phase: str, state: Document, *, ready: bool) -> None:
+    def _write(self, pod: Document, phase: str, state: Document, *, ready: bool, restarts: int = 0) -> None:
         truth = str(ready)
         containers = [
             {
                 "name": container["name"],
                 "image": container["image"],
                 "imageID": "",
-                "restartCount": 0,
+                "restartCount": restarts,
                 "ready": ready,
                 "started": ready,
                 "state": state,

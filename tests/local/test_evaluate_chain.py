@@ -1,6 +1,7 @@
 """``flowstill-evaluate parity`` and ``rollouts`` as processes: interrupted, continued, published.
 
-The policy is a tiny SmolVLA that looks through a camera, which is really drawn.
+The policy is a tiny SmolVLA that looks through a camera, which is really drawn. The processes are forks of the warm
+one; those that P3 measures are fresh.
 """
 
 import json
@@ -8,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -29,7 +29,8 @@ ARMS = ["teacher@10", "student", "student-draws"]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(warming, tmp_path_factory):
+    del warming  # it imports while the student is exported
     root = tmp_path_factory.mktemp("evaluate")
     return {
         **os.environ,
@@ -47,6 +48,12 @@ def student(environment):
     patch.setenv("FLOWSTILL_STORE", environment["FLOWSTILL_STORE"])
     yield publish_student(Path(environment["ROOT"]))
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def evaluator(warm, environment):
+    """Starts the real command."""
+    return Evaluator(warm, environment)
 
 
 def spec_file(environment, student, kind, **changes):
@@ -71,58 +78,64 @@ def spec_file(environment, student, kind, **changes):
     return path
 
 
-def start(environment, command, spec, work=None):
-    work = work or Path(environment["ROOT"]) / "work" / spec.stem
-    line = [sys.executable, "-m", "flowstill_evaluator.cli", command, "--spec", str(spec), "--output", str(work)]
-    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True), work
+class Evaluator:
+    """``flowstill-evaluate`` as a process, with its environment."""
+
+    def __init__(self, warm, environment):
+        self.warm, self.environment = warm, environment
+
+    def start(self, command, spec, work=None, **environment):
+        work = work or Path(self.environment["ROOT"]) / "work" / spec.stem
+        line = self.warm.command(["flowstill-evaluate", command, "--spec", str(spec), "--output", str(work)])
+        given = self.environment | environment
+        return subprocess.Popen(line, env=given, stderr=subprocess.PIPE, text=True), work
+
+    def finish(self, command, spec, **environment):
+        process, work = self.start(command, spec, **environment)
+        _, said = process.communicate()
+        return process.returncode, Result.model_validate_json((work / "result.json").read_text()), said
 
 
-def finish(environment, command, spec):
-    process, work = start(environment, command, spec)
-    _, said = process.communicate()
-    return process.returncode, Result.model_validate_json((work / "result.json").read_text()), said
-
-
-def test_parity_of_an_export_holds(environment, student):
-    code, result, said = finish(environment, "parity", spec_file(environment, student, "Parity"))
+def test_parity_of_an_export_holds(evaluator, environment, student):
+    code, result, said = evaluator.finish("parity", spec_file(environment, student, "Parity"))
     assert (code, result.reason) == (0, "ParityHolds"), said
     assert 0 < result.difference < result.threshold == 1e-3
     assert result.teacher == result.baseline
 
 
 @pytest.mark.long
-def test_parity_of_an_export_in_fp16_has_its_own_threshold(environment, student):
+def test_parity_of_an_export_in_fp16_has_its_own_threshold(evaluator, environment, student):
     half = publish_student(Path(environment["ROOT"]) / "half", precision="fp16")
-    code, result, said = finish(environment, "parity", spec_file(environment, half, "Parity"))
+    code, result, said = evaluator.finish("parity", spec_file(environment, half, "Parity"))
     assert (code, result.reason) == (0, "ParityHolds"), said
     assert 1e-6 < result.difference < result.threshold == 2e-2
 
 
-def test_a_camera_that_the_task_has_not_is_the_users_error(environment, student):
+def test_a_camera_that_the_task_has_not_is_the_users_error(evaluator, environment, student):
     rename_map = {"observation.images.wrist": tiny_smolvla.CAMERA}
-    code, result, _ = finish(environment, "parity", spec_file(environment, student, "Parity", renameMap=rename_map))
+    code, result, _ = evaluator.finish("parity", spec_file(environment, student, "Parity", renameMap=rename_map))
     assert (code, result.outcome) == (65, "UserError")
     assert result.message.startswith("spec.evaluation.renameMap: reach-around has no 'observation.images.wrist'")
 
 
-def test_a_custom_suite_is_tried_before_anything_runs(environment, student):
+def test_a_custom_suite_is_tried_before_anything_runs(evaluator, environment, student):
     example = Path(__file__).parents[2] / "examples" / "custom_suite"
     custom = {"entryPoint": "planar_arm:make_env", "config": {"max_steps": "9"}}
     changes = {"custom": custom, "renameMap": {"observation.images.black": tiny_smolvla.CAMERA}}
     spec = spec_file(environment, student, "Parity", suite="custom", tasks=["reach"], **changes)
-    code, result, _ = finish(environment, "parity", spec)
+    code, result, _ = evaluator.finish("parity", spec)
     assert (code, result.outcome) == (65, "UserError")
     assert result.message.startswith("spec.evaluation.custom.entryPoint: planar_arm cannot be imported")
-    code, result, _ = finish({**environment, "PYTHONPATH": str(example)}, "parity", spec)
+    code, result, _ = evaluator.finish("parity", spec, PYTHONPATH=str(example))
     assert (code, result.outcome) == (65, "UserError")
     assert "the student was trained on states of 7 numbers, reach has 6: agent_pos" in result.message
 
 
 @pytest.fixture(scope="module")
-def evaluated(environment, student):
+def evaluated(evaluator, environment, student):
     """The records of an evaluation that was interrupted once."""
     spec = spec_file(environment, student, "Rollouts")
-    process, work = start(environment, "rollouts", spec)
+    process, work = evaluator.start("rollouts", spec)
     lines = work / "rollouts" / "episodes.jsonl"
     while process.poll() is None and not (lines.exists() and lines.stat().st_size):
         time.sleep(0.05)
@@ -132,7 +145,7 @@ def evaluated(environment, student):
     before = lines.read_bytes()
     assert 1 <= before.count(b"\n") < EPISODES * len(ARMS)
 
-    code, result, said = finish(environment, "rollouts", spec)
+    code, result, said = evaluator.finish("rollouts", spec)
     assert code == 0, said
     assert lines.read_bytes().startswith(before)
     return fetch(result.rollouts, "rollouts")
@@ -166,7 +179,7 @@ def test_rollouts_are_interrupted_continued_and_published(evaluated):
 
 
 @pytest.mark.long
-def test_two_shards_are_what_one_is(environment, student, evaluated, tmp_path):
+def test_two_shards_are_what_one_is(evaluator, environment, student, evaluated, tmp_path):
     spec = spec_file(environment, student, "Rollouts", shards=2)
     works = [Path(environment["ROOT"]) / "store" / "work" / "shards" / str(index) for index in (0, 1)]
     # As if an attempt before had measured them, which takes longer than all else, and is measured above.
@@ -174,8 +187,7 @@ def test_two_shards_are_what_one_is(environment, student, evaluated, tmp_path):
     for name in ("latency.json", "memory.json"):
         shutil.copyfile(evaluated / name, folder / name)
     shards = [
-        start({**environment, "JOB_COMPLETION_INDEX": str(index)}, "rollouts", spec, work)[0]
-        for index, work in enumerate(works)
+        evaluator.start("rollouts", spec, work, JOB_COMPLETION_INDEX=str(index))[0] for index, work in enumerate(works)
     ]
     for shard in shards:
         _, said = shard.communicate()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -19,10 +18,11 @@ OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")
 
 @pytest.fixture(scope="module", params=["smolvla", *OTHERS])
 def found(request, tmp_path_factory):
-    """What two processes found, each."""
+    """What two processes found, each; only fresh ones build LeRobot's other policies small."""
     folder = tmp_path_factory.mktemp("together")
+    warm = request.getfixturevalue("warm") if request.param == "smolvla" else None
     with (folder / "log").open("w") as log:
-        processes = together(request.param, folder, log)
+        processes = together(request.param, folder, log, warm)
         assert [process.wait(900) for process in processes] == [0] * SIZE, (folder / "log").read_text()
     return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(SIZE)]
 
@@ -108,10 +108,7 @@ class Rank:
 
 @pytest.fixture(scope="module")
 def store(tiny, tmp_path_factory):
-    root = tmp_path_factory.mktemp("store")
-    for name, folder in (("teachers", tiny.teacher_folder), ("datasets", tiny.dataset_folder)):
-        shutil.copytree(folder, root / name / "tiny")
-    return TrainStore(root, "smolvla")
+    return TrainStore.of(tmp_path_factory.mktemp("store"), tiny, None)
 
 
 def start(warm, folder, store, size=SIZE):

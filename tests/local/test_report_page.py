@@ -48,6 +48,12 @@ UNDRAWN = """() => {
     check(line.getBoundingClientRect().width > 100 && getComputedStyle(line).stroke !== 'none', 'an undrawn line');
   for (const text of document.querySelectorAll('.plot, .panel text'))
     check(text.getBoundingClientRect().height >= 9, `text too small: ${text.textContent}`);
+  for (const text of document.querySelectorAll('.panel > svg text')) {
+    const box = text.getBoundingClientRect(), room = text.ownerSVGElement.getBoundingClientRect();
+    check(box.left >= room.left && box.right <= room.right, `text cut off: ${text.textContent}`);
+  }
+  for (const figure of document.querySelectorAll('.tiles .figure'))
+    check(figure.scrollWidth <= figure.clientWidth, `a figure wider than its tile: ${figure.textContent}`);
   for (const picture of document.images) check(picture.naturalWidth > 0, 'a picture that is not one');
   return bad;
 }"""

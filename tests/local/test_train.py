@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,29 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_run import Tiny, small
+from tests.support.warm_children import WarmProcess
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Store:
-    """A default store with a tiny teacher and a dataset."""
+    """A default store with a tiny teacher and a dataset.
+
+    Attributes:
+        warm: where the trainer's processes are forked from; None: they are fresh.
+    """
 
     root: Path
     kind: str
+    warm: WarmProcess | None
+
+    @classmethod
+    def of(cls, root: Path, tiny: Tiny, warm: WarmProcess | None) -> "Store":
+        """With copies of the tiny ones."""
+        for name, folder in (("teachers", tiny.teacher_folder), ("datasets", tiny.dataset_folder)):
+            shutil.copytree(folder, root / name / "tiny")
+        return cls(root, tiny.kind, warm)
 
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
@@ -30,13 +44,10 @@ OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")
 @pytest.fixture(scope="module", params=["smolvla", *OTHERS])
 def store(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
-    with small(request.param):
-        tiny = Tiny(tmp_path_factory.mktemp("tiny"), request.param)
-    (root / "teachers").mkdir()
-    (root / "datasets").mkdir()
-    tiny.teacher_folder.rename(root / "teachers" / "tiny")
-    tiny.dataset_folder.rename(root / "datasets" / "tiny")
-    return Store(root, request.param)
+    if request.param == "smolvla":
+        return Store.of(root, request.getfixturevalue("tiny"), request.getfixturevalue("warm"))
+    with small(request.param):  # only fresh processes build LeRobot's other policies small
+        return Store.of(root, Tiny(tmp_path_factory.mktemp("tiny"), request.param), None)
 
 
 def write_spec(folder, student=None, refine=None, **training):
@@ -54,17 +65,13 @@ def write_spec(folder, student=None, refine=None, **training):
     return folder
 
 
-def start(folder, store):
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.train_small",
-        store.kind,
-        "--spec",
-        folder / "spec.json",
-        "--output",
-        folder,
-    ]
+def start(folder, store, *, fresh=False):
+    """The trainer; SIGKILL is for a fresh process, as only it has nobody between."""
+    flags = ["--spec", str(folder / "spec.json"), "--output", str(folder)]
+    if fresh or store.warm is None:
+        command = [sys.executable, "-m", "tests.support.train_small", store.kind, *flags]
+    else:
+        command = store.warm.command(["flowstill-train", *flags])
     environment = os.environ | {
         "FLOWSTILL_STORE": f"file://{store.root}",
         "FLOWSTILL_TERMINATION_LOG": str(folder / "termination"),
@@ -133,7 +140,7 @@ def stop_after_a_checkpoint(work, store, phase):
 def test_killed_and_stopped_runs_give_the_same_weights(store, tmp_path):
     options = {"steps": 200, "seed": 3, "checkpointEvery": 20, "fidelityEvery": 15}
     killed = write_spec(tmp_path / "killed", **options)
-    process = start(killed, store)
+    process = start(killed, store, fresh=True)
     until_checkpoint(killed, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
@@ -174,7 +181,7 @@ def test_a_refined_student_is_for_one_step(store, tmp_path):
 def test_a_run_killed_in_its_refinement_does_not_train_again_and_gives_the_same_weights(store, tmp_path):
     options = {"refine": {"steps": 60}, "seed": 4}
     killed = write_spec(tmp_path / "killed", **options)
-    process = start(killed, store)
+    process = start(killed, store, fresh=True)
     until_checkpoint(killed, process, "refine")
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL

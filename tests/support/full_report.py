@@ -71,8 +71,8 @@ def _frames(count: int, success: bool) -> list[np.ndarray]:
 
 def _training(folder: Path) -> Training:
     """A curve of twelve looks; a blank stands for the trainer's picture, whose drawing would import torch."""
-    steps = list(range(200, 2401, 200))
-    curve = syn.curve(steps, published=1800, reason="nearest, with a spread of 0.91")
+    steps = list(range(125, 1501, 125))
+    curve = syn.curve(steps, published=1125, reason="nearest, with a spread of 0.91")
     looks = []
     for look in curve.looks:
         fallen = float(np.exp(-look.step / 600))

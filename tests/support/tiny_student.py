@@ -12,7 +12,13 @@ Precision = Literal["fp32", "fp16"]
 
 
 def publish_student(
-    root: Path, *, draws: int = 8, precision: Precision = "fp32", dataset: StatusRef | None = None
+    root: Path,
+    *,
+    draws: int = 8,
+    precision: Precision = "fp32",
+    dataset: StatusRef | None = None,
+    state_dim: int = tiny_smolvla.STATE_DIM,
+    action_dim: int = tiny_smolvla.ACTION_DIM,
 ) -> StatusRef:
     """Make it below ``root`` and publish it in the default store; the teacher is ``store://teachers/tiny``.
 
@@ -22,11 +28,11 @@ def publish_student(
     from flowstill.policies.torch_runner import tensors
     from flowstill_trainer.export import ExportPlan, export
 
-    teacher = tiny_smolvla.write_teacher(root / "teacher")
+    teacher = tiny_smolvla.write_teacher(root / "teacher", state_dim=state_dim, action_dim=action_dim)
     ref = push(teacher, "store://teachers/tiny")
     flow = load_flow_policy(teacher).make_student(draws=draws, neighbours=3, action_steps=None, multi_step=True)
     flow.save(root / "student" / "policy")
-    batch = flow.preprocess(tensors(tiny_smolvla.observations(8)))
+    batch = flow.preprocess(tensors(tiny_smolvla.observations(8, state_dim=state_dim)))
     export(flow, batch, root / "student" / "onnx" / "student.onnx", ExportPlan(precision))
     properties = StudentProperties(
         policy_type="flowstill_smolvla",

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.warm_children import TOGETHER, WarmProcess
+
 REPOSITORY = Path(__file__).parents[2]
 SIZE = 2
 BATCH = 5
@@ -35,10 +37,13 @@ def meeting_point() -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(SIZE)}
 
 
-def together(kind: str, folder: Path, log: Any) -> list[subprocess.Popen[bytes]]:
-    """This module in several processes."""
+def together(kind: str, folder: Path, log: Any, warm: WarmProcess | None = None) -> list[subprocess.Popen[bytes]]:
+    """This module in several processes: forks of the warm one, or fresh."""
     common = os.environ | meeting_point() | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", __name__, kind, str(folder)]
+    arguments = [kind, str(folder)]
+    command = [sys.executable, "-m", __name__, *arguments]
+    if warm is not None:
+        command = warm.command([TOGETHER, *arguments])
     return [
         subprocess.Popen(command, cwd=REPOSITORY, env=common | rank_variables(rank), stderr=log) for rank in range(SIZE)
     ]

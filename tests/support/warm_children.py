@@ -29,8 +29,13 @@ WARM = (
 )  # fmt: skip
 
 
+TOGETHER = "train-together"
+"""The command of ``tests.support.train_together``, which is no child."""
 LATER_FULL = "FLOWSTILL_TEST_LATER_FULL"
 """Set: the disk seems empty before the training, as it is when others fill it afterwards."""
+SIZES = "FLOWSTILL_TEST_SIZES"
+"""Set to JSON: resident bytes of the arms' fresh processes. Those are what tests/local/test_evaluate_chain.py measures;
+elsewhere they would be most of the time."""
 
 
 class WarmProcess:
@@ -132,14 +137,20 @@ def _run(request: dict[str, Any], descriptors: list[int]) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    from flowstill_evaluator import memory
     from flowstill_evaluator.cli import main as evaluate
     from flowstill_trainer import preflight
     from flowstill_trainer.cli import main as train
 
     if os.environ.get(LATER_FULL):
         preflight.free_disk = lambda _: sys.maxsize
+    if SIZES in os.environ:
+        sizes = json.loads(os.environ[SIZES])
+        memory.measure = lambda arms, *_, **__: {arm.name: sizes[arm.name] for arm in arms}
+    # An interpreter that starts has read it; here it is another one than the warm process was started with.
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
-    mains = {"flowstill-train": train, "flowstill-evaluate": evaluate}
+    mains = {"flowstill-train": train, "flowstill-evaluate": evaluate, TOGETHER: _together}
     sys.argv = request["command"]
     try:
         return mains[sys.argv[0]]()
@@ -151,6 +162,13 @@ def _run(request: dict[str, Any], descriptors: list[int]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _together() -> int:
+    from tests.support import train_together
+
+    train_together.main(sys.argv[1], Path(sys.argv[2]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from flowstill_evaluator.statistics import Bounds
 
 HILL_HEIGHT = 44.0
 PANEL_WIDTH, PANEL_HEIGHT = 380.0, 190.0
-_PANEL_LEFT, _PANEL_RIGHT, _PANEL_TOP, _PANEL_BOTTOM = 46.0, 10.0, 12.0, 26.0
+_PANEL_LEFT, _PANEL_RIGHT, _PANEL_TOP, _PANEL_BOTTOM = 52.0, 18.0, 12.0, 26.0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ _FILTERS = {
     "duration": words.duration,
     "thousands": words.thousands,
     "fact": words.fact,
+    "settings": words.settings,
+    "distance": words.distance,
     "size": words.size,
     "ending": words.ending,
     "chance": words.chance,

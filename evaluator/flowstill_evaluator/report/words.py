@@ -1,5 +1,6 @@
 """How the page says numbers and names."""
 
+from collections.abc import Mapping
 from math import floor, log10
 from typing import Any
 
@@ -18,6 +19,12 @@ SYMBOLS = {"Pass": "✓", "Fail": "✗", "Inconclusive": "?"}
 _UNITS = {"S1": " / 100", "P6": " / 100", "P2": " ×", "P3": " ×"}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _POINTS = {"S3", "P1", "P5"}
+_DISTANCES = {
+    "student": "Energy distance, student to teacher",
+    "teacher_self": "Energy distance, teacher to itself",
+    "student_spread": "Spread of the student's draws",
+    "teacher_spread": "Spread of the teacher's draws",
+}
 
 
 def baseline_name(report: Report) -> str:
@@ -107,6 +114,27 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def distance(name: str) -> str:
+    """What a distance or spread of ``fidelity.json`` is between."""
+    return _DISTANCES.get(name, name.replace("_", " ").capitalize())
+
+
+def settings(values: Mapping[str, Any], without: str = "") -> str:
+    """Fields with their values, those within a field in brackets; what is empty or not set is left out."""
+    said = (f"{name} {_setting(value)}" for name, value in values.items() if name != without and _is_set(value))
+    return ", ".join(said)
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value not in ("", {}, [])
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({settings(value)})"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def fact(value: Any, name: str) -> str:

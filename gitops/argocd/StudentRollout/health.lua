@@ -22,6 +22,14 @@ local meanings = {
 }
 health.status = meanings[status.phase] or "Progressing"
 health.message = status.phase
+-- What is served is not what was promoted.
+for _, condition in ipairs(status.conditions or {}) do
+  if condition.type == "Drifted" and condition.status == "True" then
+    health.status = "Degraded"
+    health.message = status.phase .. ", drifted: " .. condition.message
+    return health
+  end
+end
 if status.message ~= nil and status.message ~= "" then
   health.message = status.phase .. ": " .. status.message
 end

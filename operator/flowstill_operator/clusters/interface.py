@@ -1,6 +1,7 @@
 """The only way to effects: what a cluster must do for the reconcile loop."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from flowstill.api.children import ProgressReport
@@ -11,6 +12,14 @@ from flowstill_operator.steps import Note
 Kind = Literal["DistillJob", "StudentRollout", "Job", "Service", "Deployment"]
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Of a pod: its Job."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The value of a query; None when there is no number, and then why."""
+
+    value: float | None
+    why: str = ""
 
 
 class AlreadyExists(FlowstillError):
@@ -39,8 +48,18 @@ class Gone(FlowstillError):
     reason = "TargetMissing"
 
 
-class Cluster(Protocol):
-    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
+class Unavailable(FlowstillError):
+    """It did not answer as it should, which may pass.
+
+    Attributes:
+        retry_after: it asks not to be asked again for so long (s).
+    """
+
+    retry_after: float = 0.0
+
+
+class Reads(Protocol):
+    """What observing needs."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
@@ -59,6 +78,16 @@ class Cluster(Protocol):
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The same, as far as they were heard of: nobody is asked, and what is missing is heard of later."""
+
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """That Deployment as it was heard of, if it may be a target; nobody is asked."""
+
+    async def measure(self, query: str) -> Sample:
+        """The value now of that Prometheus query; no number, and why, whatever goes wrong."""
+
+
+class Cluster(Reads, Protocol):
+    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
 
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""

@@ -17,7 +17,7 @@ from flowstill.errors import UserError
 from flowstill_operator.children import Document, is_finished, owned_by
 from flowstill_operator.clusters.documents import keep, now, read, write
 from flowstill_operator.clusters.immutable import with_spec
-from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused
+from flowstill_operator.clusters.interface import Conflict, Gone, Kind, Refused, Sample
 from flowstill_operator.clusters.local_jobs import LocalJobs
 from flowstill_operator.clusters.processes import NAMESPACE
 from flowstill_operator.engine.loop import Key
@@ -152,6 +152,10 @@ class LocalCluster:
         """None: a Job here is a file beside its logs, and time to live is for what fills a cluster."""
         return []
 
+    async def known_deployment(self, namespace: str, name: str) -> Document | None:
+        """None: there is none here."""
+        return None
+
     async def create(self, manifest: Document) -> None:
         """Write the Job down, then start it."""
         self._jobs.create(manifest)
@@ -159,6 +163,10 @@ class LocalCluster:
     async def apply_deployment(self, manifest: Document) -> None:
         """There is none here."""
         raise Refused("there is no Deployment in local mode; remove spec.target")
+
+    async def measure(self, query: str) -> Sample:
+        """None: there is nothing here to watch, as nothing is promoted."""
+        return Sample(None, "there is no Prometheus in local mode")
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status on disk."""

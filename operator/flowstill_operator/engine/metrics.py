@@ -21,6 +21,8 @@ ENDS: dict[ResourceKind, frozenset[str]] = {
 MINUTE, HOUR = 60.0, 3600.0
 DURATIONS = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 72 * HOUR)
 """A student of minutes and a soak of days: seconds."""
+OUTCOMES = ("good", "breach", "missing")
+"""Of a look at one signal."""
 
 
 class Metrics:
@@ -48,6 +50,12 @@ class Metrics:
         )
         self._verdicts = Counter(
             "flowstill_gate_verdicts", "What the gates said.", ["gate", "verdict"], registry=self.registry
+        )
+        self._samples = Counter(
+            "flowstill_monitoring_samples", "Signals of watched students.", ["outcome"], registry=self.registry
+        )
+        self._drifts = Counter(
+            "flowstill_drifts", "Promoted entries that somebody else changed.", registry=self.registry
         )
         self._depth = Gauge("flowstill_queue_depth", "Keys that wait or are worked on.", registry=self.registry)
         self._lag = Gauge("flowstill_loop_lag_seconds", "How late the event loop wakes up.", registry=self.registry)
@@ -88,6 +96,11 @@ class Metrics:
             for gate in after.get("gates") or []:
                 self._verdicts.labels(gate["name"], gate["verdict"]).inc()
 
+        if is_drifted(after) and not is_drifted(before):
+            self._drifts.inc()
+        for outcome, count in new_samples(before, after).items():
+            self._samples.labels(outcome).inc(count)
+
     def text(self, queue_depth: int, lag: float, watch_age: float) -> bytes:
         """All metrics in Prometheus' text format."""
         self._depth.set(queue_depth)
@@ -104,6 +117,23 @@ class Metrics:
         for gate in get_args(GateName):
             for verdict in get_args(Verdict):
                 self._verdicts.labels(gate, verdict)
+        for outcome in OUTCOMES:
+            self._samples.labels(outcome)
+
+
+def is_drifted(status: Document) -> bool:
+    """Whether somebody else changed what was promoted."""
+    return any(c["type"] == "Drifted" and c["status"] == "True" for c in status.get("conditions") or [])
+
+
+def new_samples(before: Document, after: Document) -> Counts[str]:
+    """What the signals of a watched student were, when this write brings a check; nothing when it brings none."""
+    old, new = ((status.get("monitoring") or {}) for status in (before, after))
+    found: Counts[str] = Counts()
+    if new.get("lastChecked") != old.get("lastChecked"):
+        for signal in new.get("signals") or []:
+            found["missing" if signal.get("message") is not None else "breach" if signal["breaches"] else "good"] += 1
+    return found
 
 
 class WatchAge:

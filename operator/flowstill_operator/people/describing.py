@@ -13,7 +13,7 @@ from flowstill_operator.children import Document
 from flowstill_operator.command.display import COLOURS, arms_table, gates_table
 from flowstill_operator.people.place import Surroundings
 from flowstill_operator.people.tables import age, duration, progress
-from flowstill_operator.steps import parse_timestamp
+from flowstill_operator.steps import BAD_NEWS, parse_timestamp
 
 REFERENCES = ("student", "teacher", "baseline", "rollouts", "evidence")
 SUMMARY: Mapping[str, Sequence[str]] = {
@@ -24,6 +24,7 @@ SUMMARY: Mapping[str, Sequence[str]] = {
     "StudentRollout": (
         "student.distillJob", "student.uri", "evaluation.suite", "evaluation.tasks", "evaluation.episodesPerTask",
         "evaluation.maxEpisodesPerTask", "evaluation.shards", "gates.profile", "approval", "target.deployment.name",
+        "monitoring.window", "monitoring.interval",
     ),
 }  # fmt: skip
 """Fields of the spec that say what it is about."""
@@ -42,6 +43,7 @@ def describe(console: Console, resource: Document, around: Surroundings, steps: 
         ("Conditions", _conditions(status.get("conditions") or [], now)),
         ("Arms", arms_table(status["arms"]) if status.get("arms") else None),
         ("Gates", gates_table(status["gates"]) if status.get("gates") else None),
+        ("Monitoring", _signals(status.get("monitoring") or {}, now)),
         ("Artifacts", _rows([(n, f"{status[n]['uri']}") for n in REFERENCES if status.get(n)])),
         ("People", _actions(status.get("actions") or [])),
         ("Children", _children(around)),
@@ -128,11 +130,22 @@ def _listed(headers: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Tab
 
 def _conditions(conditions: Sequence[dict[str, Any]], now: datetime) -> Table | None:
     rows = [
-        (c["type"], Text(c["status"], style=TRUTHS[c["status"]] if c["type"] != "Failed" else ""), c["reason"],
+        (c["type"], Text(c["status"], style=TRUTHS[c["status"]] if c["type"] not in BAD_NEWS else ""), c["reason"],
          age(c.get("lastTransitionTime"), now), c.get("message", ""))
         for c in conditions
     ]  # fmt: skip
     return _listed(("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+
+
+def _signals(monitoring: dict[str, Any], now: datetime) -> Table | None:
+    """Every signal of the window: the newest number, and how often there was one."""
+    rows = [
+        (s["name"], f"{s['value']:g}" if "value" in s else "", f"{s['threshold']:g}", str(s["samples"]),
+         str(s["missing"]), str(s["breaches"]), age(s.get("lastChecked"), now), s.get("message", ""))
+        for s in monitoring.get("signals") or []
+    ]  # fmt: skip
+    headers = ("SIGNAL", "VALUE", "LIMIT", "NUMBERS", "MISSING", "BREACHES IN A ROW", "CHECKED", "WHY NONE")
+    return _listed(headers, rows)
 
 
 def _actions(actions: Sequence[dict[str, Any]]) -> Table | None:

@@ -13,11 +13,16 @@ ADVICE = {
     "Rejected": f"The evidence says that the student is worse: train another, and create {NEW_NAME}.",
     "Inconclusive": "The evidence is too thin, which is no rejection: raise spec.evaluation.maxEpisodesPerTask in "
     f"{NEW_NAME}.",
+    "Monitoring": "Wait: the student is watched, and completes when its window has ended well.",
     "Superseded": f"What was compared is no longer what is served: create {NEW_NAME}, which compares with that.",
     "Suspended": "Nothing happens while spec.suspend is true: set it to false.",
     "Completed": "Nothing: it is done.",
     "Succeeded": "Nothing: the student is published. A StudentRollout proves it and rolls it out.",
 }
+UNPROVEN = (
+    "The student is served, and its window saw too little: mend what the condition Monitored names, then create "
+    f"{NEW_NAME}; or put the policy before it back by hand."
+)
 WAITING = {
     "WaitingForDistillJob": "It waits for its DistillJob.",
     "WaitingForTarget": "It waits for its Deployment: the message says what is missing.",
@@ -36,7 +41,14 @@ def next_steps(resource: Document, *, local: bool, prefix: str = "flowstill") ->
     metadata = resource["metadata"]
     name = f"{SHORT[resource['kind']]}/{metadata['name']}"
     where = "" if local else f" -n {metadata['namespace']}"
-    steps = [ADVICE[phase]] if phase in ADVICE else []
+    watched = find_condition(conditions, "Monitored")
+    blind = phase == "Inconclusive" and watched is not None
+    steps = [UNPROVEN] if blind else [ADVICE[phase]] if phase in ADVICE else []
+    drift = find_condition(conditions, "Drifted")
+    if drift is not None and drift.status == "True":
+        steps = [f"Somebody else changed the Deployment: {drift.message}."]
+    if phase == "Monitoring":
+        steps.append(f'To take it back now: {prefix} abort {name}{where} --reason "WHY"')
     if phase == "AwaitingApproval":
         approval = find_condition(conditions, "Approved")
         steps += [approval.message] if approval is not None and approval.reason != "AwaitingApproval" else []

@@ -62,6 +62,7 @@ def progress(resource: Document) -> int | None:
     if not status.get("conditions"):
         return None
     kinds = [kind for _, kind in ROLLOUT_STEPS] + (["Promoted"] if "target" in resource["spec"] else [])
+    kinds += ["Monitored"] if "monitoring" in resource["spec"] else []
     return 100 * sum(kind in true for kind in kinds) // len(kinds)
 
 

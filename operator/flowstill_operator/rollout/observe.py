@@ -1,5 +1,6 @@
 """Gathering what the plan of a StudentRollout decides on."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,11 +15,13 @@ from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
-from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
+from flowstill_operator.observation import explain, observe_child, owner_of
 from flowstill_operator.platform import Platform
-from flowstill_operator.rollout.promote import Target, read_target
+from flowstill_operator.rollout.promote import Target, read_target, reference
+from flowstill_operator.rollout.refusals import place_problem
+from flowstill_operator.rollout.signals import Check, is_due, restarts_by_pod
 from flowstill_operator.steps import ChildJob, Problem, Role, started
 
 TERMINAL = frozenset({"Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"})
@@ -55,7 +58,8 @@ class Distilled:
 class Observed:
     """One StudentRollout, the child it is at, its target, and what people ask for.
 
-    ``jobs``: all its Jobs; looked for when a request may need them, or when it has ended.
+    ``jobs``: all its Jobs; looked for when a request may need them, or when it has ended. ``check``: the signals of
+    what is watched, when they were to be looked at.
     """
 
     owner: Owner
@@ -71,6 +75,7 @@ class Observed:
     target_refused: Problem | None = None
     requests: tuple[Request, ...] = ()
     jobs: tuple[ChildJob, ...] = ()
+    check: Check | None = None
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -103,13 +108,8 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     image = platform.evaluator_image
     try:
         spec = StudentRolloutSpec.model_validate(resource.get("spec"))
-        problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
+        problem = place_problem(spec, resource["spec"], status, platform)
         image = spec.runtime.image or image
-        if spec.target is not None and not platform.targets:
-            problem = Problem("TargetRefused", "spec.target: there is no Deployment in local mode; remove spec.target")
-        if spec.approval == "Manual" and not platform.targets:
-            text = "spec.approval: nothing is promoted in local mode, so there is nothing to approve; remove it"
-            problem = Problem("ApprovalRefused", text)
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))
     generation = resource["metadata"].get("generation", 0)
@@ -117,15 +117,19 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)
 
 
-async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+async def observe(cluster: Reads, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
-    del now
     observed = read_resource(resource, platform)
     spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
     if pending(observed.requests, status.actions, ended=ended) is not None:
         observed = replace(observed, jobs=await find_children(cluster, observed.owner))
     elif ended and observed.spec is not None:
         observed = replace(observed, jobs=await known_children(cluster, observed.owner, observed.spec.runtime))
+    if ended and spec is not None and spec.target is not None:
+        # What has ended costs no request: what its Deployment serves was heard.
+        deployment = await cluster.known_deployment(observed.owner.namespace, spec.target.deployment.name)
+        if deployment is not None:
+            return replace(observed, target=read_target(deployment, spec.target.deployment))
     if ended or observed.problem is not None or spec is None:
         return observed
     if spec.student.distill_job is not None and status.student is None:
@@ -136,9 +140,11 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
         wanted = spec.target.deployment
         deployment = await cluster.get("Deployment", observed.owner.namespace, wanted.name)
         observed = replace(observed, target=read_target(deployment, wanted))
+    if is_replaced(status, observed.target, observed.owner.uid):
+        return replace(observed, jobs=await find_children(cluster, observed.owner))
     role = current_role(status)
     if role is None:
-        return observed
+        return replace(observed, check=await _check(cluster, observed, spec, now))
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
     number = observed.round_of(role)
     child, reader = await observe_child(
@@ -151,6 +157,29 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
         indexed=role == "rollouts" and observed.shards(number) > 1,
     )
     return replace(observed, children={role: child}, readers={role: reader})
+
+
+def is_replaced(status: StudentRolloutStatus, target: Target | None, uid: str) -> bool:
+    """Whether the target serves something else than what is compared with, before this rollout has promoted."""
+    if target is None or target.problem is not None or status.start_time is None:
+        return False
+    return target.rollout != uid and status.promotion_time is None and target.served != status.previous
+
+
+async def _check(cluster: Reads, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:
+    """All signals of the student that is watched, when it is time to look; none of a target that serves another."""
+    monitoring, target, student = spec.monitoring, observed.target, observed.status.student
+    if monitoring is None or spec.target is None or target is None or student is None:
+        return None
+    if not is_due(monitoring, observed.status, now) or target.served != reference(student):
+        return None
+    pods = await cluster.find_pods(observed.owner.namespace, target.selector)
+    wanted = spec.target.deployment
+    samples = await asyncio.gather(*(cluster.measure(query.query) for query in monitoring.queries))
+    return Check(
+        restarts_by_pod(pods, wanted.name, target.container, wanted.env, target.served),
+        {query.name: sample for query, sample in zip(monitoring.queries, samples, strict=True)},
+    )
 
 
 def current_role(status: StudentRolloutStatus) -> Role | None:

@@ -13,6 +13,9 @@ def complete(draft: StatusDraft, note: str = "") -> Move:
     text = shortened(passed(draft)) + (
         ", and the target became available with the student" if promoted else "; there was no target"
     )
+    watched = draft.find("Monitored")
+    if watched is not None and watched.status == "True":
+        text = f"{text}; {shortened(watched.message, 100)}"
     text = f"{text}; {note}" if note else text
     text = text[:1024]
     draft.condition("Completed", "True", "Completed", text)

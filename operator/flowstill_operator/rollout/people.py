@@ -14,11 +14,11 @@ from flowstill_operator.actions import (
     take_requests,
 )
 from flowstill_operator.rollout.observe import STEPS, TERMINAL, Observed
-from flowstill_operator.rollout.outcome import StatusDraft, fail, passed, shortened, supersede
+from flowstill_operator.rollout.outcome import StatusDraft, fail, passed, shortened
 from flowstill_operator.steps import Move
 
 RETRIABLE = frozenset({"Failed", "RolledBack"})
-PROMOTING = "Promoting"
+PROMOTING, MONITORED = "Promoting", "Monitored"
 AT_ONCE = Move(requeue_after=0.0)
 """What was decided is written before anything follows from it."""
 
@@ -33,8 +33,6 @@ USED_TEXT = "the approval of {whose} was for the promotion before; approve this 
 APPROVED = "Approved"
 AUTOMATIC = "Automatic"
 AUTOMATIC_TEXT = "spec.approval is Automatic"
-BASELINE_CHANGED = "BaselineChanged"
-BASELINE_CHANGED_TEXT = "the target serves {now} since the evaluation, which compared with {then}"
 
 
 def take_decisions(observed: Observed, draft: StatusDraft) -> Move | None:
@@ -59,12 +57,9 @@ def approval_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
             return None
         draft.condition("Approved", "True", AUTOMATIC, AUTOMATIC_TEXT)
         return AT_ONCE
-    evidence, target = draft.status.evidence, observed.target
+    evidence = draft.status.evidence
     if evidence is None:
         raise ValueError("a rollout whose gates passed has evidence")
-    if target is not None and target.problem is None and target.served != draft.status.previous:
-        now, then = target.served or "no policy of ours", draft.status.previous or "the initial policy"
-        return supersede(draft, BASELINE_CHANGED, BASELINE_CHANGED_TEXT.format(now=now, then=then))
     request = find_request(observed.requests, "approve")
     reason, text = _why_not(request, evidence.digest, draft)
     if request is not None and not reason:
@@ -102,6 +97,8 @@ def _abort(observed: Observed, draft: StatusDraft, request: Request) -> Move:
         return stop(draft, request, observed.jobs, STEPS, lambda reason, text: fail(draft, reason, text))
     text = ABORTED_TEXT.format(whose=request.whose)
     draft.condition("Promoted", "False", ABORTED, text)
+    if draft.find(MONITORED) is not None:
+        draft.condition(MONITORED, "False", ABORTED, text)
     draft.set(phase=PROMOTING, message=f"Putting the previous policy back: {text}"[:1024])
     record(draft, request)
     return AT_ONCE
@@ -116,8 +113,13 @@ def _retry(observed: Observed, draft: StatusDraft, request: Request) -> Move | s
     if move is not None:
         return move
     text = RETRIED_TEXT.format(whose=request.whose)
-    for kind, reason in (("Completed", RETRIED), ("Approved", AWAITING), ("Promoted", PROMOTING)):
+    for kind, reason in (
+        ("Completed", RETRIED),
+        ("Approved", AWAITING),
+        ("Promoted", PROMOTING),
+        (MONITORED, PROMOTING),
+    ):
         if draft.find(kind) is not None:
             draft.condition(kind, "Unknown", reason, text)
-    draft.set(promotion_time=None, active_seconds=None)
+    draft.set(promotion_time=None, active_seconds=None, monitoring=None)
     return AT_ONCE

@@ -12,39 +12,77 @@ annotation          the student is put    it became available      it is taken b
 ``previous``        what was served       what was served          none
 ``last-completed``  as it was             the student              as it was
 ``rollout``         the rollout's UID     the rollout's UID        none
+``watched-until``   the longest soak      none                     none
 ==================  ====================  =======================  =====================
+
+With a window to be watched in, "it became available" is the end of the window, and ``watched-until`` says when
+that is at the latest: until then no other rollout replaces the student.
 """
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
+from flowstill.api.uris import REFERENCE
 from flowstill_operator.children import Document
-from flowstill_operator.steps import TargetChange
+from flowstill_operator.steps import TargetChange, parse_timestamp
 
 TARGET_LABEL = f"{GROUP}/target"
 POLICY = f"{GROUP}/policy"
 PREVIOUS = f"{GROUP}/previous"
 LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
-REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
+WATCHED_UNTIL = f"{GROUP}/watched-until"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A Deployment as a rollout sees it. ``problem`` says why nothing may be written to it."""
+    """A Deployment as a rollout sees it.
+
+    ``problem`` says why nothing may be written to it; ``managers``: who owns the entry of the policy.
+    """
 
     problem: str | None = None
     container: str = ""
     served: str = ""
+    policy: str = ""
     last_completed: str = ""
     rollout: str = ""
+    watched_until: str = ""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    managers: tuple[str, ...] = ()
     uid: str = ""
     resource_version: str = ""
     available: bool = False
     availability: str = ""
+
+    @property
+    def says(self) -> str:
+        """What it serves, in words."""
+        return self.served or "no policy of ours"
+
+    @property
+    def proven(self) -> str:
+        """What a roll-back from another policy puts: what is served, unless that was ours and is not proven."""
+        ours = self.rollout != "" and self.policy == self.served
+        return self.last_completed if ours else self.served
+
+    @property
+    def soaking_until(self) -> datetime | None:
+        """When the window of what is served is over at the latest; None when nothing of ours is being watched."""
+        if not self.watched_until or self.policy != self.served:
+            return None
+        try:
+            return parse_timestamp(self.watched_until)
+        except ValueError:
+            # Somebody else wrote it.
+            return None
 
 
 def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target:
@@ -71,8 +109,12 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
     return Target(
         container=name,
         served=_served(container, wanted.env),
+        policy=annotations.get(POLICY, ""),
         last_completed=annotations.get(LAST_COMPLETED, ""),
         rollout=annotations.get(ROLLOUT, ""),
+        watched_until=annotations.get(WATCHED_UNTIL, ""),
+        managers=_managers(metadata.get("managedFields") or [], name, wanted.env),
+        selector=(deployment["spec"].get("selector") or {}).get("matchLabels") or {},
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         available=available,
@@ -87,13 +129,14 @@ def reference(ref: StatusRef) -> str:
 
 def parse_reference(text: str) -> StatusRef | None:
     """``URI@sha256:HEX``, or None when it is anything else."""
-    match = REFERENCE.match(text)
+    match = re.match(REFERENCE, text)
     return StatusRef(uri=match["uri"], digest=match["digest"]) if match else None
 
 
-def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str) -> TargetChange:
-    """Serve the student, and record what was served before and who did it."""
-    return _change(target, wanted, reference(student), previous=target.served, completed=target.last_completed, uid=uid)
+def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str, until: str = "") -> TargetChange:
+    """Serve the student, and record what was served before, who did it, and until when it is watched."""
+    policy, completed = reference(student), target.last_completed
+    return _change(target, wanted, policy, previous=target.served, completed=completed, uid=uid, until=until)
 
 
 def mark_completed(
@@ -105,7 +148,7 @@ def mark_completed(
 
 
 def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetChange:
-    """Serve again what was served before: the previous entry, or none where there was none."""
+    """Serve again what was proven before: that entry, or none where there was none."""
     return _change(target, wanted, previous, completed=target.last_completed)
 
 
@@ -117,9 +160,11 @@ def _change(
     previous: str | None = None,
     completed: str = "",
     uid: str = "",
+    until: str = "",
 ) -> TargetChange:
     """The write that leaves exactly these as ours; an empty ``previous`` says that there was no entry."""
-    record = {POLICY: policy or None, PREVIOUS: previous, LAST_COMPLETED: completed or None, ROLLOUT: uid or None}
+    record = {POLICY: policy or None, PREVIOUS: previous, LAST_COMPLETED: completed or None}
+    record |= {ROLLOUT: uid or None, WATCHED_UNTIL: until or None}
     annotations = tuple((key, value) for key, value in record.items() if value is not None)
     return TargetChange(
         deployment=wanted.name,
@@ -149,6 +194,24 @@ def deployment_patch(change: TargetChange, namespace: str) -> Document:
     if env:
         patch["spec"] = {"template": {"spec": {"containers": [{"name": change.container, "env": env}]}}}
     return patch
+
+
+def _managers(fields: Sequence[Document], container: str, env: str) -> tuple[str, ...]:
+    """The field managers that own the value of that container's entry; others may still own its name."""
+    path = ("f:spec", "f:template", "f:spec", "f:containers", _key(container), "f:env", _key(env))
+    found = []
+    for entry in fields:
+        node: Any = entry.get("fieldsV1") or {}
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and ("f:value" in node or "f:valueFrom" in node):
+            found.append(str(entry.get("manager", "")))
+    return tuple(dict.fromkeys(found))
+
+
+def _key(name: str) -> str:
+    """How managed fields name an item of a list by its name."""
+    return f'k:{{"name":{json.dumps(name)}}}'
 
 
 def _served(container: Document, env: str) -> str:

@@ -8,7 +8,8 @@ from flowstill_operator.rollout.outcome import StatusDraft
 from flowstill_operator.steps import Move, started
 from flowstill_operator.suspension import CONDITION, Suspendable, add_seconds, hold, lift, suspend
 
-PROMOTING = "Promoting"
+BEGUN = ("Promoting", "Monitoring")
+"""Phases from which on it is too late."""
 TOO_LATE = "Promoting"
 TOO_LATE_TEXT = "spec.suspend has no effect from Promoting on: a target is never left between two policies"
 
@@ -37,7 +38,7 @@ def suspended(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) 
 
 def hold_promotion(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
     """After the verdict: hold, unless the promotion has begun."""
-    if observed.status.phase == PROMOTING:
+    if observed.status.phase in BEGUN:
         if spec.suspend:
             draft.condition(CONDITION, "False", TOO_LATE, TOO_LATE_TEXT)
         return None

@@ -129,15 +129,15 @@ def test_another_policy_than_the_evaluated_one_supersedes(scene: Scene) -> None:
     scene.deploy()
     scene.start("late", FIRST)
     scene.play("late", "parity")
+    scene.await_condition("late", "Evaluated", "Queued")
     other = text(SECOND)
     scene.plane.kubectl("set", "env", f"deployment/{TARGET}", "-n", scene.namespace, f"FLOWSTILL_POLICY={other}")
-    scene.play("late", "rollouts")
-    scene.play("late", "judge")
     scene.await_phase("late", "Superseded")
     assert scene.condition("late", "Superseded")[:2] == ("True", "BaselineChanged")
-    truth, reason, message = scene.condition("late", "Promoted")
+    truth, reason, message = scene.condition("late", "Evaluated")
     assert (truth, reason) == ("False", "BaselineChanged")
     assert other in message
+    until(lambda: set(scene.jobs()) == {"late-parity"}, "the evaluation is stopped", scene.jobs)
     assert scene.entry() == other
     assert ours(scene) == []
 

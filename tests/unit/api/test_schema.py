@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from flowstill.api.fields import ALWAYS_MUTABLE
+from flowstill.api.fields import ALWAYS_MUTABLE, duration_seconds
 from flowstill.api.schema import (
     FOLDERS,
     KINDS,
@@ -26,6 +26,8 @@ from flowstill.api.studentrollout import UNTIL_PROMOTION, WITH_EVIDENCE
 
 DIGEST = "sha256:" + "a" * 64
 OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
+QUERY = {"name": "errors", "query": "sum(errors)", "comparison": "above", "threshold": 0.5}
+TARGET = {"deployment": {"name": "robot"}}
 EVIDENCE = {"uri": "store://evidence/pick", "digest": DIGEST}
 MINIMAL: dict[str, dict[str, Any]] = {
     "DistillJob": {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}},
@@ -75,6 +77,8 @@ def without_empty(value: Any) -> Any:
 
 def changed(kind: str, path: str, value: Any) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(json.dumps(MINIMAL[kind]))
+    if path.startswith("monitoring."):
+        document |= {"target": TARGET, "monitoring": {"window": "1h"}}
     parent = document
     *parents, last = path.split(".")
     for name in parents:
@@ -181,6 +185,16 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("StudentRollout", "target", {"deployment": {"name": "arm"}}, {"deployment": {}}),
         ("StudentRollout", "target.deployment", {"name": "arm"}, {"name": "Arm"}),
         ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "gate": "P7"}]),
+        ("StudentRollout", "monitoring.window", "24h", "1d"),
+        ("StudentRollout", "monitoring.window", "90s", "0s"),
+        ("StudentRollout", "monitoring.window", "999m", "1h30m"),
+        ("StudentRollout", "monitoring.maxRestarts", 0, -1),
+        ("StudentRollout", "monitoring.queries", [QUERY], [{**QUERY, "name": "Errors"}]),
+        ("StudentRollout", "monitoring.queries", [QUERY], [{**QUERY, "query": " "}]),
+        ("StudentRollout", "monitoring.queries", [QUERY], [{**QUERY, "comparison": "over"}]),
+        ("StudentRollout", "monitoring.queries", [QUERY], [{**QUERY, "failureLimit": 0}]),
+        ("StudentRollout", "monitoring.queries", [QUERY], [{k: v for k, v in QUERY.items() if k != "threshold"}]),
+        ("StudentRollout", "monitoring.queries", [QUERY] * 1, [{**QUERY, "name": f"q{i}"} for i in range(9)]),
         ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "by": ""}]),
         ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "reason": " "}]),
         ("StudentRollout", "overrides", [OVERRIDE], [{**OVERRIDE, "expires": "2026-12-31"}]),
@@ -201,6 +215,27 @@ def test_bounds_are_those_of_the_types(kind: str, path: str, good: Any, bad: Any
         found.spec.model_validate(changed(kind, path, bad))
 
 
+def nodes_with(operator: str, values: list[str] | None = None) -> dict[str, Any]:
+    """An affinity to nodes by one requirement."""
+    requirement = {"key": "gpu", "operator": operator} | ({} if values is None else {"values": values})
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "fits"),
+    [("In", ["a"], True), ("In", [], False), ("NotIn", None, False), ("Exists", None, True), ("Exists", ["a"], False),
+     ("DoesNotExist", [], True), ("Gt", ["1"], True), ("Lt", ["1", "2"], False)],
+)  # fmt: skip
+def test_values_of_a_node_requirement(operator: str, values: list[str] | None, fits: bool) -> None:
+    document = changed("DistillJob", "runtime.affinity", nodes_with(operator, values))
+    if fits:
+        KINDS[0].spec.model_validate(document)
+    else:
+        with pytest.raises(ValidationError, match="In and NotIn need values"):
+            KINDS[0].spec.model_validate(document)
+
+
 REFUSED = {
     RULES["Student"][0]["rule"]: changed("DistillJob", "student", {"draws": 4, "drawNeighbours": 1}),
     RULES["Student"][1]["rule"]: changed("DistillJob", "student", {"draws": 8, "drawNeighbours": 5}),
@@ -208,6 +243,10 @@ REFUSED = {
     RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
     RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
+    RULES["Source"][0]["rule"]: changed("DistillJob", "teacher", {"uri": "hf://org/pi0@main"}),
+    RULES["StudentSource"][2]["rule"]: changed(
+        "StudentRollout", "student", {"uri": "hf://org/student", "digest": DIGEST}
+    ),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
@@ -218,7 +257,15 @@ REFUSED = {
     RULES["Evaluation"][1]["rule"]: changed("StudentRollout", "evaluation.maxEpisodesPerTask", 49),
     RULES["Override"][0]["rule"]: changed("StudentRollout", "overrides", [{**OVERRIDE, "gate": "S1"}]),
     RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
-    RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
+    RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "monitoring", {"window": "1h"}),
+    RULES["StudentRolloutSpec"][1]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
+    RULES["NodeRequirement"][0]["rule"]: changed("DistillJob", "runtime.affinity", nodes_with("In")),
+    RULES["MonitoringQuery"][0]["rule"]: changed(
+        "StudentRollout", "monitoring.queries", [{**QUERY, "name": "restarts"}]
+    ),
+    RULES["Monitoring"][0]["rule"]: changed("StudentRollout", "monitoring.interval", "9s"),
+    RULES["Monitoring"][1]["rule"]: changed("StudentRollout", "monitoring.window", "721h"),
+    RULES["Monitoring"][2]["rule"]: changed("StudentRollout", "monitoring.queries", [{**QUERY, "minSamples": 61}]),
 }
 
 
@@ -292,6 +339,26 @@ def test_overrides_that_no_schema_can_refuse(overrides: list[dict[str, Any]], wo
         rollout.spec.model_validate(changed("StudentRollout", "overrides", overrides))
 
 
+@pytest.mark.parametrize(
+    ("monitoring", "words"),
+    [
+        ({"window": "1h", "interval": "61m"}, "spec.monitoring.interval must be between"),
+        ({"window": "59s"}, "spec.monitoring.window must be at least spec.monitoring.interval"),
+        ({"window": "1h", "queries": [QUERY, QUERY]}, "spec.monitoring.queries has a name twice"),
+    ],
+)
+def test_windows_that_cannot_be_watched(monitoring: dict[str, Any], words: str) -> None:
+    rollout = next(kind for kind in KINDS if kind.name == "StudentRollout")
+    document = {**MINIMAL["StudentRollout"], "target": TARGET, "monitoring": monitoring}
+    with pytest.raises(ValidationError, match=words):
+        rollout.spec.model_validate(document)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("24h", 86_400)])
+def test_a_duration_is_a_number_of_seconds(text: str, seconds: int) -> None:
+    assert duration_seconds(text) == seconds
+
+
 @EVERY_KIND
 def test_what_may_change_until_the_promotion_has_a_rule_that_sees_the_status(kind: Kind) -> None:
     rules = {rule["fieldPath"]: rule for rule in root_schema(kind)["x-kubernetes-validations"][1:]}
@@ -319,6 +386,9 @@ def test_lists_with_a_key_are_maps() -> None:
         ".status.fidelity": ["name"],
         ".spec.runtime.env": ["name"],
         ".spec.overrides": ["gate"],
+        ".spec.monitoring.queries": ["name"],
+        ".status.monitoring.signals": ["name"],
+        ".status.monitoring.pods": ["name"],
     }
 
 

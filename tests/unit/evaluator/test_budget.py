@@ -45,6 +45,16 @@ def test_the_default_margins_are_decidable_within_the_default_budget(tasks):
     assert warning(spec, Gates()) is None
 
 
+@pytest.mark.parametrize("tasks", [5, 10, 11, 50, 100])
+def test_no_cliff_is_decidable_where_the_arms_share_nothing_but_their_success(tasks):
+    """9.5 % of pairs differ when both solve 95 % of the episodes, each by itself."""
+    spec = evaluation(tasks)
+    looks = looks_of(spec)
+    found = needs(tasks, Gates(), level_of(looks, looks[-1], LEVEL), discordance=0.095)
+    [cliff] = [need for need in found if need.gate == "S3"]
+    assert cliff.episodes_per_task <= spec.most_episodes_per_task
+
+
 def test_more_tasks_ask_more_of_each_for_s3_and_less_for_p1():
     few, many = ({need.gate: need.episodes_per_task for need in needs(tasks, Gates())} for tasks in (3, 50))
     assert many["S3"] > few["S3"]

@@ -50,6 +50,9 @@ def test_looks_of_a_spec():
     assert looks_of(Evaluation.model_validate(spec)) == (50, 100, 150, 200)
     assert looks_of(Evaluation.model_validate(spec | {"tasks": ["a", "a"]}))[-1] == 600
     assert looks_of(Evaluation.model_validate(spec | {"tasks": ["a", "b"]}))[-1] == 300
+    ten = [f"t{index}" for index in range(10)]
+    assert looks_of(Evaluation.model_validate(spec | {"tasks": ten})) == (50, 100, 150, 200)
+    assert looks_of(Evaluation.model_validate(spec | {"tasks": [*ten, "one more"]})) == (50, 112, 175, 238, 300)
     assert looks_of(Evaluation.model_validate(spec | {"episodesPerTask": 300})) == (300,)
     assert looks_of(Evaluation.model_validate(spec | {"maxEpisodesPerTask": 50})) == (50,)
 

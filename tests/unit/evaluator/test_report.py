@@ -17,7 +17,7 @@ from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_b
 from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
 from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
 from flowstill_evaluator.report.summary import arm_results, summarise
-from flowstill_evaluator.report.words import confidence, reasons
+from flowstill_evaluator.report.words import confidence, reasons, settings
 from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
 from tests.unit.evaluator.reports import judge_task, page_of, report_of, subject
@@ -292,6 +292,24 @@ def test_the_literal_profile_is_named(records, good):
     assert "The profile is literal" not in read(render_page(good, {}))[1]
 
 
+def test_settings_are_said_in_words_and_empty_ones_are_not_said():
+    values = {
+        "targetSteps": 10,
+        "refine": None,
+        "training": {"steps": 1500, "ema": 0.0},
+        "renameMap": {},
+        "a": ["b", 1],
+    }
+    assert settings(values, without="tasks") == "targetSteps 10, training (steps 1500, ema 0.0), a b 1"
+    assert settings({"tasks": ["x"], "seed": 0}, without="tasks") == "seed 0"
+
+
+def test_the_page_says_what_each_number_of_fidelity_is(good):
+    _, text = read(render_page(good, {}))
+    assert "Energy distance, student to teacher" in text
+    assert "SnapFlow, targetSteps 10" in text
+
+
 def test_forest_places_values_on_its_axis():
     rows = [Row("a", 0.5, Bounds(0.25, 3.0), "half"), Row("b", 0.0, Bounds(-2.0, 0.1), "none")]
     figure = forest("t", rows, 0.0, 1.0, [0, 1], str)
@@ -386,6 +404,17 @@ def test_margins_are_drawn_where_the_gates_have_them(good):
     assert (50.0 - everything.x_limit) / (50.0 - task.x_limit) == pytest.approx(4.0, rel=0.01)
     shifts = drawings.shift_figure(with_threshold(good, "S2", 0.001))
     assert {row.kind for row in shifts.rows} == {"beyond"}
+
+
+def test_the_literal_marks_are_where_its_gates_have_them_and_the_page_says_how_to_read_them(records, good):
+    report = report_of(records, gates={"profile": "literal"})
+    everything, task = drawings.difference_figure(report).rows
+    assert (everything.x_limit, task.x_limit < 50.0) == (50.0, True), "P1 asks for no loss at all"
+    reach = max(abs(end) for row in (report.paired, *report.tasks) for end in (row.interval.low, row.interval.high))
+    assert 50.0 - task.x_limit == pytest.approx(50.0 * 0.05 / max(reach, 0.065), abs=0.05), "S3 for 5 points"
+    said = "the dot must not lie left of it"
+    assert (said in read(render_page(report, {}))[1], said in read(render_page(good, {}))[1]) == (True, False)
+    assert "the whole interval must lie right of it" in read(render_page(good, {}))[1]
 
 
 def test_bounds_say_the_level_of_the_look(records, good):

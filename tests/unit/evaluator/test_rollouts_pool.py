@@ -17,7 +17,7 @@ from flowstill.errors import FlowstillError, UserError
 from flowstill_evaluator import lockstep
 from flowstill_evaluator.lockstep import ATTEMPTS, HOPELESS, Slots, WorkerPool, answer
 from flowstill_evaluator.records import episodes_of
-from flowstill_evaluator.suites.registry import METAWORLD
+from flowstill_evaluator.suites.registry import LIBERO, METAWORLD
 from tests.unit.evaluator.analytic import Line, LineController
 from tests.unit.evaluator.test_rollouts_lockstep import policy
 
@@ -107,6 +107,14 @@ def run(episodes, deaths=None, act=die, workers=2, **options):
 
 
 EPISODES = episodes_of(["a"], 12, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("suite", "episodes", "size"), [(METAWORLD, 1000, (8, 8)), (LIBERO, 1000, (8, 2)), (LIBERO, 3, (3, 1))]
+)
+def test_no_more_environments_than_the_suite_can_have(monkeypatch, suite, episodes, size):
+    monkeypatch.setattr(lockstep, "usable_cores", lambda: 8)
+    assert lockstep.pool_size(episodes, suite) == size
 
 
 def test_who_was_in_the_process_that_died_ends_as_ever():

@@ -8,7 +8,7 @@ from flowstill.api.studentrollout import ArmResult, GateResult, Interval
 from flowstill_operator.platform import kubernetes_platform
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-PLATFORM = kubernetes_platform("trainer:1", "evaluator:1", "pvc://claim/flowstill")
+PLATFORM = kubernetes_platform("trainer:1", "evaluator:1", "pvc://claim/flowstill", prometheus=True)
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 
 

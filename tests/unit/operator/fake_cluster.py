@@ -5,7 +5,7 @@ import itertools
 import json
 
 from flowstill_operator.children import is_finished
-from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned
+from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Sample
 
 
 class Crash(BaseException):
@@ -27,6 +27,7 @@ class FakeCluster:
         self.field_owner = None
         self.refuse_create = None
         self.slow_to_end = False
+        self.samples = {}
         self._effects = 0
         self._versions = itertools.count(10)
 
@@ -38,6 +39,11 @@ class FakeCluster:
     def arm(self, crash_at):
         """Be killed around the effect of that number: 2n before effect n, 2n + 1 after it."""
         self.crash_at, self._effects = crash_at, 0
+
+    @property
+    def count(self):
+        """Effects since it was armed."""
+        return self._effects
 
     def _effect(self, act):
         number, self._effects = self._effects, self._effects + 1
@@ -59,6 +65,9 @@ class FakeCluster:
 
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
+
+    async def known_deployment(self, namespace, name):
+        return await self.get("Deployment", namespace, name)
 
     async def known_jobs(self, namespace, labels):
         return await self.find_jobs(namespace, labels)
@@ -130,6 +139,9 @@ class FakeCluster:
 
         self._effect(act)
 
+    async def measure(self, query):
+        return self.samples.get(query, Sample(None, "the query gives 0 series: there are no data"))
+
     async def write_status(self, resource, status):
         metadata = resource["metadata"]
         key = (resource["kind"], metadata["namespace"], metadata["name"])
@@ -150,7 +162,7 @@ class FakeCluster:
         self._effect(act)
 
     async def record_event(self, resource, note):
-        self.events.append((resource["kind"], note.type, note.reason))
+        self._effect(lambda: self.events.append((resource["kind"], note.type, note.reason)))
 
     def ending(self):
         """Jobs that are being deleted: they are there until their pods are gone."""

@@ -10,6 +10,7 @@ from flowstill_operator.distilljob.plan import plan as plan_distilljob
 from flowstill_operator.rollout import observe as rollout_observe
 from flowstill_operator.rollout.plan import plan as plan_rollout
 from flowstill_operator.rollout.promote import read_target
+from flowstill_operator.rollout.signals import Check
 from tests.unit.operator.builders import (
     NOW,
     PLATFORM,
@@ -44,11 +45,13 @@ def distilled(*children, spec=None):
     return status
 
 
-def rollout(status, spec, target=None, now=NOW, requests=(), **children):
+def rollout(status, spec, target=None, now=NOW, requests=(), check=None, **children):
     """One pass over a rollout."""
     found = rollout_observe.read_resource(resource("StudentRollout", spec, status), PLATFORM)
     seen = None if target is None else read_target(target, found.spec.target.deployment)
-    return dump(plan_rollout(replace(found, children=children, target=seen, requests=requests), now).status)
+    return dump(
+        plan_rollout(replace(found, children=children, target=seen, requests=requests, check=check), now).status
+    )
 
 
 def rolled(*roles, target=None, verdict=None, **spec):
@@ -69,6 +72,15 @@ def rolled_back():
     abort = (Request("abort", "t", "alice", "it stutters"),)
     status = rollout(status, spec, ours, later(5), abort)
     return rollout(status, spec, deployment(), later(6), abort)
+
+
+def monitored():
+    spec = rollout_spec(target=TARGET_SPEC, monitoring={"window": "10m"})
+    status = rolled(*JUDGED, target=deployment(), monitoring=spec["monitoring"])
+    ours = deployment(STUDENT_TEXT, rollout="uid-1")
+    for target in (deployment(), ours, ours):
+        status = rollout(status, spec, target, check=Check({"robot-abc-1": 0}, {}))
+    return status
 
 
 def retried():
@@ -98,6 +110,7 @@ ROLLOUTS = {
     "AwaitingApproval": lambda: rolled(*JUDGED, approval="Manual"),
     "Suspended": lambda: rollout(None, rollout_spec(suspend=True)),
     "Promoting": lambda: rolled(*JUDGED, target=deployment()),
+    "Monitoring": monitored,
     "Completed": lambda: rolled(*JUDGED),
     "Rejected": lambda: rolled(*JUDGED, verdict="Fail"),
     "Inconclusive": lambda: rolled(*JUDGED, verdict="Inconclusive"),

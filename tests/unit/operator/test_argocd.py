@@ -98,6 +98,16 @@ def test_what_is_held_back_is_suspended_and_can_be_aborted(kind):
     assert [offered[action]["disabled"] for action in ("abort", "retry")] == [False, True]
 
 
+def test_a_target_that_drifted_is_degraded_and_says_by_whom():
+    found = document("StudentRollout", "Completed")
+    drifted = {"type": "Drifted", "status": "True", "message": "the target serves x, set by field manager kubectl"}
+    for truth, health in (("True", "Degraded"), ("False", "Healthy")):
+        conditions = [*found["status"]["conditions"], {**drifted, "status": truth}]
+        said = call("StudentRollout/health.lua", {**found, "status": {**found["status"], "conditions": conditions}})
+        assert said["status"] == health
+        assert ("set by field manager kubectl" in said["message"]) == (health == "Degraded")
+
+
 @pytest.mark.parametrize(("kind", "phase"), CASES)
 def test_actions_are_offered_when_the_operator_would_take_them(kind, phase):
     offered = call(f"{kind}/actions/discovery.lua", document(kind, phase))

@@ -60,6 +60,25 @@ def test_gates_are_counted_with_the_write_that_brings_them() -> None:
     assert found['flowstill_gate_verdicts_total{gate="P2",verdict="Fail"}'] == 0
 
 
+def test_the_signals_of_a_check_are_counted_once() -> None:
+    metrics = Metrics()
+    series = 'flowstill_monitoring_samples_total{{outcome="{}"}}'
+    signals = [{"name": "a", "breaches": 0}, {"name": "b", "breaches": 2}, {"name": "c", "breaches": 1, "message": "x"}]
+    checked = {**BEGUN, "monitoring": {"lastChecked": "2026-01-01T00:01:00Z", "signals": signals}}
+    metrics.wrote("StudentRollout", BEGUN, checked)
+    metrics.wrote("StudentRollout", checked, {**checked, "phase": "RolledBack"})
+    found = samples(metrics)
+    assert [found[series.format(outcome)] for outcome in ("good", "breach", "missing")] == [1, 1, 1]
+
+
+def test_drift_is_counted_when_it_begins() -> None:
+    metrics = Metrics()
+    drifted = {**BEGUN, "conditions": [{"type": "Drifted", "status": "True"}]}
+    for before, after in ((BEGUN, drifted), (drifted, {**drifted, "message": "x"}), (drifted, BEGUN)):
+        metrics.wrote("StudentRollout", before, after)
+    assert samples(metrics)["flowstill_drifts_total"] == 1
+
+
 def test_the_moment_is_measured() -> None:
     found = samples(Metrics())
     assert found["flowstill_queue_depth"] == 3

@@ -20,7 +20,7 @@ from tests.unit.operator.builders import NOW, PLATFORM, TARGET_SPEC, distill_spe
 from tests.unit.operator.phases import DISTILLJOBS, ROLLOUTS
 
 CASES = [("DistillJob", phase) for phase in DISTILLJOBS] + [("StudentRollout", phase) for phase in ROLLOUTS]
-WITH_TARGET = {"Promoting", "RolledBack", "Superseded"}
+WITH_TARGET = {"Promoting", "Monitoring", "RolledBack", "Superseded"}
 
 
 def document(kind, phase):
@@ -28,6 +28,7 @@ def document(kind, phase):
         spec, status = distill_spec(), DISTILLJOBS[phase]()
     else:
         extra = {"target": TARGET_SPEC} if phase in WITH_TARGET else {}
+        extra |= {"monitoring": {"window": "10m"}} if phase == "Monitoring" else {}
         extra |= {"approval": "Manual"} if phase == "AwaitingApproval" else {}
         spec, status = rollout_spec(**extra), ROLLOUTS[phase]()
     made = resource(kind, spec, status)
@@ -73,6 +74,7 @@ def test_a_table_fits_its_terminal_without_cutting_a_phase(width):
     ("kind", "phase", "done"),
     [("DistillJob", "Queued", None), ("DistillJob", "Running", 30), ("DistillJob", "Succeeded", 100),
      ("StudentRollout", "Validating", 0), ("StudentRollout", "Judging", 66), ("StudentRollout", "Promoting", 75),
+     ("StudentRollout", "Monitoring", 80),
      ("StudentRollout", "Completed", 100)],
 )  # fmt: skip
 def test_progress(kind, phase, done):
@@ -115,10 +117,27 @@ def test_what_to_do_names_the_command():
     assert "kubectl flowstill retry dj/sample -n robots" in steps["DistillJob", "Failed"]
     assert "kubectl flowstill retry sr/sample -n robots" in steps["StudentRollout", "RolledBack"]
     assert "retry" not in steps["StudentRollout", "Rejected"]
+    assert "To take it back now: kubectl flowstill abort sr/sample" in steps["StudentRollout", "Monitoring"]
     assert "waits for its DistillJob" in steps["StudentRollout", "Pending"]
     local = "\n".join(next_steps(document("DistillJob", "Failed"), local=True))
     assert "the same command again" in local
     assert "-n robots" not in local
+
+
+def test_a_watched_student_shows_its_signals():
+    found = document("StudentRollout", "Monitoring")
+    text = printed(lambda c: describe(uncut(c), found, Surroundings(), [], later(60)))
+    lines = text.partition("SIGNAL")[2].splitlines()
+    assert lines[1].split() == ["restarts", "0", "3", "1", "0", "0", "60s"]
+
+
+def test_a_window_that_saw_too_little_asks_for_what_was_missing():
+    found = document("StudentRollout", "Inconclusive")
+    assert "maxEpisodesPerTask" in next_steps(found, local=False)[1]
+    found["status"]["conditions"].append(
+        {"type": "Monitored", "status": "False", "reason": "NoData", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+    )
+    assert "the condition Monitored names" in next_steps(found, local=False)[1]
 
 
 def test_every_end_has_a_colour():

@@ -8,9 +8,11 @@ from flowstill.api.children import JudgeTask
 from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.platform import local_platform
-from flowstill_operator.rollout.observe import Distilled, Observed, current_role, read_resource
+from flowstill_operator.rollout.manifests import manifest
+from flowstill_operator.rollout.observe import Distilled, Observed, current_role, observe, read_resource
 from flowstill_operator.rollout.plan import child_refused, plan, target_refused
 from flowstill_operator.rollout.promote import read_target
+from flowstill_operator.steps import ChildJob
 from tests.unit.operator.builders import (
     EVIDENCE,
     NOW,
@@ -31,6 +33,7 @@ from tests.unit.operator.builders import (
     resource,
     rollout_spec,
 )
+from tests.unit.operator.fake_cluster import FakeCluster
 
 STUDENT_TEXT = f"{STUDENT.uri}@{STUDENT.digest}"
 OLD = f"store://students/old@{digest('9')}"
@@ -412,3 +415,35 @@ def test_the_first_undecided_child_is_the_one_to_look_at():
     roles = [current_role(read_resource(resource("StudentRollout", rollout_spec(), after(*done)), PLATFORM).status)
              for done in ((), ("parity",), JUDGED, (*JUDGED, "judge"))]  # fmt: skip
     assert roles == ["parity", "rollouts", "judge", None]
+
+
+@pytest.mark.parametrize("done", [(), ("parity",), JUDGED, (*JUDGED, "judge")])
+@pytest.mark.parametrize("target", [deployment(OLD), deployment(OLD, rollout="uid-2")])
+def test_another_baseline_ends_a_rollout_at_every_stage_and_stops_its_job(done, target):
+    status = after(*done, spec=SERVED, target=deployment())
+    running, over = ChildJob("sample-x", "job-1", "rollouts"), ChildJob("y", "job-0", "parity", finished=True)
+    made = plan(observed(status, {**SERVED, "suspend": True}, target=target, jobs=(running, over)), later(9))
+    assert (made.status.phase, made.create, made.delete, made.target) == ("Superseded", (), (running,), None)
+    assert conditions(made.status)["Superseded"] == ("True", "BaselineChanged")
+    assert f"serves {OLD}" in made.status.message
+    assert made.requeue_after is None
+    undecided = ["Validated", "Evaluated", "GatesPassed", "Promoted"][len(done)]
+    assert conditions(made.status)[undecided] == ("False", "BaselineChanged")
+
+
+def test_a_student_of_ours_is_no_other_baseline():
+    for target in (ours(), ours(available=False)):
+        assert step(passed(deployment()), target).status.phase == "Promoting"
+
+
+async def test_the_jobs_of_what_is_void_are_looked_for():
+    cluster = FakeCluster()
+    first = resource("StudentRollout", SERVED)
+    cluster.put({"kind": "Deployment", **deployment()})
+    wanted = plan(await observe(cluster, first, PLATFORM, NOW), NOW)
+    await cluster.create(manifest(observed(spec=SERVED, target=deployment()), wanted.create[0], PLATFORM))
+    cluster.put({"kind": "Deployment", **deployment(OLD)})
+    later_on = await observe(cluster, {**first, "status": dump(wanted.status)}, PLATFORM, NOW)
+    made = plan(later_on, NOW)
+    assert [job.name for job in made.delete] == [cluster.created[0]]
+    assert made.status.phase == "Superseded"

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from flowstill_operator.clusters.heard import Hearsay
 from flowstill_operator.clusters.interface import Conflict
 from flowstill_operator.engine.loop import Key, Reconciler
 from flowstill_operator.observation import is_finished
@@ -34,6 +35,7 @@ from tests.unit.operator.builders import (
     rollout_spec,
 )
 from tests.unit.operator.fake_cluster import Crash, FakeCluster, end_rank, index_of
+from tests.unit.operator.gossip import Gossip
 
 DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
@@ -78,7 +80,9 @@ class Chain(RuleBasedStateMachine):
         self.cluster.slow_to_end = True
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
-        self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
+        self.gossip = Gossip(self.cluster)
+        hearsay = Hearsay(self.gossip.heard, {})
+        self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now, hearsay=hearsay)
         extra = {"target": TARGET_SPEC} if with_target else {}
         limits = {"episodesPerTask": EPISODES[0], "maxEpisodesPerTask": sum(EPISODES), "shards": shards}
         extra["evaluation"] = {"suite": "metaworld", "tasks": ["reach", "push"], **limits}
@@ -88,10 +92,10 @@ class Chain(RuleBasedStateMachine):
         )
         self.cluster.put({"kind": "Deployment", **deployment()})
 
-    def pass_over(self, key, crash_at=None):
+    def pass_over(self, key, crash_at=None, doubted=False):
         self.cluster.arm(crash_at)
         try:
-            RUNNER.run(self.reconciler.reconcile(key))
+            RUNNER.run(self.reconciler.reconcile(key, doubted=doubted))
             self.what_says_that_it_is_suspended_has_no_child_at_work(key)
         except (Crash, Conflict):
             pass
@@ -105,10 +109,14 @@ class Chain(RuleBasedStateMachine):
             assert key.name not in [job["metadata"]["labels"]["flowstill.dev/owner-name"] for job in jobs]
             assert {c["type"]: c["status"] for c in status["conditions"]}["Suspended"] == "True"
 
-    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3))
-    def look(self, key, crash_at, times):
+    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3), doubted=st.booleans())
+    def look(self, key, crash_at, times, doubted):
         for _ in range(times):
-            self.pass_over(key, crash_at)
+            self.pass_over(key, crash_at, doubted)
+
+    @rule(index=st.integers(0, 9))
+    def news_of_something_arrives(self, index):
+        self.gossip.tell(index)
 
     @rule()
     def somebody_writes_meanwhile(self):
@@ -258,6 +266,8 @@ class Chain(RuleBasedStateMachine):
     def a_terminal_status_is_final(self):
         for key in (DISTILL, ROLLOUT):
             status = self.cluster.objects[tuple(key)].get("status", {})
+            # What others do to the target afterwards is said, and nothing else changes.
+            status = {**status, "conditions": [c for c in status.get("conditions", []) if c["type"] != "Drifted"]}
             if key in self.frozen:
                 assert status == self.frozen[key]
             elif status.get("phase") in TERMINAL:
@@ -296,6 +306,7 @@ class Chain(RuleBasedStateMachine):
             for job in self.cluster.ending():
                 self.cluster.delete_job_object(job)
             for key in (DISTILL, ROLLOUT):
+                self.gossip.tell_all()
                 self.pass_over(key)
             for job in self.unfinished():
                 self.end(job)
