@@ -82,6 +82,10 @@ LIMITS: Mapping[str, tuple[str, ...]] = {
 """Fields that are limits; the others say how much is measured."""
 
 
+LITERAL_SAFETY: Mapping[str, float] = {"s1": 2.0, "s2": 0.15, "s3": 0.05}
+"""Limits of the literal profile's safety gates: per hundred, of the baseline's spread, proportion of episodes."""
+
+
 class Gates(Model):
     """Limits of the nine gates. Safety gates (S) may be tightened, never loosened beyond their defaults."""
 

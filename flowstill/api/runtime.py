@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from flowstill.api.affinity import Affinity
 from flowstill.api.fields import Label, Model, Name, ShortText
 
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
@@ -72,6 +73,7 @@ class Runtime(Model):
     resources: Resources | None = None
     node_selector: Annotated[dict[str, Label], Field(max_length=16)] = Field(default_factory=dict)
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field(default_factory=list)
+    affinity: Affinity | None = None
     env: Annotated[list[EnvVar], Field(max_length=32)] = Field(default_factory=list)
     volumes: Annotated[
         list[Volume],

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
+from flowstill.api.affinity import VALUES_REFUSED
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.gates import LIMITS, Gates
@@ -37,6 +38,7 @@ from flowstill.api.studentrollout import (
     StudentRolloutSpec,
     StudentRolloutStatus,
 )
+from flowstill.api.uris import NOT_PINNED, PINNED
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -58,7 +60,12 @@ def _defaults_of_limits() -> list[str]:
     ]
 
 
+def _pin(before: str = "") -> Schema:
+    return _rule(f"{before}!self.uri.startsWith('hf://') || self.uri.matches('{PINNED}')", NOT_PINNED, "uri")
+
+
 RULES: dict[str, list[Schema]] = {
+    **{model: [_pin()] for model in ("Source", "Teacher", "Dataset", "ArtifactRef")},
     "DistillJobSpec": [
         _rule(
             "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
@@ -103,6 +110,7 @@ RULES: dict[str, list[Schema]] = {
             "has(self.uri) == has(self.digest)",
             "spec.student.uri and spec.student.digest belong together",
         ),
+        _pin("!has(self.uri) || "),
     ],
     "Evaluation": [
         _rule(
@@ -128,6 +136,15 @@ RULES: dict[str, list[Schema]] = {
             f"self.profile != 'literal' || ({' && '.join(_defaults_of_limits())})",
             "spec.gates.profile literal has limits of its own: leave those of the gates out",
             "profile",
+        ),
+    ],
+    "NodeRequirement": [
+        _rule(
+            "self.operator in ['In', 'NotIn'] ? has(self.values) && self.values.size() > 0 : "
+            "self.operator in ['Gt', 'Lt'] ? has(self.values) && self.values.size() == 1 : "
+            "!has(self.values) || self.values.size() == 0",
+            VALUES_REFUSED,
+            "values",
         ),
     ],
     "MonitoringQuery": [_rule(f"self.name != '{RESTARTS}'", RESERVED, "name")],

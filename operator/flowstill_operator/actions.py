@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flowstill.api.actions import Action, Request, find_request, with_action
 from flowstill_operator.children import Document, is_finished, owned_by
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import ROLE_LABEL, Owner, owner_labels
 from flowstill_operator.steps import STOP, ChildJob, Draft, HasConditions, Move, Note, timestamp
 
@@ -43,7 +43,7 @@ def pending(requests: Sequence[Request], actions: Sequence[Action], *, ended: bo
     return None if request is None or request.recorded_in(actions) else request
 
 
-async def find_children(cluster: Cluster, owner: Owner) -> tuple[ChildJob, ...]:
+async def find_children(cluster: Reads, owner: Owner) -> tuple[ChildJob, ...]:
     """All Jobs of this very resource."""
     jobs = await cluster.find_jobs(owner.namespace, owner_labels(owner))
     return tuple(child_job(job) for job in jobs if owned_by(job, owner.uid))

@@ -11,7 +11,7 @@ from typing import Protocol
 from flowstill.api.runtime import Runtime
 from flowstill_operator.actions import child_job
 from flowstill_operator.children import owned_by
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner, owner_labels
 from flowstill_operator.steps import ChildJob, Plan, parse_timestamp
 
@@ -24,7 +24,7 @@ class HasEnd(Protocol):
         """RFC 3339; None of what has not ended."""
 
 
-async def known_children(cluster: Cluster, owner: Owner, runtime: Runtime) -> tuple[ChildJob, ...]:
+async def known_children(cluster: Reads, owner: Owner, runtime: Runtime) -> tuple[ChildJob, ...]:
     """The Jobs of a resource that has ended, where they have a time to live; the API server is not asked."""
     if runtime.ttl_seconds_after_finished is None:
         return ()

@@ -1,14 +1,13 @@
-"""The kopf bindings: they hear, and put keys into the queue. Nothing is decided here."""
+"""The kopf bindings: they hear, remember, and put keys into the queue. Nothing is decided here."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
 
 from flowstill.api import GROUP, VERSION
 from flowstill_operator.children import Document
-from flowstill_operator.clusters.kubernetes import KubernetesCluster
+from flowstill_operator.clusters.heard import Heard, HeardKind, Name
 from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.loop import Key, ResourceKind
 from flowstill_operator.engine.queue import KeyQueue
@@ -19,50 +18,49 @@ PLURALS: dict[ResourceKind, str] = {"DistillJob": "distilljobs", "StudentRollout
 
 
 class Ear:
-    """Turns watch events into keys."""
+    """Turns news into keys. News that is not newer than what is known changes nothing, and wakes nobody."""
 
     def __init__(
-        self, queue: KeyQueue[Key], dependents: Dependents, cluster: KubernetesCluster, heard: Callable[[], None]
+        self, queue: KeyQueue[Key], dependents: Dependents, heard: Heard, listened: Callable[[], None]
     ) -> None:
         self.queue = queue
         self.dependents = dependents
-        self.cluster = cluster
         self.heard = heard
+        self.listened = listened
 
-    def resource(self, kind: ResourceKind, event: Document) -> None:
-        """A DistillJob or StudentRollout was seen, changed or deleted."""
-        thing = event["object"]
-        metadata = thing["metadata"]
-        key = Key(kind, metadata["namespace"], metadata["name"])
-        self.dependents.note(key, None if event["type"] == "DELETED" else thing)
-        self.queue.add(key)
+    def news(self, kind: HeardKind, thing: Document, *, deleted: bool = False) -> None:
+        """An object was seen, changed or deleted."""
+        if self.heard.note(kind, thing, deleted=deleted):
+            self._look(kind, thing["metadata"], None if deleted else thing)
 
-    def job(self, event: Document) -> None:
-        """A Job of ours changed."""
-        labels = event["object"]["metadata"].get("labels") or {}
-        if OWNER_NAME in labels:
-            self.cluster.note_job(event["object"], deleted=event["type"] == "DELETED")
-        self.child(event)
+    def listed(self, kind: HeardKind, namespace: str, names: Collection[Name], version: int) -> None:
+        """A list of that version had these and no others: what was not in it was deleted unheard.
 
-    def child(self, event: Document) -> None:
-        """A Job of ours, or a pod of one, changed."""
-        metadata = event["object"]["metadata"]
-        labels = metadata.get("labels") or {}
-        kind, name = labels.get(OWNER_KIND), labels.get(OWNER_NAME)
-        if kind in PLURALS and name:
-            self.queue.add(Key(kind, metadata["namespace"], name))
+        ``namespace``: of the list; empty for the whole cluster.
+        """
+        for name in self.heard.keep_only(kind, namespace, names, version):
+            if kind in (*PLURALS, "Deployment"):
+                self._look(kind, {"namespace": name[0], "name": name[1]}, None)
 
-    def pod(self, event: Document) -> None:
-        """A pod of a Job of ours changed."""
-        self.cluster.note_pod(event["object"], deleted=event["type"] == "DELETED")
-        self.child(event)
-
-    def deployment(self, event: Document) -> None:
-        """A Deployment that may be a target changed."""
-        self.cluster.note_deployment(event["object"], deleted=event["type"] == "DELETED")
-        metadata = event["object"]["metadata"]
-        for key in self.dependents.of("Deployment", metadata["namespace"], metadata["name"]):
+    def _look(self, kind: HeardKind, metadata: Document, thing: Document | None) -> None:
+        """Queue the resource itself, or that of a child, or those that have the Deployment as their target."""
+        if kind in PLURALS:
+            key = Key(kind, metadata["namespace"], metadata["name"])
+            self.dependents.note(key, thing)
             self.queue.add(key)
+            return
+        if kind == "Deployment":
+            for key in self.dependents.of(kind, metadata["namespace"], metadata["name"]):
+                self.queue.add(key)
+            return
+        self.child(metadata)
+
+    def child(self, metadata: Document) -> None:
+        """There is news of a child: look at its resource."""
+        labels = metadata.get("labels") or {}
+        owner, name = labels.get(OWNER_KIND), labels.get(OWNER_NAME)
+        if owner in PLURALS and name:
+            self.queue.add(Key(owner, metadata["namespace"], name))
 
 
 def bind(ear: Ear) -> kopf.OperatorRegistry:
@@ -70,18 +68,21 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry, id="login")(_login)
 
-    def hear(act: Callable[[Document], None], *resource: str, **filters: Any) -> None:
+    def hear(act: Callable[[Document, bool], None], *resource: str, **filters: Any) -> None:
         async def on_event(event: Any, **_: Any) -> None:
-            ear.heard()
-            act(event)
+            ear.listened()
+            act(event["object"], event["type"] == "DELETED")
 
         kopf.on.event(*resource, registry=registry, id=f"hear-{resource[-1]}", **filters)(on_event)
 
-    hear(partial(ear.resource, "DistillJob"), GROUP, VERSION, PLURALS["DistillJob"])
-    hear(partial(ear.resource, "StudentRollout"), GROUP, VERSION, PLURALS["StudentRollout"])
-    hear(ear.job, "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
-    hear(ear.pod, "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
-    hear(ear.deployment, "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
+    def news(kind: HeardKind) -> Callable[[Document, bool], None]:
+        return lambda thing, deleted: ear.news(kind, thing, deleted=deleted)
+
+    hear(news("DistillJob"), GROUP, VERSION, PLURALS["DistillJob"])
+    hear(news("StudentRollout"), GROUP, VERSION, PLURALS["StudentRollout"])
+    hear(news("Job"), "batch", "v1", "jobs", labels={OWNER_KIND: kopf.PRESENT})
+    hear(news("Pod"), "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
+    hear(news("Deployment"), "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry
 
 
@@ -94,12 +95,16 @@ async def _login(**context: Any) -> kopf.ConnectionInfo | None:
     return info
 
 
-def settings() -> kopf.OperatorSettings:
-    """Settings that make kopf an ear only: it posts nothing, writes nothing, scans nothing."""
+def settings(silence_seconds: float) -> kopf.OperatorSettings:
+    """Settings that make kopf an ear only: it posts nothing, writes nothing, scans nothing.
+
+    ``silence_seconds``: after which a watch is begun anew.
+    """
     result = kopf.OperatorSettings()
     result.posting.enabled = False
     result.scanning.disabled = True
     # A watch that the server closes regularly cannot stay silent unnoticed.
+    result.watching.inactivity_timeout = silence_seconds
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.connect_timeout = 30

@@ -8,21 +8,29 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import kopf
+from kubernetes.aio import client
+from pydantic import ValidationError
 
+from flowstill.api.safety import SafetyLimits
+from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.kubernetes import KubernetesCluster, connect
+from flowstill_operator.clusters.progress import Poller
 from flowstill_operator.clusters.prometheus import Prometheus
 from flowstill_operator.clusters.scope import regained, watchable
 from flowstill_operator.engine.health import Health, serve
 from flowstill_operator.engine.index import Dependents
+from flowstill_operator.engine.listing import Listing
 from flowstill_operator.engine.logs import set_up
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.metrics import Metrics, WatchAge
 from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
+from flowstill_operator.observation import explain
 from flowstill_operator.platform import Platform, kubernetes_platform
+from flowstill_operator.store_flags import add_store_flags, check_store_flags, remote_stores
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +41,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flowstill-operator", description=__doc__)
     parser.add_argument("--trainer-image", default=env.get("FLOWSTILL_TRAINER_IMAGE"))
     parser.add_argument("--evaluator-image", default=env.get("FLOWSTILL_EVALUATOR_IMAGE"))
-    parser.add_argument("--store", default=env.get("FLOWSTILL_STORE"), help="default store, pvc://CLAIM[/PATH]")
+    add_store_flags(parser, env)
     parser.add_argument(
         "--image-pull-policy",
         choices=["Always", "IfNotPresent", "Never"],
@@ -54,9 +62,20 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=env.get("FLOWSTILL_PROMETHEUS_URL", ""),
         help="what spec.monitoring.queries are asked of, http(s)://HOST[:PORT][/PATH]",
     )
+    parser.add_argument(
+        "--safety-limits",
+        default=env.get("FLOWSTILL_SAFETY_LIMITS", "{}"),
+        help='JSON: how loose safety gates of a spec may be, such as {"S3": {"margin": 0.05}}',
+    )
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
     parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
+    parser.add_argument(
+        "--watch-silence-seconds",
+        type=float,
+        default=float(env.get("FLOWSTILL_WATCH_SILENCE_SECONDS", "70")),
+        help="a watch that is silent for so long is begun anew; an API server says something every 60 s",
+    )
     parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
     parser.add_argument("--log-format", choices=["text", "json"], default=env.get("FLOWSTILL_LOG_FORMAT", "text"))
     options = parser.parse_args(argv)
@@ -66,10 +85,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         if not value:
             parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
-    if options.store and not options.store.startswith("pvc://"):
-        parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
+    problem = check_store_flags(options)
+    if problem is not None:
+        parser.error(problem)
     if options.prometheus_url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", options.prometheus_url):
         parser.error(f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]")
+    try:
+        options.safety_limits = SafetyLimits.model_validate_json(options.safety_limits)
+    except ValidationError as error:
+        parser.error(f"--safety-limits: {explain(error, 'safetyLimits')}")
     for namespace in _names(options.namespaces):
         # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
@@ -87,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.store or None,
         options.image_pull_policy,
         _names(options.image_pull_secrets),
+        remote=remote_stores(options),
         prometheus=bool(options.prometheus_url),
+        safety_limits=options.safety_limits,
     )
     # Until kopf listens for it: process 1 of a container ignores a signal without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -95,47 +121,75 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parts:
+    """What hears, remembers, looks and tells, put together."""
+
+    def __init__(self, api: client.ApiClient, platform: Platform, prometheus: Prometheus | None) -> None:
+        self.queue: KeyQueue[Key] = KeyQueue()
+        self.dependents, self.metrics, heard = Dependents(), Metrics(), Heard()
+        self.age = WatchAge(time.monotonic)
+        self.ear = Ear(self.queue, self.dependents, heard, self.age.heard)
+        self.poller = Poller(heard, lambda pod: self.ear.child(pod["metadata"]))
+        self.cluster = KubernetesCluster(api, heard, self.poller.reports, prometheus)
+        hearsay = Hearsay(heard, self.poller.reports)
+        reconciler = Reconciler(self.cluster, platform, self.metrics, hearsay=hearsay)
+        self.worker = Worker(reconciler, self.queue, lambda key: self._look_at(self.dependents.of(*key)))
+        self.watching, self.listed = asyncio.Event(), asyncio.Event()
+        self.health = Health(lambda: self.watching.is_set() and self.listed.is_set(), self.age.seconds)
+
+    async def list(self, namespaces: Sequence[str], seconds: float) -> None:
+        """List everything now and then."""
+        listing = Listing(self.cluster, self.ear, namespaces)
+        await listing.run(seconds, self.listed, lambda: self._look_at(self.dependents.all()))
+
+    async def work(self, workers: int) -> None:
+        """Look at what is due, once everything was listed.
+
+        Before, what is only not known yet would look as if it were not there, and cost a request to find out.
+        """
+        await self.listed.wait()
+        await run_workers(self.queue, self.worker.work, workers)
+
+    def read_metrics(self) -> bytes:
+        """All metrics as text."""
+        return self.metrics.text(len(self.queue), self.health.lag, self.age.seconds())
+
+    def _look_at(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.queue.add(key)
+
+
 async def run(options: argparse.Namespace, platform: Platform) -> None:
     """Hear, queue, reconcile and serve health, until one of them ends."""
     api = await connect()
-    cluster = KubernetesCluster(api, Prometheus(options.prometheus_url) if options.prometheus_url else None)
-    queue: KeyQueue[Key] = KeyQueue()
-    dependents, metrics = Dependents(), Metrics()
-    age = WatchAge(time.monotonic)
-
-    def changed(key: Key) -> None:
-        for other in dependents.of(*key):
-            queue.add(other)
-
-    worker = Worker(Reconciler(cluster, platform, metrics), queue, changed)
-    ready = asyncio.Event()
-    health = Health(ready.is_set, age.seconds)
-    server = await serve(health, lambda: metrics.text(len(queue), health.lag, age.seconds()), options.health_port)
+    parts = Parts(api, platform, Prometheus(options.prometheus_url) if options.prometheus_url else None)
+    server = await serve(parts.health, parts.read_metrics, options.health_port)
     try:
         wished = _names(options.namespaces)
         namespaces = await watchable(api, wished)
         lost = [namespace for namespace in wished if namespace not in namespaces]
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
-        ear = kopf.operator(
-            registry=bind(Ear(queue, dependents, cluster, age.heard)),
-            settings=settings(),
+        watches = kopf.operator(
+            registry=bind(parts.ear),
+            settings=settings(options.watch_silence_seconds),
             standalone=True,
             # Else kopf asks the system for the name of the user, and the user of a pod has none.
             identity="flowstill-operator",
             clusterwide=not namespaces,
             namespaces=namespaces,
-            ready_flag=ready,
+            ready_flag=parts.watching,
         )
         await _until_the_first_ends(
-            ear,
-            run_workers(queue, worker.work, options.workers),
-            _resync(queue, dependents, options.resync_seconds),
-            health.beat(),
+            watches,
+            parts.list(namespaces, options.resync_seconds),
+            parts.work(options.workers),
+            parts.poller.run(),
+            parts.health.beat(),
             *([regained(api, lost)] if lost else []),
         )
     finally:
         await server.cleanup()
-        await cluster.close()
+        await parts.cluster.close()
 
 
 async def _until_the_first_ends(*parts: object) -> None:
@@ -147,14 +201,6 @@ async def _until_the_first_ends(*parts: object) -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     for task in done:
         task.result()
-
-
-async def _resync(queue: KeyQueue[Key], dependents: Dependents, seconds: float) -> None:
-    """Look at everything now and then, in case a watch lost something."""
-    while True:
-        await asyncio.sleep(seconds)
-        for key in dependents.all():
-            queue.add(key)
 
 
 def _names(text: str) -> tuple[str, ...]:

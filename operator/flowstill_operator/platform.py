@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flowstill.api.safety import SafetyLimits
+from flowstill_operator.remote_stores import RemoteStores
+
 VOLUMES_ROOT = "/var/run/flowstill/volumes"
 
 
@@ -12,7 +15,7 @@ class Platform:
     """One place.
 
     ``refused_schemes`` maps a URI scheme that cannot work here to what to do instead; ``prometheus``: there is one to
-    ask.
+    ask; ``safety_limits``: how loose the safety gates of a spec may be.
     """
 
     name: Literal["kubernetes", "local"]
@@ -24,7 +27,10 @@ class Platform:
     refused_schemes: Mapping[str, str] = field(default_factory=dict)
     targets: bool = True
     prometheus: bool = False
+    safety_limits: SafetyLimits = field(default_factory=SafetyLimits)
     no_store_fix: str = "set the chart value store.uri"
+    remote: RemoteStores | None = None
+    """None: this place says nothing about buckets and the hub, and refuses none."""
 
 
 def kubernetes_platform(
@@ -34,7 +40,9 @@ def kubernetes_platform(
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
     image_pull_secrets: tuple[str, ...] = (),
     *,
+    remote: RemoteStores | None = None,
     prometheus: bool = False,
+    safety_limits: SafetyLimits | None = None,
 ) -> Platform:
     """A cluster: a path of some machine means nothing in a pod, so ``file://`` is refused."""
     return Platform(
@@ -45,7 +53,9 @@ def kubernetes_platform(
         image_pull_policy=image_pull_policy,
         image_pull_secrets=image_pull_secrets,
         prometheus=prometheus,
+        safety_limits=safety_limits or SafetyLimits(),
         refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
+        remote=remote,
     )
 
 

@@ -21,8 +21,8 @@ OVERRIDDEN = "GatesOverridden"
 WARNED = frozenset({OVERRIDDEN})
 """Reasons that are warnings though their condition is as it should be."""
 
-RUNNING_LOOK_SECONDS = 15.0
-"""How often a running child is asked for its progress."""
+RUNNING_LOOK_SECONDS = 30.0
+"""How often a running child's progress is written at most."""
 WAITING_LOOK_SECONDS = 60.0
 """How often a resource that waits is looked at without an event."""
 QUOTA_LOOK_SECONDS = 600.0

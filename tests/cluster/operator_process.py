@@ -37,12 +37,22 @@ def _established(plane: ControlPlane) -> bool:
 
 
 class OperatorProcess:
-    """One ``flowstill-operator`` that may be killed and started again; its log goes to ``folder/NAME.log``."""
+    """One ``flowstill-operator`` that may be killed and started again; its log goes to ``folder/NAME.log``.
 
-    def __init__(self, plane: ControlPlane, folder: Path, name: str = "operator", *flags: str) -> None:
+    ``flags``: more of its command line. ``kubeconfig``: its way to the API server, by default the administrator's.
+    """
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        name: str = "operator",
+        *flags: str,
+        kubeconfig: Path | None = None,
+    ) -> None:
         self.name, self.folder, self._flags = name, folder, flags
         self.port = free_port("127.0.0.1")
-        self._environment = plane.environment()
+        self._environment = {**plane.environment(), "KUBECONFIG": str(kubeconfig or plane.kubeconfig)}
         self._running: Background | None = None
 
     def start(self) -> None:
@@ -93,10 +103,14 @@ class OperatorProcess:
 
 @contextmanager
 def running_operator(
-    plane: ControlPlane, folder: Path, name: str = "operator", *flags: str
+    plane: ControlPlane,
+    folder: Path,
+    name: str = "operator",
+    *flags: str,
+    kubeconfig: Path | None = None,
 ) -> Iterator[OperatorProcess]:
     """An operator that hears; its log is printed at the end, for a test that failed."""
-    process = OperatorProcess(plane, folder, name, *flags)
+    process = OperatorProcess(plane, folder, name, *flags, kubeconfig=kubeconfig)
     process.start()
     try:
         process.await_ready()

@@ -39,6 +39,14 @@ def test_defaults_are_filled_in(plane: ControlPlane) -> None:
     assert spec["runtime"]["backoffLimit"] == 3
 
 
+STOPS = {"name": "stops", "query": "sum(stops)", "comparison": "above", "threshold": 0.5}
+
+
+def watched(**monitoring: Any) -> dict[str, Any]:
+    target = {"deployment": {"name": "robot"}}
+    return student_rollout("b", target=target, monitoring={"window": "1h", **monitoring})
+
+
 OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
 BAD = {
     "draws between 1 and 8": (distill_job("b", student={"draws": 4}), "draws"),
@@ -85,8 +93,42 @@ BAD = {
         ),
         "evidence stands in the place of a simulator",
     ),
+    "node labels without values": (
+        distill_job(
+            "b",
+            runtime={
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "In"}]}]
+                        }
+                    }
+                }
+            },
+        ),
+        "In and NotIn need values",
+    ),
+    "nothing to watch": (student_rollout("b", monitoring={"window": "1h"}), "spec.monitoring needs spec.target"),
+    "window shorter than its interval": (watched(window="30s"), "spec.monitoring.window"),
+    "no window": (watched(window="1d"), "window"),
+    "window of a year": (watched(window="9999h"), "at most 720h"),
+    "interval of an instant": (watched(interval="1s"), "spec.monitoring.interval must be between"),
+    "query of a reserved name": (
+        watched(queries=[{**STOPS, "name": "restarts"}]),
+        "restarts is the name of the signal",
+    ),
+    "two queries of a name": (watched(queries=[STOPS, STOPS]), "queries"),
+    "more samples than checks": (watched(queries=[{**STOPS, "minSamples": 61}]), "minSamples is more than the window"),
     "loosened safety gate": (student_rollout("b", gates={"S3": {"margin": 0.5}}), "S3"),
 }
+
+
+def test_a_watched_rollout_is_stored_as_it_was_written(plane: ControlPlane) -> None:
+    apply(plane, watched(queries=[{**STOPS, "minSamples": 60}]))
+    found = plane.get("sr", "b")["spec"]["monitoring"]
+    assert (found["window"], found["interval"], found["maxRestarts"]) == ("1h", "60s", 3)
+    assert found["queries"] == [{**STOPS, "minSamples": 60, "failureLimit": 3}]
+    plane.kubectl("delete", "sr", "b")
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -201,15 +201,20 @@ def test_the_student_is_served_by_the_example_deployment(installed: Installed) -
 
 @pytest.mark.long
 def test_a_judged_student_takes_the_teachers_place_on_a_running_deployment(installed: Installed) -> None:
-    """Needs the quickstart's student; evaluates it once more, 200 episodes an arm."""
+    """Needs the quickstart's student, whose verdict counts here too; the window is cut to what a test can wait for."""
     kubectl, examples = installed.node.plane.kubectl, ROOT / "examples" / "deployment"
     here = ("--namespace", installed.namespace)
     installed.apply(examples / "deployment.yaml")
     kubectl("rollout", "status", *here, "deployment/robot-policy", "--timeout=180s")
-    installed.apply(examples / "studentrollout.yaml")
+    rollout = yaml.safe_load((examples / "studentrollout.yaml").read_text())
+    rollout["metadata"]["namespace"] = installed.namespace
+    rollout["spec"]["monitoring"] |= {"window": "30s", "interval": "10s"}
+    installed.node.plane.apply(rollout)
     done = "--for=jsonpath={.status.phase}=Completed"
     kubectl("wait", *here, done, "studentrollout/reach-around-served", "--timeout=900s")
-    student = installed.status("studentrollout", "reach-around-served")["student"]
+    status = installed.status("studentrollout", "reach-around-served")
+    student, conditions = status["student"], {found["type"]: found["reason"] for found in status["conditions"]}
+    assert (conditions["Evaluated"], conditions["Monitored"]) == ("Reused", "WindowPassed")
     deployment = installed.get("deployment", "robot-policy")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     served = {entry["name"]: entry.get("value") for entry in container["env"]}["FLOWSTILL_POLICY"]

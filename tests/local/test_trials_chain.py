@@ -200,6 +200,7 @@ def test_trials_of_another_student_are_refused(place, capsys):
 def test_a_dataset_that_is_gone_is_named(place, capsys):
     root, _ = place
     spec = spec_of(place, pushed(place, EXAMPLE / "trials", "kitchen-arm", capsys))
+    spec["evaluation"]["seed"] = 2  # or it was judged before
     (root / "store/datasets/tiny").rename(root / "store/datasets/moved")
     try:
         with pytest.raises(ArtifactError, match=r"observations come from the dataset .*store://datasets/tiny"):

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 from flowstill.api.distilljob import DistillJobSpec
-from flowstill.artifacts.uris import local_path
+from flowstill.artifacts.uris import local_path, resolved
 from flowstill.errors import MemoryShort, StorageFull
 from flowstill.policies.flow import FlowPolicy
 
@@ -215,13 +216,15 @@ def sizes_of(student: FlowPolicy) -> Sizes:
 
 def room_of(work: Path, device: torch.device) -> Room:
     """What this machine has."""
-    store = _existing(local_path("store://students"))
+    # What is published in a bucket takes no room here.
+    bucket = resolved("store://students").scheme == "s3"
+    store = work if bucket else _existing(local_path("store://students"))
     return Room(
         work=work,
         store=store,
         work_free=free_disk(work) + sum(_size(work / name) for name in KEPT),
-        store_free=free_disk(store),
-        one_disk=work.stat().st_dev == store.stat().st_dev,
+        store_free=sys.maxsize if bucket else free_disk(store),
+        one_disk=not bucket and work.stat().st_dev == store.stat().st_dev,
         host_free=available_memory(),
         device_free=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
     )

@@ -7,7 +7,7 @@ missing, short or not finite is Inconclusive here as well; everything else is de
 
 import numpy as np
 
-from flowstill.api.gates import GateName, Gates
+from flowstill.api.gates import LITERAL_SAFETY, GateName, Gates
 from flowstill.api.studentrollout import GateResult
 from flowstill_evaluator.evidence import MIN_VELOCITY_ROWS, Evidence, Gap, Pairs
 from flowstill_evaluator.gates.base import decided, inconclusive, percent, points, usable
@@ -18,9 +18,9 @@ from flowstill_evaluator.gates.tasks import TaskComparison, compare_tasks, paire
 from flowstill_evaluator.statistics import PairCounts, count_pairs, percentile_value, wilson
 
 CLAMP_RATIO = 1.1
-CLAMPS_PER_HUNDRED = 2.0
-VELOCITY_DISTANCE = 0.15
-TASK_DROP = 0.05
+CLAMPS_PER_HUNDRED = LITERAL_SAFETY["s1"]
+VELOCITY_DISTANCE = LITERAL_SAFETY["s2"]
+TASK_DROP = LITERAL_SAFETY["s3"]
 TASK_BOUND_DROP = 0.03
 LATENCY_RATIO = 1.10
 MEMORY_RATIO = 1.0

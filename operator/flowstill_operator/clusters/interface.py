@@ -48,8 +48,18 @@ class Gone(FlowstillError):
     reason = "TargetMissing"
 
 
-class Cluster(Protocol):
-    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
+class Unavailable(FlowstillError):
+    """It did not answer as it should, which may pass.
+
+    Attributes:
+        retry_after: it asks not to be asked again for so long (s).
+    """
+
+    retry_after: float = 0.0
+
+
+class Reads(Protocol):
+    """What observing needs."""
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
@@ -72,6 +82,13 @@ class Cluster(Protocol):
     async def known_deployment(self, namespace: str, name: str) -> Document | None:
         """That Deployment as it was heard of, if it may be a target; nobody is asked."""
 
+    async def measure(self, query: str) -> Sample:
+        """The value now of that Prometheus query; no number, and why, whatever goes wrong."""
+
+
+class Cluster(Reads, Protocol):
+    """Kubernetes, or this machine. Everything else that is raised is worth another attempt."""
+
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service. Raises AlreadyExists, Refused."""
 
@@ -83,9 +100,6 @@ class Cluster(Protocol):
 
         Raises Conflict (also when it was deleted), FieldOwned, Refused, Gone.
         """
-
-    async def measure(self, query: str) -> Sample:
-        """The value now of that Prometheus query; no number, and why, whatever goes wrong."""
 
     async def write_status(self, resource: Document, status: Document) -> None:
         """Replace the status of the resource as it was observed. Raises Conflict, Gone, Refused."""

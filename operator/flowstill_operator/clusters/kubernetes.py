@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 from kubernetes.aio import client, config
-from pydantic import ValidationError
 
 from flowstill.api import API_VERSION, GROUP, VERSION
 from flowstill.api.children import ProgressReport
-from flowstill.errors import FlowstillError
 from flowstill_operator.children import Document, is_finished
+from flowstill_operator.clusters.heard import JOB_UID_LABEL, Heard, HeardKind, Name
 from flowstill_operator.clusters.interface import (
-    JOB_NAME_LABEL,
     AlreadyExists,
     Conflict,
     FieldOwned,
@@ -26,20 +23,19 @@ from flowstill_operator.clusters.interface import (
     Kind,
     Refused,
     Sample,
+    Unavailable,
 )
 from flowstill_operator.clusters.prometheus import Prometheus
-from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME, PROGRESS_PORT
-from flowstill_operator.ranks import INDEX_ANNOTATION
+from flowstill_operator.jobs import OWNER_KIND
 from flowstill_operator.steps import Note, timestamp
 
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "flowstill"
-JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 USERS_FIELD_MANAGER = "flowstill-cli"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
-PROGRESS_TIMEOUT_SECONDS = 2.0
+PAGE_SIZE = 500
 COLLECTIONS: dict[Kind, tuple[str, str]] = {
     "DistillJob": (f"apis/{GROUP}/{VERSION}", "distilljobs"),
     "StudentRollout": (f"apis/{GROUP}/{VERSION}", "studentrollouts"),
@@ -47,14 +43,16 @@ COLLECTIONS: dict[Kind, tuple[str, str]] = {
     "Service": ("api/v1", "services"),
     "Deployment": ("apis/apps/v1", "deployments"),
 }
+SELECTORS: dict[HeardKind, str] = {"Pod": OWNER_KIND, "Job": OWNER_KIND, "Deployment": f"{GROUP}/target=true"}
+HEARD: dict[Kind, HeardKind] = {"DistillJob": "DistillJob", "StudentRollout": "StudentRollout", "Job": "Job"}
 
 
-class ApiError(FlowstillError):
+class ApiError(Unavailable):
     """The API server said no in a way that may pass."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
         super().__init__(f"the API server answered {status}: {message}")
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
     @property
     def denied(self) -> bool:
@@ -85,90 +83,73 @@ class KubernetesCluster:
     """A Cluster on a real API server.
 
     Pods of running Jobs come from the watch, so that no pass over a waiting resource lists a namespace.
+
+    Args:
+        api: the client.
+        heard: what the watches said; what the answers of requests say is added.
+        progress: what running pods said last.
+        prometheus: whom to ask for measurements.
     """
 
-    def __init__(self, api: client.ApiClient, prometheus: Prometheus | None = None) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        heard: Heard | None = None,
+        progress: Mapping[Name, ProgressReport] | None = None,
+        prometheus: Prometheus | None = None,
+    ) -> None:
         self._api = api
+        self.heard = heard or Heard()
+        self._progress = progress if progress is not None else {}
         self._prometheus = prometheus
-        self._http: aiohttp.ClientSession | None = None
-        self._pods: dict[tuple[str, str], dict[str, Document]] = {}
-        self._deployments: dict[tuple[str, str], Document] = {}
-        self._jobs: dict[tuple[str, str, str], dict[str, Document]] = {}
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._http is not None:
-            await self._http.close()
         if self._prometheus is not None:
             await self._prometheus.close()
         await self._api.close()
 
-    def note_pod(self, pod: Document, *, deleted: bool) -> None:
-        """Remember what the watch says about a child's pod."""
-        metadata = pod["metadata"]
-        labels = metadata.get("labels") or {}
-        job = labels.get(JOB_NAME_LABEL)
-        if job is None:
-            return
-        pods = self._pods.setdefault((metadata["namespace"], job), {})
-        if deleted:
-            pods.pop(metadata["name"], None)
-            if not pods:
-                del self._pods[metadata["namespace"], job]
-        else:
-            kept = {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata}
-            index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION)
-            kept |= {} if index is None else {"annotations": {INDEX_ANNOTATION: index}}
-            kept |= {"labels": {JOB_UID_LABEL: labels.get(JOB_UID_LABEL)}}
-            pods[metadata["name"]] = {"metadata": kept, "status": pod.get("status") or {}}
-
-    def note_job(self, job: Document, *, deleted: bool) -> None:
-        """Remember what the watch says about a child's Job, as far as deleting it needs."""
-        metadata = job["metadata"]
-        owner = _owner(metadata["namespace"], metadata["labels"])
-        jobs = self._jobs.setdefault(owner, {})
-        if deleted:
-            jobs.pop(metadata["name"], None)
-            if not jobs:
-                del self._jobs[owner]
-        else:
-            wanted = ("name", "namespace", "uid", "labels", "ownerReferences", "deletionTimestamp")
-            kept = {key: metadata[key] for key in wanted if key in metadata}
-            conditions = (job.get("status") or {}).get("conditions") or []
-            jobs[metadata["name"]] = {"metadata": kept, "status": {"conditions": conditions}}
-
-    def note_deployment(self, deployment: Document, *, deleted: bool) -> None:
-        """Remember what the watch says about a Deployment that may be a target."""
-        metadata = deployment["metadata"]
-        if deleted:
-            self._deployments.pop((metadata["namespace"], metadata["name"]), None)
-        else:
-            self._deployments[metadata["namespace"], metadata["name"]] = deployment
-
     async def known_deployment(self, namespace: str, name: str) -> Document | None:
-        """That Deployment, as the watch saw it."""
-        return self._deployments.get((namespace, name))
+        """That Deployment, as it was heard of."""
+        return self.heard.find("Deployment", namespace, name)
 
     async def known_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
-        """The Jobs of the resource with those labels, as the watch saw them."""
-        return list(self._jobs.get(_owner(namespace, labels), {}).values())
+        """The Jobs of the resource with those labels, as they were heard of."""
+        return self.heard.jobs(namespace, labels)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """One object, or None."""
         status, body = await self._request("GET", _path(kind, namespace, name))
         if status == 404:
+            if kind in HEARD:
+                self.heard.absent(HEARD[kind], namespace, name)
             return None
+        _check(status, body)
+        self._note(kind, body)
+        return body
+
+    async def page(self, kind: HeardKind, namespace: str, token: str) -> Document:
+        """One page of all objects of that kind that concern the operator.
+
+        Args:
+            kind: what is listed.
+            namespace: where; empty for the whole cluster.
+            token: of the page before; empty for the first.
+        """
+        prefix, plural = ("api/v1", "pods") if kind == "Pod" else COLLECTIONS[kind]
+        within = f"namespaces/{quote(namespace)}/" if namespace else ""
+        query = [("limit", str(PAGE_SIZE))]
+        query += [("continue", token)] if token else []
+        query += [("labelSelector", SELECTORS[kind])] if kind in SELECTORS else []
+        status, body = await self._request("GET", f"/{prefix}/{within}{plural}", query=query)
         _check(status, body)
         return body
 
     async def pods(self, job: Document) -> list[Document]:
-        """The pods of a Job: of a finished one as they are now, else as the watch saw them."""
-        namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
+        """The pods of a Job: of a finished one as they are now, else as they were heard of."""
         if is_finished(job):
-            return await self.find_pods(namespace, {JOB_UID_LABEL: uid})
-        # A resumed resource has a Job of the same name again, and the watch may still know pods of the first.
-        seen = self._pods.get((namespace, name), {}).values()
-        return [pod for pod in seen if pod["metadata"]["labels"][JOB_UID_LABEL] == uid]
+            return await self.find_pods(job["metadata"]["namespace"], {JOB_UID_LABEL: job["metadata"]["uid"]})
+        return self.heard.pods(job)
 
     async def find_pods(self, namespace: str, labels: Mapping[str, str]) -> list[Document]:
         """The pods with those labels, as the API server has them now."""
@@ -195,21 +176,8 @@ class KubernetesCluster:
             _check(status, body)
 
     async def progress(self, pod: Document) -> ProgressReport | None:
-        """Ask the pod itself; nothing depends on its answer."""
-        address = (pod.get("status") or {}).get("podIP")
-        if not address:
-            return None
-        host = f"[{address}]" if ":" in address else address
-        if self._http is None:
-            timeout = aiohttp.ClientTimeout(total=PROGRESS_TIMEOUT_SECONDS)
-            self._http = aiohttp.ClientSession(timeout=timeout, trust_env=False)
-        try:
-            async with self._http.get(f"http://{host}:{PROGRESS_PORT}/progress") as response:
-                response.raise_for_status()
-                return ProgressReport.model_validate_json(await response.content.read(65_536))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
-            log.debug("no progress from %s: %s", address, error)
-            return None
+        """What the pod said last, unless that was long ago."""
+        return self._progress.get((pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
     async def create(self, manifest: Document) -> None:
         """Create a Job or a Service."""
@@ -218,6 +186,7 @@ class KubernetesCluster:
         if status == 409:
             raise AlreadyExists(_message(body))
         _check(status, body)
+        self._note(manifest["kind"], body)
 
     async def apply_deployment(self, manifest: Document) -> None:
         """Server-side apply, conditional on the UID and resourceVersion in the manifest, never forced."""
@@ -263,6 +232,12 @@ class KubernetesCluster:
             # An error of ours, not of the user's: tried again, so that it is seen and never becomes a state.
             raise ApiError(code, _message(body))
         _check(code, body)
+        self._note(resource["kind"], body)
+
+    def _note(self, kind: Kind, document: Document) -> None:
+        """What an answer says is heard before the watch repeats it, so that the next look is not behind one's own."""
+        if kind in HEARD:
+            self.heard.note(HEARD[kind], document, told=False)
 
     async def record_event(self, resource: Document, note: Note) -> None:
         """Post an event whose name is a digest of what it says, so that saying it twice is harmless."""
@@ -321,11 +296,12 @@ class KubernetesCluster:
             parsed: Any = json.loads(content) if content else {}
         except ValueError:
             parsed = {"message": bytes(content[:512]).decode(errors="replace")}
-        return int(response.status), parsed if isinstance(parsed, dict) else {"items": parsed}
-
-
-def _owner(namespace: str, labels: Mapping[str, str]) -> tuple[str, str, str]:
-    return namespace, labels[OWNER_KIND], labels[OWNER_NAME]
+        answer: Document = parsed if isinstance(parsed, dict) else {"items": parsed}
+        after = response.headers.get("Retry-After", "")
+        if response.status >= 400 and after.isdigit():
+            # A server that sheds load says it in the header alone.
+            answer.setdefault("details", {}).setdefault("retryAfterSeconds", int(after))
+        return int(response.status), answer
 
 
 def _path(kind: Kind, namespace: str, name: str | None = None) -> str:
@@ -336,6 +312,11 @@ def _path(kind: Kind, namespace: str, name: str | None = None) -> str:
 
 def _message(body: Document) -> str:
     return str(body.get("message") or body.get("reason") or "no message")
+
+
+def _retry_after(body: Document) -> float:
+    seconds = (body.get("details") or {}).get("retryAfterSeconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def _is_ending(body: Document) -> bool:
@@ -359,4 +340,4 @@ def _check(status: int, body: Document) -> None:
         case 400 | 422:
             raise Refused(message)
         case _:
-            raise ApiError(status, message)
+            raise ApiError(status, message, _retry_after(body))

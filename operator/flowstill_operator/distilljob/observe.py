@@ -12,7 +12,7 @@ from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
-from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Cluster
+from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Reads
 from flowstill_operator.jobs import Owner, child_selector
 from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
@@ -94,7 +94,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     )
 
 
-async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+async def observe(cluster: Reads, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource and the child it is at, as they are now."""
     observed = read_resource(resource, platform)
     status, ended = observed.status, observed.status.phase in TERMINAL
@@ -121,7 +121,7 @@ async def observe(cluster: Cluster, resource: Document, platform: Platform, now:
     return replace(observed, children={role: child}, readers={role: reader}, pods_left=left)
 
 
-async def _pods_left(cluster: Cluster, owner: Owner, role: Role) -> tuple[str, ...]:
+async def _pods_left(cluster: Reads, owner: Owner, role: Role) -> tuple[str, ...]:
     """Pods of this resource's children of that role that have not ended, whatever became of their Jobs."""
     pods = await cluster.find_pods(owner.namespace, child_selector(owner, role))
     jobs = [(pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, "") for pod in pods]

@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
 from flowstill_operator.children import Document, owned_by
-from flowstill_operator.clusters.interface import AlreadyExists, Cluster, Conflict, FieldOwned, Gone, Refused
+from flowstill_operator.clusters.heard import Unheard
+from flowstill_operator.clusters.interface import (
+    AlreadyExists,
+    Cluster,
+    Conflict,
+    FieldOwned,
+    Gone,
+    Reads,
+    Refused,
+    Unavailable,
+)
 from flowstill_operator.distilljob import manifests as distilljob_manifests
 from flowstill_operator.distilljob import observe as distilljob_observe
 from flowstill_operator.distilljob import plan as distilljob_plan
@@ -20,7 +30,7 @@ from flowstill_operator.rollout import manifests as rollout_manifests
 from flowstill_operator.rollout import observe as rollout_observe
 from flowstill_operator.rollout import plan as rollout_plan
 from flowstill_operator.rollout.promote import deployment_patch
-from flowstill_operator.steps import Note, Plan, Wanted
+from flowstill_operator.steps import READING, Note, Plan, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +83,7 @@ class Silent:
 class Controller:
     """The pure and the gathering parts of one kind. The observation's type is the kind's own business."""
 
-    observe: Callable[[Cluster, Document, Platform, datetime], Awaitable[Any]]
+    observe: Callable[[Reads, Document, Platform, datetime], Awaitable[Any]]
     plan: Callable[[Any, datetime], Plan[Any]]
     manifest: Callable[[Any, Wanted, Platform], Document]
     child_refused: Callable[[Any, Wanted, str, str], Any]
@@ -111,7 +121,11 @@ class Outcome(NamedTuple):
 
 
 class Reconciler:
-    """Brings one resource one pass further. Harmless when run twice or killed between any two lines."""
+    """Brings one resource one pass further. Harmless when run twice or killed between any two lines.
+
+    ``hearsay``: what was heard of. A pass looks there first and asks nobody when there is nothing to do or only to tell
+    how far a child is; whatever decides something is decided again on what the API server says now.
+    """
 
     def __init__(
         self,
@@ -119,14 +133,22 @@ class Reconciler:
         platform: Platform,
         observer: Observer | None = None,
         now: Callable[[], datetime] | None = None,
+        hearsay: Reads | None = None,
     ) -> None:
         self.cluster = cluster
+        self.hearsay = hearsay
         self.platform = platform
         self.observer: Observer = observer or Silent()
         self.now = now or (lambda: datetime.now(UTC))
 
-    async def reconcile(self, key: Key) -> Outcome:
-        """One pass. Raises Conflict when somebody else wrote meanwhile; other errors are failed attempts."""
+    async def reconcile(self, key: Key, *, doubted: bool = False) -> Outcome:
+        """One pass. Raises Conflict when somebody else wrote meanwhile; other errors are failed attempts.
+
+        ``doubted``: what was heard of may be wrong, so it is asked for.
+        """
+        outcome = None if doubted else await self._by_hearsay(key)
+        if outcome is not None:
+            return outcome
         resource = await self.cluster.get(key.kind, key.namespace, key.name)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             return Outcome(False, None, None)
@@ -134,6 +156,27 @@ class Reconciler:
         now = self.now()
         observed = await controller.observe(self.cluster, resource, self.platform, now)
         plan = await self._apply(controller, observed, now, key)
+        return await self._write(key, resource, plan)
+
+    async def _by_hearsay(self, key: Key) -> Outcome | None:
+        """The same without a question; None when something has to be known for certain."""
+        if self.hearsay is None:
+            return None
+        controller, now = CONTROLLERS[key.kind], self.now()
+        try:
+            resource = await self.hearsay.get(key.kind, key.namespace, key.name)
+            if resource is None or resource["metadata"].get("deletionTimestamp"):
+                return None
+            observed = await controller.observe(self.hearsay, resource, self.platform, now)
+        except Unheard:
+            return None
+        plan = controller.plan(observed, now)
+        stored = resource.get("status") or {}
+        if is_decisive(plan, stored):
+            return None
+        return await self._write(key, resource, plan)
+
+    async def _write(self, key: Key, resource: Document, plan: Plan[Any]) -> Outcome:
         stored = resource.get("status") or {}
         wanted = status_document(plan.status, stored)
         if not same_status(wanted, stored):
@@ -211,6 +254,15 @@ class Reconciler:
             log.warning("event %s could not be recorded", note.reason, exc_info=True)
 
 
+def is_decisive(plan: Plan[Any], stored: Document) -> bool:
+    """Whether the plan does or decides anything, and does not only tell how far a child is."""
+    if plan.create or plan.delete or plan.target is not None:
+        return True
+    before = {c["type"]: (c["status"], c["reason"] == READING) for c in stored.get("conditions") or []}
+    after = {c.type: (c.status, c.reason == READING) for c in plan.status.conditions}
+    return before != after
+
+
 class Worker:
     """Takes a key through a pass, and decides when it is looked at again."""
 
@@ -219,30 +271,37 @@ class Worker:
         self.queue = queue
         self.on_change = on_change
         self.phases: dict[Key, str] = {}
+        self._doubted: set[Key] = set()
 
     async def work(self, key: Key) -> None:
         """One pass with its errors handled: after a conflict look again at once, else after a back-off."""
         began = time.perf_counter()
         outcome_name = "ok"
         try:
-            outcome = await self.reconciler.reconcile(key)
+            outcome = await self.reconciler.reconcile(key, doubted=key in self._doubted)
         except Conflict:
             outcome_name = "conflict"
+            self._doubted.add(key)
             self.queue.add(key, CONFLICT_RETRY_SECONDS)
         except Gone:
             self._forget(key)
         except Exception as error:
             outcome_name = "error"
-            wait = self.queue.failed(key)
+            self._doubted.add(key)
+            asked_for = error.retry_after if isinstance(error, Unavailable) else 0.0
+            wait = self.queue.failed(key, at_least=asked_for)
             about = {"kind": key.kind, "resource": f"{key.namespace}/{key.name}"}
             log.warning("%s %s/%s: %s; again in %.0f s", *key, error, wait, exc_info=True, extra=about)
-            await self._warn(key, f"{error}; trying again in {wait:.0f} s")
+            if not asked_for:
+                # One that asks to be left alone is not asked for an event.
+                await self._warn(key, f"{error}; trying again in {wait:.0f} s")
         else:
             self._went_well(key, outcome)
         self.reconciler.observer.passed(key, outcome_name, time.perf_counter() - began)
 
     def _went_well(self, key: Key, outcome: Outcome) -> None:
         self.queue.succeeded(key)
+        self._doubted.discard(key)
         if not outcome.exists or outcome.phase is None:
             self._forget(key)
             return
@@ -255,6 +314,7 @@ class Worker:
 
     def _forget(self, key: Key) -> None:
         self.queue.forget(key)
+        self._doubted.discard(key)
         self.phases.pop(key, None)
         self.reconciler.observer.phase(key, None)
         self.on_change(key)

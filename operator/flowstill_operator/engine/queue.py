@@ -5,20 +5,34 @@ turn back-off into a busy loop.
 """
 
 import asyncio
+import heapq
 import itertools
 from collections.abc import Awaitable, Callable, Hashable
+from typing import NamedTuple
 
 FIRST_BACK_OFF_SECONDS = 1.0
 MAX_BACK_OFF_SECONDS = 300.0
 
 
+class Entry(NamedTuple):
+    """From when a key is due, and its place among those that are."""
+
+    due: float
+    order: int
+
+
 class KeyQueue[K: Hashable]:
-    """Keys with the moment from which they are due; ``clock`` is monotonic seconds."""
+    """Keys with the moment from which they are due; ``clock`` is monotonic seconds.
+
+    What is due is handed out in the order in which it was added. No step goes through all keys: an entry that was
+    replaced stays in its heap and is passed over.
+    """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or asyncio.get_running_loop().time
-        self._due: dict[K, float] = {}
-        self._order: dict[K, int] = {}
+        self._entries: dict[K, Entry] = {}
+        self._later: list[tuple[float, int, K]] = []
+        self._ready: list[tuple[int, K]] = []
         self._counter = itertools.count()
         self._working: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -27,23 +41,24 @@ class KeyQueue[K: Hashable]:
 
     def __len__(self) -> int:
         """Keys that wait or are worked on."""
-        return len(self._due.keys() | self._working)
+        return len(self._entries.keys() | self._working)
 
     def add(self, key: K, after: float = 0.0) -> None:
         """Look at the key in ``after`` seconds, or earlier when it was due earlier."""
         due = max(self._clock() + after, self._not_before.get(key, 0.0))
-        if key not in self._due or due < self._due[key]:
-            self._due[key] = due
-            self._order[key] = next(self._counter)
-        self._changed.set()
+        known = self._entries.get(key)
+        if known is None or due < known.due:
+            entry = self._entries[key] = Entry(due, next(self._counter))
+            heapq.heappush(self._later, (*entry, key))
+            self._changed.set()
 
-    def failed(self, key: K) -> float:
-        """The key's look failed: look again after its back-off, which is returned."""
+    def failed(self, key: K, at_least: float = 0.0) -> float:
+        """The key's look failed: look again after its back-off, or ``at_least`` so many seconds; returns which."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        wait = float(min(MAX_BACK_OFF_SECONDS, FIRST_BACK_OFF_SECONDS * 2 ** min(count, 16)))
+        wait = float(min(MAX_BACK_OFF_SECONDS, max(at_least, FIRST_BACK_OFF_SECONDS * 2 ** min(count, 16))))
         self._not_before[key] = self._clock() + wait
-        self._due.pop(key, None)
+        self._entries.pop(key, None)
         self.add(key)
         return wait
 
@@ -55,31 +70,44 @@ class KeyQueue[K: Hashable]:
     def forget(self, key: K) -> None:
         """The object is gone."""
         self.succeeded(key)
-        self._due.pop(key, None)
-        self._order.pop(key, None)
+        self._entries.pop(key, None)
 
     def done(self, key: K) -> None:
         """The worker is ready with the key."""
         self._working.discard(key)
-        self._changed.set()
+        entry = self._entries.get(key)
+        if entry is not None:
+            heapq.heappush(self._later, (*entry, key))
+            self._changed.set()
 
     async def get(self) -> K:
         """The next key that is due and that no other worker has; call ``done`` with it."""
         while True:
-            now = self._clock()
-            free = [key for key in self._due if key not in self._working]
-            ready = [key for key in free if self._due[key] <= now]
-            if ready:
-                key = min(ready, key=self._order.__getitem__)
-                del self._due[key], self._order[key]
-                self._working.add(key)
+            key = self._take()
+            if key is not None:
                 return key
             self._changed.clear()
-            wait = min((self._due[key] - now for key in free), default=None)
+            wait = self._later[0][0] - self._clock() if self._later else None
             try:
                 await asyncio.wait_for(self._changed.wait(), wait)
             except TimeoutError:
                 continue
+
+    def _take(self) -> K | None:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            due, order, key = heapq.heappop(self._later)
+            if self._entries.get(key) == (due, order):
+                heapq.heappush(self._ready, (order, key))
+        while self._ready:
+            order, key = heapq.heappop(self._ready)
+            entry = self._entries.get(key)
+            # What is worked on comes back with `done`.
+            if entry is not None and entry.order == order and key not in self._working:
+                del self._entries[key]
+                self._working.add(key)
+                return key
+        return None
 
 
 async def run_workers[K: Hashable](queue: KeyQueue[K], work: Callable[[K], Awaitable[None]], count: int) -> None:

@@ -15,11 +15,12 @@ from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
 from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
-from flowstill_operator.clusters.interface import Cluster
+from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
-from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
+from flowstill_operator.observation import explain, observe_child, owner_of
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.promote import Target, read_target, reference
+from flowstill_operator.rollout.refusals import place_problem
 from flowstill_operator.rollout.signals import Check, is_due, restarts_by_pod
 from flowstill_operator.steps import ChildJob, Problem, Role, started
 
@@ -32,10 +33,6 @@ STEPS: tuple[tuple[Role, str], ...] = (
 """Each child, and the condition that says how far it is."""
 MORE_EPISODES, UNDECIDED = "MoreEpisodes", "Undecided"
 """The reasons of Evaluated and GatesPassed when another round is decided on, and its Jobs are not made yet."""
-NO_PROMETHEUS = (
-    "spec.monitoring.queries: the operator has no Prometheus to ask; set the chart value monitoring.prometheusUrl, or "
-    "create a rollout without queries and with a new name"
-)
 NOT_STARTED = (
     "Pending",
     "WaitingForDistillJob",
@@ -111,16 +108,8 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     image = platform.evaluator_image
     try:
         spec = StudentRolloutSpec.model_validate(resource.get("spec"))
-        problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
+        problem = place_problem(spec, resource["spec"], status, platform)
         image = spec.runtime.image or image
-        if spec.target is not None and not platform.targets:
-            fix = "remove spec.target" if spec.monitoring is None else "remove spec.target and spec.monitoring"
-            problem = Problem("TargetRefused", f"spec.target: there is no Deployment in local mode; {fix}")
-        elif spec.monitoring is not None and spec.monitoring.queries and not platform.prometheus:
-            problem = Problem("NoPrometheus", NO_PROMETHEUS)
-        if spec.approval == "Manual" and not platform.targets:
-            text = "spec.approval: nothing is promoted in local mode, so there is nothing to approve; remove it"
-            problem = Problem("ApprovalRefused", text)
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))
     generation = resource["metadata"].get("generation", 0)
@@ -128,7 +117,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)
 
 
-async def observe(cluster: Cluster, resource: Document, platform: Platform, now: datetime) -> Observed:
+async def observe(cluster: Reads, resource: Document, platform: Platform, now: datetime) -> Observed:
     """The resource, the DistillJob it waits for, the child it is at, and its target, as they are now."""
     observed = read_resource(resource, platform)
     spec, status, ended = observed.spec, observed.status, observed.status.phase in TERMINAL
@@ -177,7 +166,7 @@ def is_replaced(status: StudentRolloutStatus, target: Target | None, uid: str) -
     return target.rollout != uid and status.promotion_time is None and target.served != status.previous
 
 
-async def _check(cluster: Cluster, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:
+async def _check(cluster: Reads, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:
     """All signals of the student that is watched, when it is time to look; none of a target that serves another."""
     monitoring, target, student = spec.monitoring, observed.target, observed.status.student
     if monitoring is None or spec.target is None or target is None or student is None:

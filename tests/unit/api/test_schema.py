@@ -215,6 +215,27 @@ def test_bounds_are_those_of_the_types(kind: str, path: str, good: Any, bad: Any
         found.spec.model_validate(changed(kind, path, bad))
 
 
+def nodes_with(operator: str, values: list[str] | None = None) -> dict[str, Any]:
+    """An affinity to nodes by one requirement."""
+    requirement = {"key": "gpu", "operator": operator} | ({} if values is None else {"values": values})
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "fits"),
+    [("In", ["a"], True), ("In", [], False), ("NotIn", None, False), ("Exists", None, True), ("Exists", ["a"], False),
+     ("DoesNotExist", [], True), ("Gt", ["1"], True), ("Lt", ["1", "2"], False)],
+)  # fmt: skip
+def test_values_of_a_node_requirement(operator: str, values: list[str] | None, fits: bool) -> None:
+    document = changed("DistillJob", "runtime.affinity", nodes_with(operator, values))
+    if fits:
+        KINDS[0].spec.model_validate(document)
+    else:
+        with pytest.raises(ValidationError, match="In and NotIn need values"):
+            KINDS[0].spec.model_validate(document)
+
+
 REFUSED = {
     RULES["Student"][0]["rule"]: changed("DistillJob", "student", {"draws": 4, "drawNeighbours": 1}),
     RULES["Student"][1]["rule"]: changed("DistillJob", "student", {"draws": 8, "drawNeighbours": 5}),
@@ -222,6 +243,10 @@ REFUSED = {
     RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
     RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
+    RULES["Source"][0]["rule"]: changed("DistillJob", "teacher", {"uri": "hf://org/pi0@main"}),
+    RULES["StudentSource"][2]["rule"]: changed(
+        "StudentRollout", "student", {"uri": "hf://org/student", "digest": DIGEST}
+    ),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),
@@ -234,6 +259,7 @@ REFUSED = {
     RULES["Gates"][0]["rule"]: changed("StudentRollout", "gates", {"profile": "literal", "S3": {"margin": 0.04}}),
     RULES["StudentRolloutSpec"][0]["rule"]: changed("StudentRollout", "monitoring", {"window": "1h"}),
     RULES["StudentRolloutSpec"][1]["rule"]: changed("StudentRollout", "runtime", {"nodes": 2}),
+    RULES["NodeRequirement"][0]["rule"]: changed("DistillJob", "runtime.affinity", nodes_with("In")),
     RULES["MonitoringQuery"][0]["rule"]: changed(
         "StudentRollout", "monitoring.queries", [{**QUERY, "name": "restarts"}]
     ),

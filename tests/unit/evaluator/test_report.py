@@ -293,7 +293,13 @@ def test_the_literal_profile_is_named(records, good):
 
 
 def test_settings_are_said_in_words_and_empty_ones_are_not_said():
-    values = {"targetSteps": 10, "refine": None, "training": {"steps": 1500, "ema": 0.0}, "renameMap": {}, "a": ["b", 1]}
+    values = {
+        "targetSteps": 10,
+        "refine": None,
+        "training": {"steps": 1500, "ema": 0.0},
+        "renameMap": {},
+        "a": ["b", 1],
+    }
     assert settings(values, without="tasks") == "targetSteps 10, training (steps 1500, ema 0.0), a b 1"
     assert settings({"tasks": ["x"], "seed": 0}, without="tasks") == "seed 0"
 

@@ -40,6 +40,11 @@ class FakeCluster:
         """Be killed around the effect of that number: 2n before effect n, 2n + 1 after it."""
         self.crash_at, self._effects = crash_at, 0
 
+    @property
+    def count(self):
+        """Effects since it was armed."""
+        return self._effects
+
     def _effect(self, act):
         number, self._effects = self._effects, self._effects + 1
         if self.crash_at == 2 * number:
@@ -157,7 +162,7 @@ class FakeCluster:
         self._effect(act)
 
     async def record_event(self, resource, note):
-        self.events.append((resource["kind"], note.type, note.reason))
+        self._effect(lambda: self.events.append((resource["kind"], note.type, note.reason)))
 
     def ending(self):
         """Jobs that are being deleted: they are there until their pods are gone."""

@@ -169,7 +169,7 @@ def test_teacher_and_baseline_are_pinned_to_their_bytes():
         (["--max-episodes-per-task", "9"], "--max-episodes-per-task must be at least --episodes-per-task"),
         (["--num-episodes", "4", "--episodes-per-task", "2"], "--num-episodes: it says the same as --episodes-per"),
         (["--reference", "none"], "--reference: none is no folder here"),
-        (["--reference", "hf://a/b"], "--reference: hf://a/b: hf:// is not offered yet"),
+        (["--reference", "hf://a/b"], "--reference: hf://a/b: hf:// needs the 40 hexadecimal digits of a commit"),
         (["--namespace", "robots"], "--namespace: it belongs to --runtime kubernetes"),
         (["--rename-map", "a"], "--rename-map: 'a': use OLD=NEW"),
         (["--name", "No"], "--name: 'No': use 1 to 40"),

@@ -126,7 +126,8 @@ async def test_what_has_ended_asks_for_nothing():
 async def test_a_cluster_knows_the_deployments_that_it_heard_of():
     cluster, found = KubernetesCluster(None), managed(OLD)
     assert await cluster.known_deployment("robots", "robot") is None
-    cluster.note_deployment(found, deleted=False)
+    cluster.heard.note("Deployment", found)
     assert await cluster.known_deployment("robots", "robot") == found
-    cluster.note_deployment(found, deleted=True)
+    later = {"metadata": {**found["metadata"], "resourceVersion": "99"}}
+    cluster.heard.note("Deployment", later, deleted=True)
     assert await cluster.known_deployment("robots", "robot") is None

@@ -140,11 +140,35 @@ def test_our_environment_wins_and_gpus_are_limits():
     assert job(gpusPerNode=0)["spec"]["template"]["spec"]["containers"][0]["resources"] == {}
 
 
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100", "h200"]}]},
+                {"matchExpressions": [{"key": "idle", "operator": "Exists"}]},
+            ]
+        }
+    },
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 50,
+                "podAffinityTerm": {
+                    "labelSelector": {"matchLabels": {"app": "robot"}},
+                    "topologyKey": "kubernetes.io/hostname",
+                },
+            }
+        ]
+    },
+}
+
+
 def test_runtime_reaches_the_pod_and_users_labels_cannot_replace_ours():
     made = job(
         labels={"flowstill.dev/role": "judge", "team": "arms"},
         nodeSelector={"gpu": "yes"},
         tolerations=[{"key": "gpu", "operator": "Exists"}],
+        affinity=AFFINITY,
         imagePullSecrets=["registry"],
         activeDeadlineSeconds=60,
         backoffLimit=0,
@@ -154,6 +178,8 @@ def test_runtime_reaches_the_pod_and_users_labels_cannot_replace_ours():
     assert template["metadata"]["labels"]["team"] == "arms"
     assert template["spec"]["nodeSelector"] == {"gpu": "yes"}
     assert template["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert template["spec"]["affinity"] == AFFINITY
+    assert "affinity" not in job()["spec"]["template"]["spec"]
     assert template["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     assert [made["spec"][key] for key in ("activeDeadlineSeconds", "backoffLimit")] == [60, 0]
 

@@ -3,11 +3,9 @@
 from typing import Any
 
 import pytest
-from kubernetes.aio import client
 
-from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Conflict, Gone, Refused
-from flowstill_operator.clusters.kubernetes import JOB_UID_LABEL, ApiError, KubernetesCluster, _check
-from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
+from flowstill_operator.clusters.interface import Conflict, Gone, Refused
+from flowstill_operator.clusters.kubernetes import ApiError, _check
 
 
 def answer(reason: str, *causes: str) -> dict[str, Any]:
@@ -34,30 +32,13 @@ def test_an_answer_that_is_no_success_says_what_to_do(
         _check(status, body)
 
 
-async def test_a_job_of_the_same_name_has_no_pods_of_the_one_before() -> None:
-    cluster = KubernetesCluster(api=client.ApiClient())
-    metadata = {"name": "p", "namespace": "ns", "labels": {JOB_NAME_LABEL: "j", JOB_UID_LABEL: "old"}}
-    cluster.note_pod({"metadata": metadata, "status": {"phase": "Running"}}, deleted=False)
-    job: dict[str, Any] = {"metadata": {"name": "j", "namespace": "ns", "uid": "old"}}
-    assert [pod["metadata"]["name"] for pod in await cluster.pods(job)] == ["p"]
-    job["metadata"]["uid"] = "new"
-    assert await cluster.pods(job) == []
-    await cluster.close()
-
-
-async def test_jobs_are_known_by_their_owner_without_asking() -> None:
-    cluster = KubernetesCluster(api=client.ApiClient())
-    owner = {OWNER_KIND: "DistillJob", OWNER_NAME: "dj"}
-    metadata = {"name": "j", "namespace": "ns", "uid": "1", "labels": owner, "managedFields": ["much"]}
-    cluster.note_job({"metadata": metadata, "spec": {"large": True}}, deleted=False)
-    [known] = await cluster.known_jobs("ns", owner)
-    kept = {key: metadata[key] for key in ("name", "namespace", "uid", "labels")}
-    assert known == {"metadata": kept, "status": {"conditions": []}}
-    assert await cluster.known_jobs("other", owner) == []
-    assert await cluster.known_jobs("ns", {**owner, OWNER_NAME: "other"}) == []
-    cluster.note_job({"metadata": metadata}, deleted=True)
-    assert await cluster.known_jobs("ns", owner) == []
-    await cluster.close()
+@pytest.mark.parametrize(
+    ("body", "seconds"), [(answer("TooManyRequests"), 0.0), ({"details": {"retryAfterSeconds": 7}}, 7.0)]
+)
+def test_how_long_the_server_asks_to_be_left_alone(body: dict[str, Any], seconds: float) -> None:
+    with pytest.raises(ApiError) as caught:
+        _check(429, body)
+    assert caught.value.retry_after == seconds
 
 
 def test_a_success_is_one() -> None:

@@ -95,3 +95,36 @@ async def test_a_waiting_worker_wakes_up():
     await asyncio.wait_for(done.wait(), 10)
     workers.cancel()
     assert seen == ["now", "late"]
+
+
+async def test_whoever_asks_to_be_left_alone_is(clock):
+    queue = KeyQueue(clock)
+    assert queue.failed("a", at_least=7.0) == 7.0
+    assert queue.failed("a", at_least=1.0) == 2.0
+    assert queue.failed("a", at_least=99_999.0) == MAX_BACK_OFF_SECONDS
+
+
+async def test_what_was_replaced_or_forgotten_is_passed_over(clock):
+    queue = KeyQueue(clock)
+    queue.add("a", 5)
+    queue.add("a", 1)
+    queue.add("b", 1)
+    queue.forget("b")
+    clock.now = 9.0
+    assert await drained(queue) == ["a"]
+    assert len(queue) == 1
+    queue.done("a")
+    assert await drained(queue) == []
+    assert len(queue) == 0
+
+
+async def test_what_is_added_while_it_is_worked_on_keeps_its_moment(clock):
+    queue = KeyQueue(clock)
+    queue.add("a")
+    assert await drained(queue) == ["a"]
+    queue.add("a", 5)
+    clock.now = 6.0
+    assert await drained(queue) == []
+    queue.add("b")
+    queue.done("a")
+    assert await drained(queue) == ["a", "b"]

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from flowstill_operator.clusters.heard import Hearsay
 from flowstill_operator.clusters.interface import Conflict
 from flowstill_operator.engine.loop import Key, Reconciler
 from flowstill_operator.observation import is_finished
@@ -34,6 +35,7 @@ from tests.unit.operator.builders import (
     rollout_spec,
 )
 from tests.unit.operator.fake_cluster import Crash, FakeCluster, end_rank, index_of
+from tests.unit.operator.gossip import Gossip
 
 DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
@@ -70,15 +72,18 @@ class Chain(RuleBasedStateMachine):
         export=st.sampled_from(["same", "same", "other", "other without the child noticing"]),
         rounds=st.integers(1, 3),
         shards=st.sampled_from([1, 3]),
+        known=st.sampled_from([False, False, False, True]),
     )
-    def begin(self, verdict, with_target, healthy, after, export, rounds, shards):
-        self.rounds, self.shards = rounds, shards
+    def begin(self, verdict, with_target, healthy, after, export, rounds, shards, known):
+        self.rounds, self.shards, self.known = rounds, shards, known
         self.after, self.export = after, export
         self.cluster, self.now = FakeCluster(), NOW
         self.cluster.slow_to_end = True
         self.verdict, self.with_target, self.healthy = verdict, with_target, healthy
         self.frozen, self.user_failed, self.meddled = {}, False, False
-        self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now)
+        self.gossip = Gossip(self.cluster)
+        hearsay = Hearsay(self.gossip.heard, {})
+        self.reconciler = Reconciler(self.cluster, PLATFORM, now=lambda: self.now, hearsay=hearsay)
         extra = {"target": TARGET_SPEC} if with_target else {}
         limits = {"episodesPerTask": EPISODES[0], "maxEpisodesPerTask": sum(EPISODES), "shards": shards}
         extra["evaluation"] = {"suite": "metaworld", "tasks": ["reach", "push"], **limits}
@@ -88,10 +93,10 @@ class Chain(RuleBasedStateMachine):
         )
         self.cluster.put({"kind": "Deployment", **deployment()})
 
-    def pass_over(self, key, crash_at=None):
+    def pass_over(self, key, crash_at=None, doubted=False):
         self.cluster.arm(crash_at)
         try:
-            RUNNER.run(self.reconciler.reconcile(key))
+            RUNNER.run(self.reconciler.reconcile(key, doubted=doubted))
             self.what_says_that_it_is_suspended_has_no_child_at_work(key)
         except (Crash, Conflict):
             pass
@@ -105,10 +110,14 @@ class Chain(RuleBasedStateMachine):
             assert key.name not in [job["metadata"]["labels"]["flowstill.dev/owner-name"] for job in jobs]
             assert {c["type"]: c["status"] for c in status["conditions"]}["Suspended"] == "True"
 
-    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3))
-    def look(self, key, crash_at, times):
+    @rule(key=st.sampled_from([DISTILL, ROLLOUT]), crash_at=crashes, times=st.integers(1, 3), doubted=st.booleans())
+    def look(self, key, crash_at, times, doubted):
         for _ in range(times):
-            self.pass_over(key, crash_at)
+            self.pass_over(key, crash_at, doubted)
+
+    @rule(index=st.integers(0, 9))
+    def news_of_something_arrives(self, index):
+        self.gossip.tell(index)
 
     @rule()
     def somebody_writes_meanwhile(self):
@@ -148,6 +157,10 @@ class Chain(RuleBasedStateMachine):
             result = parity(difference=0.5, **({"outcome": "UserError", "reason": "ParityFailed"} if noticed else {}))
             self.cluster.end_job(job, complete=not noticed, result=result, message=message)
             return
+        if self.known and (labels["flowstill.dev/owner-kind"], role) == ("StudentRollout", "parity"):
+            found = judged(self.verdict)
+            facts = {name: getattr(found, name) for name in ("verdict", "gates", "arms", "evidence")}
+            result = parity(reason="Reused", reused=True, **facts)
         self.cluster.end_job(job, complete=True, result=result, message=message)
 
     def judgement(self, job):
@@ -250,7 +263,11 @@ class Chain(RuleBasedStateMachine):
     def there_is_one_verdict_and_it_is_the_last_rounds(self):
         status = self.cluster.objects[tuple(ROLLOUT)].get("status", {})
         found = {c["type"]: c["status"] for c in status.get("conditions", [])}
-        if status.get("phase") in {"Completed", "Rejected", "Inconclusive"} or found.get("GatesPassed") == "True":
+        if self.known:
+            roles = {job["metadata"]["labels"]["flowstill.dev/role"] for job in self.cluster.jobs()}
+            assert not roles & {"rollouts", "judge"}, "what was judged before is not evaluated again"
+            assert status.get("rounds", []) == []
+        elif status.get("phase") in {"Completed", "Rejected", "Inconclusive"} or found.get("GatesPassed") == "True":
             assert (status["round"], status["episodes"]) == (self.rounds, sum(EPISODES[: self.rounds]))
             assert status["rounds"] == EPISODES[: self.rounds]
 
@@ -298,6 +315,7 @@ class Chain(RuleBasedStateMachine):
             for job in self.cluster.ending():
                 self.cluster.delete_job_object(job)
             for key in (DISTILL, ROLLOUT):
+                self.gossip.tell_all()
                 self.pass_over(key)
             for job in self.unfinished():
                 self.end(job)
