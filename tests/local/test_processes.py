@@ -162,19 +162,26 @@ def test_too_few_samples_for_all_is_the_users_error(warm, store, tmp_path):
     assert "at least 6" in result["message"]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel):
-    def curve(name, ranks):
-        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel}
-        folder = write_spec(tmp_path / name, **options)
-        if (known := store.root / "by-inputs").exists():
-            known.rename(tmp_path / f"forgotten-{name}")
-        codes, result = finish(ranks(folder), folder)
-        assert set(codes) == {0}, (folder / "stderr").read_text()
-        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
+def looked_at(warm, store, folder, *, size=SIZE, parallel="ddp"):
+    """The curve of the looks at a student that so many processes train."""
+    options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel}
+    work = write_spec(folder, **options)
+    if (known := store.root / "by-inputs").exists():
+        known.rename(folder / "forgotten")
+    codes, result = finish(start(warm, work, store, size=size), work)
+    assert set(codes) == {0}, (work / "stderr").read_text()
+    return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
 
-    both = curve("both", lambda folder: start(warm, folder, store))
-    alone = curve("alone", lambda folder: start(warm, folder, store, size=1))
+
+@pytest.fixture(scope="module")
+def alone(warm, store, tmp_path_factory):
+    """That of one process, for which how several share the work is nothing."""
+    return looked_at(warm, store, tmp_path_factory.mktemp("alone"), size=1)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_rank_0_looks_at_the_whole_student(warm, store, alone, tmp_path, parallel):
+    both = looked_at(warm, store, tmp_path, parallel=parallel)
     assert [look["step"] for look in both["looks"]] == [3, 6, 8]
     assert both["publishedStep"] == alone["publishedStep"]
     for ours, theirs in zip(both["looks"], alone["looks"], strict=True):
