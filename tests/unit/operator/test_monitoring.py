@@ -141,6 +141,8 @@ def test_a_target_that_serves_another_ends_the_window(target):
     made = look(watched((ONE, GOOD)), later(10), target=target)
     assert (made.target, made.status.phase) == (None, "Superseded")
     assert conditions(made.status)["Monitored"] == ("False", "TargetChanged")
+    ours = target["metadata"]["annotations"].get("flowstill.dev/rollout") == "uid-1"
+    assert ("Drifted" in conditions(made.status)) is ours
 
 
 def test_abort_takes_the_student_back():

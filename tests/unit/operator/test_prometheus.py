@@ -85,6 +85,21 @@ async def test_a_server_that_is_not_there_gives_no_number_and_no_error():
     await prometheus.close()
 
 
+async def test_one_that_did_not_answer_is_left_alone_for_a_while(server):
+    url, seen = server
+    now = [100.0]
+    prometheus = Prometheus("http://127.0.0.1:9", clock=lambda: now[0])
+    assert "does not answer" in (await prometheus.ask("up")).why
+    prometheus._url = f"{url}api/v1/query"
+    now[0] += 29.9
+    assert "does not answer" in (await prometheus.ask("up")).why
+    assert seen == []
+    now[0] += 0.2
+    assert (await prometheus.ask("up")).value == 0.5
+    assert (await prometheus.ask("up")).value == 0.5
+    await prometheus.close()
+
+
 @pytest.mark.parametrize("url", ["prometheus:9090", "ftp://x", "http://", "http://x/?a=b", "http://user:secret@x"])
 def test_an_address_that_is_none_is_refused(url, capsys):
     with pytest.raises(SystemExit):
