@@ -20,7 +20,8 @@ from tests.cluster.harness.node import Node
 from tests.cluster.harness.processes import CommandError
 from tests.cluster.resources import distill_job
 
-pytestmark = pytest.mark.containers
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2700)]
+"""A busy machine builds the images in a quarter of an hour, and then begins."""
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"

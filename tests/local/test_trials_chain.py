@@ -32,13 +32,13 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(exported, tmp_path_factory):
     """A store with a student that has learnt nothing, its teacher, and the dataset that it was distilled on."""
     root = tmp_path_factory.mktemp("trials")
     patch = pytest.MonkeyPatch()
     patch.setenv("FLOWSTILL_STORE", f"file://{root}/store")
     dataset = push(tiny_smolvla.write_dataset(root / "dataset"), "store://datasets/tiny")
-    yield root, publish_student(root, dataset=dataset)
+    yield root, publish_student(exported, dataset=dataset)
     patch.undo()
 
 

@@ -112,4 +112,4 @@ def store_uri(text: str, *, buckets: bool = False) -> str:
     if "://" in text:
         where = "a folder of this machine, or s3://BUCKET[/PATH]" if buckets else "a folder of this machine"
         raise UserError(f"{text}: give {where}", field="--store")
-    return f"file://{Path(text).absolute()}"
+    return f"file://{Path(text).resolve()}"

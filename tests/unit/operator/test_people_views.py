@@ -14,7 +14,7 @@ from flowstill_operator.people.next_steps import next_steps
 from flowstill_operator.people.place import ChildView, EventView, Named, Surroundings, parse_name
 from flowstill_operator.people.reports import how_to_read, reader_pod
 from flowstill_operator.people.requests import check
-from flowstill_operator.people.tables import age, duration, progress, states, uncut
+from flowstill_operator.people.tables import age, duration, left, progress, states, uncut
 from flowstill_operator.rollout import manifests, observe, plan
 from tests.unit.operator.builders import NOW, PLATFORM, TARGET_SPEC, distill_spec, later, resource, rollout_spec
 from tests.unit.operator.phases import DISTILLJOBS, ROLLOUTS
@@ -122,6 +122,12 @@ def test_what_to_do_names_the_command():
     local = "\n".join(next_steps(document("DistillJob", "Failed"), local=True))
     assert "the same command again" in local
     assert "-n robots" not in local
+
+
+def test_a_window_says_how_long_it_still_takes():
+    found = document("StudentRollout", "Monitoring")
+    assert [left(found, later(seconds)) for seconds in (0, 240, 599, 900)] == ["10m", "6m", "1s", "0s"]
+    assert left(document("StudentRollout", "Completed"), later(0)) == ""
 
 
 def test_a_watched_student_shows_its_signals():
