@@ -15,6 +15,8 @@ from flowstill.artifacts.manifest import Manifest, describe_files
 from flowstill.artifacts.stores import fetch, push
 from flowstill.artifacts.transfers import TransferFailed
 from flowstill.errors import ArtifactError, DigestMismatch
+from flowstill_operator import cli
+from flowstill_operator.rollout.promote import parse_reference
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.hub_server import TOKEN, Hub, hub_server
 from tests.unit.artifacts.samples import make_folder, student_properties
@@ -229,3 +231,17 @@ def test_no_token_in_errors_or_logs(
             with pytest.raises((ArtifactError, TransferFailed)) as written:
                 push_to_hub(teacher, "hf://org/teacher/x")
             assert TOKEN not in f"{read.value} {written.value} {caplog.text}"
+
+
+def test_the_command_line_commits_and_reads_what_it_committed(
+    hub: Hub, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.commit("datasets/org/frames", {".gitattributes": b""})
+    assert cli.main(["store", "push", str(teacher), "hf://datasets/org/frames/v3"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == f"hf://datasets/org/frames@{hub.head('datasets/org/frames')}/v3@{tree_digest(teacher)}"
+    found = parse_reference(printed)
+    assert found is not None
+    assert contents(fetch(found)) == contents(teacher)
+    assert cli.main(["store", "push", str(teacher), "hf://org"]) == 2
+    assert "is no repository of the hub: use ORG/NAME" in capsys.readouterr().err

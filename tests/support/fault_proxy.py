@@ -28,6 +28,8 @@ class Fault:
     header: str | None = None
     after: int = 0
     """Requests that it lets through first."""
+    shared: list[int] | None = None
+    """The same number, counted together with other faults."""
     least: int = 0
     """Only answers (of flip-request: requests) whose body has more bytes."""
 
@@ -64,6 +66,9 @@ class FaultProxy:
             if met and size > max(fault.least, fault.at):
                 if fault.after > 0:
                     fault.after -= 1
+                    continue
+                if fault.shared is not None and fault.shared[0] > 0:
+                    fault.shared[0] -= 1
                     continue
                 fault.times -= 1
                 return fault
