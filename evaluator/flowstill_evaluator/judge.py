@@ -26,6 +26,7 @@ from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.subject import Artifact, Subject, Training
 from flowstill_evaluator.report.summary import Summary, arm_results, summarise
 from flowstill_evaluator.stopping import looks_of, wanted
+from flowstill_evaluator.verdicts import record_verdict
 
 EVIDENCE_PARENT = "store://evidence"
 _REASONS: dict[Verdict, str] = {
@@ -72,6 +73,7 @@ def judge(task: Task, context: ChildContext) -> Result:
 
     context.progress.update(3, _STEPS, "Publishing the evidence")
     reference = publish(folder, "Evidence", evidence_properties(task, references, summary), EVIDENCE_PARENT)
+    record_verdict(task, references, reference)
     context.progress.update(_STEPS, _STEPS, summary.verdict)
     return fitted_result(
         Result(

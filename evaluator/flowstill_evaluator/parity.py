@@ -33,6 +33,7 @@ from flowstill_evaluator.records import Floats
 from flowstill_evaluator.suites.graphics import choose_library
 from flowstill_evaluator.suites.registry import suite_of
 from flowstill_evaluator.trials import frames_of, trials_of
+from flowstill_evaluator.verdicts import published_verdict
 from flowstill_evaluator.views import drawn, view_of
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def judge_difference(measured: Difference, threshold: float, references: Referen
 
 
 def run(task: ParityTask | DatasetParityTask, context: ChildContext) -> Result:
-    """Compare the runtimes of a published student.
+    """Compare the runtimes of a published student, unless all that it is compared for was judged before.
 
     Raises:
         UserError: the student, its teacher, the baseline or the dataset cannot be read, or does not fit the
@@ -154,11 +155,14 @@ def run(task: ParityTask | DatasetParityTask, context: ChildContext) -> Result:
     """
     if isinstance(task, DatasetParityTask):
         return _on_frames(task, context)
-    return _on_environments(task, context) if task.evaluation.evidence is None else _beside_trials(task, context)
-
-
-def _on_environments(task: ParityTask, context: ChildContext) -> Result:
     references = resolve(task)
+    known = published_verdict(task, references)
+    if known is not None:
+        return known
+    return (_on_environments if task.evaluation.evidence is None else _beside_trials)(task, references, context)
+
+
+def _on_environments(task: ParityTask, references: References, context: ChildContext) -> Result:
     compare(task, references)  # what rollouts would refuse is refused before anything runs
     properties, evaluation = references.properties, task.evaluation
     suite = suite_of(evaluation.suite, evaluation.custom)
@@ -202,9 +206,8 @@ def with_warning(result: Result, task: ParityTask) -> Result:
     return result.model_copy(update={"warning": text})
 
 
-def _beside_trials(task: ParityTask, context: ChildContext) -> Result:
+def _beside_trials(task: ParityTask, references: References, context: ChildContext) -> Result:
     """With evidence of one's own: whether it is about these policies, and parity without a simulator."""
-    references = resolve(task)
     compare(task, references)
     context.progress.update(0, task.parity.samples, "reading the trials")
     trials_of(task, references)

@@ -40,19 +40,24 @@ class StudentTask(TaskBase):
 
 
 class RolloutTask(StudentTask):
-    """What parity, rollouts and judge share. A missing teacher or baseline is the one in the student's manifest."""
+    """What parity, rollouts and judge share. A missing teacher or baseline is the one in the student's manifest.
+
+    ``overrides`` change no verdict: they go into the record. ``image``: the evaluator's.
+    """
 
     teacher: Source | None = None
     baseline: ArtifactRef | None = None
     evaluation: Evaluation
     gates: Gates = Field(default_factory=Gates)
+    parity: Parity = Field(default_factory=Parity)
+    overrides: Annotated[list[Override], Field(max_length=6)] = Field(default_factory=list)
+    image: Annotated[str, Field(max_length=512)] | None = None
 
 
 class ParityTask(RolloutTask):
-    """ONNX Runtime against PyTorch, same inputs, same noise."""
+    """ONNX Runtime against PyTorch, same inputs, same noise; or the verdict that was published for all of this."""
 
     kind: Literal["Parity"] = "Parity"
-    parity: Parity = Field(default_factory=Parity)
 
 
 class DatasetParityTask(StudentTask):
@@ -93,13 +98,9 @@ class RolloutsTask(RolloutTask):
 
 
 class JudgingTask(RolloutTask):
-    """What the two ways of judging share.
-
-    ``overrides`` change no verdict: they go into the record, with what had lapsed when the judge was ``asked``.
-    """
+    """What the two ways of judging share; the record says which overrides had lapsed when the judge was ``asked``."""
 
     parity_difference: Annotated[float, Field(ge=0.0)]
-    overrides: Annotated[list[Override], Field(max_length=6)] = Field(default_factory=list)
     asked: Moment | None = None
 
 
@@ -182,7 +183,7 @@ class Result(Model):
     baseline: StatusRef | None = None
     # Rollouts
     rollouts: StatusRef | None = None
-    # Judge; of the gates P4 alone after DatasetParity with a reference
+    # Judge, and Parity that is reused; of the gates P4 alone after DatasetParity with a reference
     wanted_episodes: Episodes | None = Field(
         default=None, description="Of every task, in all, before it is judged again; then there is no verdict yet."
     )

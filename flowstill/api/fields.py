@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from flowstill.api.uris import NOT_PINNED, OFFERED, URI, pinned
+
 
 class Model(BaseModel):
     """A frozen API model: camelCase outside, snake_case inside, unknown fields refused."""
@@ -23,15 +25,12 @@ class StatusModel(Model):
 
 ALWAYS_MUTABLE = ("suspend",)
 """Sections of a spec that may be changed at any time; of ``runtime``, ttlSecondsAfterFinished may be."""
-LATER_SCHEMES = ("s3", "hf")
-"""Schemes that are named in the design and not read yet."""
 
 
-def _offered(value: Any) -> Any:
-    """Refuse a scheme that is not offered yet by its name; the pattern would only show itself."""
-    scheme, separator, _ = value.partition("://") if isinstance(value, str) else ("", "", "")
-    if separator and scheme in LATER_SCHEMES:
-        raise ValueError(f"{scheme}:// is not offered yet; copy it to file:///PATH, pvc://CLAIM/PATH or store://PATH")
+def _pinned(value: Any) -> Any:
+    """Refuse a branch or a tag of the hub, and say how its commit is found."""
+    if isinstance(value, str) and not pinned(value):
+        raise ValueError(NOT_PINNED)
     return value
 
 
@@ -40,10 +39,10 @@ Uri = Annotated[
     Field(
         min_length=8,
         max_length=1024,
-        pattern=r"^(file|pvc|store)://[^\s?#]+$",
-        description="file:///PATH, pvc://CLAIM/PATH, or store://PATH in the default store.",
+        pattern=URI,
+        description=f"{OFFERED} in the default store.",
     ),
-    BeforeValidator(_offered),
+    BeforeValidator(_pinned),
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71, description="sha256:HEX")]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

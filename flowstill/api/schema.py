@@ -38,6 +38,7 @@ from flowstill.api.studentrollout import (
     StudentRolloutSpec,
     StudentRolloutStatus,
 )
+from flowstill.api.uris import NOT_PINNED, PINNED
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("crds", "helm/flowstill/files/crds")
@@ -59,7 +60,12 @@ def _defaults_of_limits() -> list[str]:
     ]
 
 
+def _pin(before: str = "") -> Schema:
+    return _rule(f"{before}!self.uri.startsWith('hf://') || self.uri.matches('{PINNED}')", NOT_PINNED, "uri")
+
+
 RULES: dict[str, list[Schema]] = {
+    **{model: [_pin()] for model in ("Source", "Teacher", "Dataset", "ArtifactRef")},
     "DistillJobSpec": [
         _rule(
             "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
@@ -104,6 +110,7 @@ RULES: dict[str, list[Schema]] = {
             "has(self.uri) == has(self.digest)",
             "spec.student.uri and spec.student.digest belong together",
         ),
+        _pin("!has(self.uri) || "),
     ],
     "Evaluation": [
         _rule(

@@ -1,102 +1,70 @@
-"""Reading and publishing artifacts in folders: local ones and mounted claims."""
+"""Reading and publishing artifacts, wherever they lie: every reader and writer comes through here."""
 
-import errno
-import os
-import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from flowstill.api.fields import ArtifactRef, Source, StatusRef
-from flowstill.artifacts.atomic import copy_tree, storage_full, sync_folder, write_atomic
+from flowstill.api.fields import StatusRef
+from flowstill.artifacts.atomic import storage_full, write_atomic
 from flowstill.artifacts.digests import (
     MANIFEST,
     bytes_digest,
     canonical_json,
     file_digest,
+    files_of,
     is_ours,
     tree_digest,
 )
+from flowstill.artifacts.fetching import fetch_remote
+from flowstill.artifacts.folders import Reference, publish_folder, push_folder, read_folder
 from flowstill.artifacts.manifest import Kind, Manifest, Properties, describe_files, verify
-from flowstill.artifacts.uris import ArtifactUri, local_path
-from flowstill.errors import ArtifactError, DigestMismatch
+from flowstill.artifacts.transfers import Movement
+from flowstill.artifacts.uris import ArtifactUri, local_path, resolved
+from flowstill.errors import ArtifactError
 
 BY_INPUTS = "store://by-inputs"
 
 
-def fetch(source: Source | ArtifactRef | StatusRef, what: str = "spec.teacher") -> Path:
+def fetch(source: Reference, what: str = "spec.teacher") -> Path:
     """The local folder of an artifact, verified against its digest when given, and against its manifest.
+
+    What lies in a bucket or in the hub is fetched first (:mod:`flowstill.artifacts.fetching`).
 
     Args:
         source: what to read.
         what: the field that named it, for messages.
 
     Raises:
-        ArtifactError: there is nothing to read; the message names ``what``, the path and the fix.
+        ArtifactError: there is nothing to read; the message names ``what``, the place and the fix.
         DigestMismatch: the bytes are not those of the digest or of the manifest.
+        TransferFailed: a store could not be reached; the next attempt continues.
     """
     try:
-        folder = local_path(source.uri)
+        place = resolved(source.uri)
+        folder = local_path(source.uri) if place.scheme in ("file", "pvc") else None
     except ArtifactError as error:
         raise ArtifactError(str(error), field=f"{what}.uri") from error
-    if not folder.is_dir():
-        found = "a file, and an artifact is a folder" if folder.exists() else "nothing there"
-        raise ArtifactError(
-            f"{source.uri} cannot be read: {found} ({folder}); put it there with "
-            f"`flowstill store push FOLDER {source.uri}`, or correct the URI",
-            field=f"{what}.uri",
-        )
-    try:
-        return _verified(folder, source, what)
-    except OSError as error:
-        raise ArtifactError(
-            f"{source.uri} cannot be read: {error.strerror} ({error.filename or folder})", field=f"{what}.uri"
-        ) from error
-
-
-def _verified(folder: Path, source: Source | ArtifactRef | StatusRef, what: str) -> Path:
-    try:
-        if is_ours(folder):
-            verify(folder)
-        elif source.digest is None:
-            if not any(folder.iterdir()):
-                raise ArtifactError(f"{folder} is empty")
-            return folder
-        digest = tree_digest(folder)
-    except ArtifactError as error:
-        raise type(error)(f"{source.uri}: {error}", field=f"{what}.uri") from error
-    if source.digest is not None and digest != source.digest:
-        raise DigestMismatch(
-            f"{source.uri} ({folder}) has digest {digest}, not {source.digest}: its bytes have changed, or "
-            "the digest is of another artifact",
-            field=f"{what}.digest",
-        )
-    return folder
+    return fetch_remote(source, place, what) if folder is None else read_folder(folder, source, what)
 
 
 def publish(folder: Path, kind: Kind, properties: Properties, parent: str = "store://students") -> StatusRef:
     """Publish a folder as ``PARENT/sha256-HEX``: all of it or none, and harmless when done twice.
 
-    The manifest is written last, the whole is made durable, then renamed into place. ``folder`` stays as it
-    is.
+    ``folder`` stays as it is.
 
     Raises:
         ArtifactError: the folder is empty or holds what is no file, or ``parent`` is no place to write.
         StorageFull: it did not fit; nothing of it is left behind.
+        TransferFailed: the store could not be reached.
     """
     content = Manifest(kind=kind, files=describe_files(folder), properties=properties).to_bytes()
     digest = bytes_digest(content)
     uri = ArtifactUri.parse(parent) / digest.replace(":", "-")
-    target = local_path(str(uri))
-    if not target.exists():
-        temporary = copy_tree(folder, target, last=(MANIFEST, content))
-        try:
-            verify(temporary)
-            _rename_new(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    place = _writable(resolved(str(uri)))
+    if place.scheme == "s3":
+        _publish_in_bucket(folder, content, digest, place)
     else:
-        verify(target)
+        publish_folder(folder, content, local_path(str(uri)))
     return StatusRef(uri=str(uri), digest=digest)
 
 
@@ -107,60 +75,60 @@ def push(folder: Path, uri: str, *, force: bool = False) -> StatusRef:
         ArtifactError: nothing to copy, or other bytes are there and ``force`` is not set.
         DigestMismatch: an artifact of ours that is damaged.
         StorageFull: it did not fit; what was there before is kept.
+        TransferFailed: the store could not be reached.
     """
     parsed = ArtifactUri.parse(uri)
     if parsed.path in ("", "/"):
         raise ArtifactError(f"{uri} is a whole store; name a folder in it, such as {parsed}/teachers/NAME")
+    place = _writable(resolved(uri))
     if is_ours(folder):
         verify(folder)
     digest = tree_digest(folder)
-    target = local_path(uri)
-    ref = StatusRef(uri=str(parsed), digest=digest)
-    occupied = target.exists() and not (target.is_dir() and not any(target.iterdir()))
-    if occupied:
-        if target.is_dir() and tree_digest(target) == digest:
-            return ref
-        if not force:
-            raise ArtifactError(
-                f"{uri} ({target}) holds other bytes; push to another URI, or replace them with --force"
-            )
-    temporary = copy_tree(folder, target)
-    try:
-        if tree_digest(temporary) != digest:
-            raise ArtifactError(f"{folder} changed while it was copied; push it again when nothing writes to it")
-        if occupied:
-            _replace(temporary, target)
-        else:
-            _rename_new(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return ref
+    if place.scheme == "s3":
+        from flowstill.artifacts.s3 import Content, S3Artifact
+
+        contents = [Content.of(name, path) for name, path in files_of(folder)]
+        S3Artifact(place).write(contents, digest, force=force)
+    else:
+        push_folder(folder, uri, local_path(uri), digest, force=force)
+    return StatusRef(uri=str(parsed), digest=digest)
 
 
 def lookup_by_inputs(key: str) -> StatusRef | None:
-    """The student that these inputs gave before, verified; None when there is none, or it was removed since.
+    """The student that these inputs gave before, and that is there; None when there is none, or it was removed since.
+
+    A folder is verified; of a bucket's objects the sizes are compared.
 
     Raises:
         ArtifactError: the record is no record.
         DigestMismatch: the student is damaged.
     """
-    path = _inputs_path(key)
+    uri = _inputs_uri(key)
+    place = resolved(uri)
+    content = _read_record(place)
+    if content is None:
+        return None
     try:
-        ref = StatusRef.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        ref = StatusRef.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactError(f"{path} is no record of a student; remove it") from error
-    manifest = local_path(ref.uri) / MANIFEST
-    if not manifest.is_file() or file_digest(manifest) != ref.digest:
-        return None
-    fetch(ref, "student")
-    return ref
+        raise ArtifactError(f"{place} is no record of a student; remove it") from error
+    return ref if _is_there(ref) else None
 
 
 def record_by_inputs(key: str, ref: StatusRef) -> None:
     """Remember which student these inputs gave."""
-    write_atomic(_inputs_path(key), canonical_json(ref.model_dump(mode="json", by_alias=True)) + b"\n")
+    content = canonical_json(ref.model_dump(mode="json", by_alias=True)) + b"\n"
+    uri = _inputs_uri(key)
+    place = resolved(uri)
+    if place.scheme == "s3":
+        from flowstill.artifacts.bucket import Bucket
+
+        bucket = Bucket(str(place.root))
+        Movement(f"writing {place}", len(content)).persist(
+            lambda: bucket.write_small(place.path, content, anyway=True), str(place)
+        )
+    else:
+        write_atomic(local_path(uri), content)
 
 
 def work_folder(uri: str) -> Path:
@@ -175,33 +143,46 @@ def work_folder(uri: str) -> Path:
     return folder
 
 
-def _inputs_path(key: str) -> Path:
-    return local_path(f"{BY_INPUTS}/{key.removeprefix('sha256:')}.json")
+def _publish_in_bucket(folder: Path, manifest: bytes, digest: str, place: ArtifactUri) -> None:
+    """The manifest is written beside the folder's files by its own bytes; the folder need not have it."""
+    from flowstill.artifacts.s3 import Content, S3Artifact
+
+    contents = [Content.of(name, path) for name, path in files_of(folder) if name != MANIFEST]
+    S3Artifact(place).write([*contents, Content.of_bytes(MANIFEST, manifest)], digest)
 
 
-def _rename_new(temporary: Path, target: Path) -> None:
-    """Rename into place; somebody who was faster with the same bytes has done our work."""
+def _writable(place: ArtifactUri) -> ArtifactUri:
+    if place.scheme == "hf":
+        raise ArtifactError(f"{place} is a commit, which nobody can write to; `flowstill store push` makes a new one")
+    return place
+
+
+def _inputs_uri(key: str) -> str:
+    return f"{BY_INPUTS}/{key.removeprefix('sha256:')}.json"
+
+
+def _read_record(place: ArtifactUri) -> bytes | None:
+    if place.scheme == "s3":
+        from flowstill.artifacts.bucket import Bucket
+
+        bucket = Bucket(str(place.root))
+        found = Movement(f"reading {place}", 0).persist(lambda: bucket.read_small(place.path), str(place))
+        return None if found is None else found[0]
     try:
-        temporary.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        if tree_digest(target) != tree_digest(temporary):
-            raise ArtifactError(f"{target} was written by somebody else meanwhile, with other bytes") from error
-    sync_folder(target.parent)
+        return local_path(str(place)).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
-def _replace(temporary: Path, target: Path) -> None:
-    """Put ``temporary`` in the place of ``target``; a crash in between leaves the old one beside it."""
-    old = temporary.with_name(f"{temporary.name}-replaced")
-    os.rename(target, old)
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        os.rename(old, target)
-        raise
-    sync_folder(target.parent)
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
+def _is_there(ref: StatusRef) -> bool:
+    place = resolved(ref.uri)
+    if place.scheme == "s3":
+        from flowstill.artifacts.s3 import S3Artifact
+
+        artifact = S3Artifact(place)
+        return Movement(f"reading {place}", 0).persist(lambda: artifact.is_whole(ref.digest), str(place))
+    manifest = local_path(ref.uri) / MANIFEST
+    if not manifest.is_file() or file_digest(manifest) != ref.digest:
+        return False
+    fetch(ref, "student")
+    return True

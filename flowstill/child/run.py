@@ -22,7 +22,10 @@ from pydantic import ValidationError
 from flowstill.api.children import RESULT_KINDS, TASK, AnyTask, Result, ResultKind
 from flowstill.artifacts.atomic import is_full, write_atomic
 from flowstill.artifacts.digests import canonical_json
+from flowstill.artifacts.secrets import RedactingFormatter, redact
+from flowstill.artifacts.transfers import reporting
 from flowstill.child.context import ChildContext
+from flowstill.child.moving import teller
 from flowstill.child.progress import ProgressTracker
 from flowstill.child.ranks import ALONE, Ranks
 from flowstill.child.result import RESULT_FILE, clip, write_message, write_result
@@ -57,7 +60,9 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str], ranks: Ranks = ALONE)
         The exit code; the result is in ``DIR/result.json`` and in the termination message.
     """
     who = "" if ranks.size == 1 else f"process {ranks.rank}: "
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who}%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     parser = argparse.ArgumentParser(description=f"Run one {kind} task.")
     parser.add_argument("--spec", type=Path, required=True, help="JSON file that says what to do")
     parser.add_argument("--output", type=Path, required=True, help="work folder, which survives attempts")
@@ -84,7 +89,12 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str], ranks: Ranks = ALONE)
 def _follow(work: Work, task: Task, output: Path) -> Result:
     """The work of a process that leaves files, progress and last words to rank 0."""
     stop = threading.Event()
-    with _signals(stop), Path(os.devnull).open("w") as nowhere, ProgressTracker(nowhere) as progress:
+    with (
+        _signals(stop),
+        Path(os.devnull).open("w") as nowhere,
+        ProgressTracker(nowhere) as progress,
+        reporting(teller(progress, stop)),
+    ):
         return work(task, ChildContext(work=output, stop=stop, progress=progress))
 
 
@@ -98,7 +108,7 @@ def _lead(kind: Kind, work: Work, task: Task, output: Path) -> Result:
     stop = threading.Event()
     write_atomic(output / TASK_FILE, content)
     (output / RESULT_FILE).unlink(missing_ok=True)
-    with _signals(stop), ProgressTracker(address=_address()) as progress:
+    with _signals(stop), ProgressTracker(address=_address()) as progress, reporting(teller(progress, stop)):
         return work(task, ChildContext(work=output, stop=stop, progress=progress))
 
 
@@ -131,7 +141,7 @@ def _unexpected(kind: Kind, error: Exception) -> Result:
 
 
 def _failure(kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str) -> Result:
-    return Result(kind=kind, outcome=outcome, reason=clip(reason, 64), message=clip(message, 1024))
+    return Result(kind=kind, outcome=outcome, reason=clip(reason, 64), message=clip(redact(message), 1024))
 
 
 def _read_task(kind: Kind, spec: Path) -> Task:

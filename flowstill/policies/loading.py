@@ -39,9 +39,10 @@ def load_policy(
     Raises:
         UserError: the reference, or a combination, cannot work.
     """
-    uri, _, digest = reference.partition("@")
+    uri, separator, hexadecimal = reference.partition("@sha256:")
+    digest = f"sha256:{hexadecimal}" if separator else None
     try:
-        source = _SOURCE.validate_python({"uri": uri, "digest": digest or None})
+        source = _SOURCE.validate_python({"uri": uri, "digest": digest})
     except ValidationError as error:
         raise UserError(f"{reference!r} is not URI@sha256:HEX ({error.errors()[0]['msg']})", field="policy") from error
     folder = fetch(source, "policy")

@@ -11,6 +11,7 @@ from flowstill.api.children import shard_work
 from flowstill.api.runtime import Runtime
 from flowstill_operator.children import CONTAINER, USER_ERROR_EXIT_CODES, Document
 from flowstill_operator.platform import VOLUMES_ROOT, Platform
+from flowstill_operator.remote_stores import environment, mounts, volumes
 from flowstill_operator.steps import Wanted
 
 SPEC_ANNOTATION = f"{GROUP}/spec"
@@ -93,9 +94,11 @@ def work_uri(owner: Owner, role: str, number: int = 1) -> str:
     return f"store://work/{owner.uid}/{role}{f'-{number}' if number > 1 else ''}"
 
 
-def resolve(uri: str, default_store: str) -> str:
-    """The path at which a child finds ``uri``."""
+def resolve(uri: str, default_store: str, work: str | None = None) -> str:
+    """The path at which a child finds ``uri``; ``work``: what ``store://work`` stands for, if it is no folder there."""
     scheme, _, rest = uri.partition("://")
+    if scheme == "store" and work is not None and rest.startswith("work/"):
+        return f"{resolve(work, work).rstrip('/')}/{rest.removeprefix('work/')}"
     if scheme == "store":
         return f"{resolve(default_store, default_store).rstrip('/')}/{rest}"
     return f"{VOLUMES_ROOT}/{rest}" if scheme == "pvc" else rest
@@ -104,7 +107,7 @@ def resolve(uri: str, default_store: str) -> str:
 def uris_in(value: object) -> Iterator[str]:
     """Every URI of ours in a JSON value."""
     if isinstance(value, str):
-        if re.match(r"^(file|pvc|store)://", value):
+        if re.match(r"^(file|pvc|s3|hf|store)://", value):
             yield value
     elif isinstance(value, Mapping):
         for item in value.values():
@@ -114,9 +117,9 @@ def uris_in(value: object) -> Iterator[str]:
             yield from uris_in(item)
 
 
-def claims_of(task: Document, default_store: str) -> list[str]:
-    """The PersistentVolumeClaims that a task reads or writes, the default store's first."""
-    uris = [default_store, *uris_in(task)]
+def claims_of(task: Document, default_store: str, work: str | None = None) -> list[str]:
+    """The PersistentVolumeClaims that a task reads or writes, the default store's and the work's first."""
+    uris = [default_store, *([work] if work else []), *uris_in(task)]
     claims = [uri.removeprefix("pvc://").split("/", 1)[0] for uri in uris if uri.startswith("pvc://")]
     return list(dict.fromkeys(claims))
 
@@ -129,7 +132,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     task = wanted.task.model_dump(mode="json", by_alias=True, exclude_none=True)
     labels = {**runtime.labels, **child_labels(owner, wanted.role)}
     queue = {} if runtime.queue_name is None else {QUEUE_LABEL: runtime.queue_name}
-    work = resolve(wanted.task.work, store)
+    work = resolve(wanted.task.work, store, _work_of(platform))
     folders = [shard_work(work, shard, wanted.shards) for shard in range(wanted.shards)]
     own = work if wanted.shards == 1 else f"{work}/{INDEX_REFERENCE}"
     reader = ["python3", "-c", READER_PROGRAM, *folders]
@@ -215,7 +218,7 @@ def owner_labels(owner: Owner) -> dict[str, str]:
 def _pod_spec(
     wanted: Wanted, program: list[str], task: Document, runtime: Runtime, platform: Platform, store: str
 ) -> Document:
-    claims = claims_of(task, store)
+    claims = claims_of(task, store, _work_of(platform))
     pod: Document = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -230,7 +233,7 @@ def _pod_spec(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(wanted, program, claims, runtime, platform, store)],
-        "volumes": _volumes(claims, runtime),
+        "volumes": [*_volumes(claims, runtime), *(volumes(platform.remote) if platform.remote else [])],
     }
     secrets = list(dict.fromkeys([*platform.image_pull_secrets, *runtime.image_pull_secrets]))
     optional: Document = {
@@ -256,13 +259,16 @@ def _container(
         "HF_HUB_OFFLINE": "1",
     }
     theirs = {variable.name: variable.value for variable in runtime.env}
+    # Who prints a file that lies on a claim needs no store.
+    remote = None if wanted.reader else platform.remote
+    stores = [] if remote is None else list(environment(remote, store))
     resources = _resources(runtime, gpus=0 if wanted.reader else runtime.gpus_per_node)
     return {
         "name": CONTAINER,
         "image": wanted.image,
         "imagePullPolicy": platform.image_pull_policy,
         "command": program,
-        "env": [{"name": name, "value": value} for name, value in {**theirs, **ours}.items()],
+        "env": [*({"name": name, "value": value} for name, value in {**theirs, **ours}.items()), *stores],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": resources,
         "terminationMessagePolicy": "File",
@@ -281,8 +287,14 @@ def _container(
                 {"name": f"volume-{i}", "mountPath": volume.mount_path, "readOnly": volume.read_only}
                 for i, volume in enumerate(runtime.volumes)
             ),
+            *(mounts(platform.remote) if platform.remote else []),
         ],
     }
+
+
+def _work_of(platform: Platform) -> str | None:
+    """Where children work, if not in a folder of the default store."""
+    return None if platform.remote is None else platform.remote.work
 
 
 def _resources(runtime: Runtime, gpus: int) -> Document:

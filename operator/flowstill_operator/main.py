@@ -31,6 +31,7 @@ from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
 from flowstill_operator.observation import explain
 from flowstill_operator.platform import Platform, kubernetes_platform
+from flowstill_operator.store_flags import add_store_flags, check_store_flags, remote_stores
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flowstill-operator", description=__doc__)
     parser.add_argument("--trainer-image", default=env.get("FLOWSTILL_TRAINER_IMAGE"))
     parser.add_argument("--evaluator-image", default=env.get("FLOWSTILL_EVALUATOR_IMAGE"))
-    parser.add_argument("--store", default=env.get("FLOWSTILL_STORE"), help="default store, pvc://CLAIM[/PATH]")
+    add_store_flags(parser, env)
     parser.add_argument(
         "--image-pull-policy",
         choices=["Always", "IfNotPresent", "Never"],
@@ -88,8 +89,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ):
         if not value:
             parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
-    if options.store and not options.store.startswith("pvc://"):
-        parser.error(f"--store {options.store}: pods can only read pvc://CLAIM[/PATH]")
+    problem = check_store_flags(options)
+    if problem is not None:
+        parser.error(problem)
     if options.prometheus_url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", options.prometheus_url):
         parser.error(f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]")
     try:
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.store or None,
         options.image_pull_policy,
         _names(options.image_pull_secrets),
+        remote=remote_stores(options),
         prometheus=bool(options.prometheus_url),
         safety_limits=options.safety_limits,
     )

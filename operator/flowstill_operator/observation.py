@@ -10,6 +10,7 @@ from flowstill_operator.children import MISSING, Child, Document, is_finished
 from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import GPU, Owner, child_name, uris_in
 from flowstill_operator.platform import Platform
+from flowstill_operator.remote_stores import refusal
 from flowstill_operator.shards import read_job, talker
 from flowstill_operator.steps import Problem
 
@@ -71,12 +72,32 @@ USERS_OWN = frozenset({"FLOWSTILL_LIBERO_ASSETS"})
 """Variables of ours that only the user can set: where simulators find their files."""
 
 
+STORE_PREFIXES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_", "HUGGING")
+STORE_NAMES = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+)
+OF_STORES = {
+    "kubernetes": "says where stores are or who asks them: the chart's values store.s3, store.hub, store.ca and "
+    "store.proxy do, and credentials come from Secrets",
+    "local": "says where stores are or who asks them: set it in your shell, where children find it too",
+}
+"""What is wrong with a variable that stores hear, by the platform's name."""
+
+
+def _is_of_stores(name: str) -> bool:
+    """Whether a store's client hears it: it would send credentials elsewhere, or be one itself."""
+    return name.upper().startswith(STORE_PREFIXES) or name.upper() in STORE_NAMES
+
+
 def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform: Platform) -> Problem | None:
     """What this place cannot do for a spec; ``uris`` are (field, URI) pairs."""
     if platform.default_store is None:
         return Problem("NoDefaultStore", f"results have no place to go: {platform.no_store_fix}")
     for field, uri in uris:
         fix = platform.refused_schemes.get(uri.partition("://")[0])
+        if fix is not None:
+            return Problem("UriRefused", f"{field}: {uri} cannot be read here: {fix}")
+        fix = None if platform.remote is None else refusal(uri, platform.remote, platform.default_store)
         if fix is not None:
             return Problem("UriRefused", f"{field}: {uri} cannot be read here: {fix}")
         if ".." in uri.split("/"):
@@ -87,6 +108,8 @@ def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform
                 "EnvRefused",
                 f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
             )
+        if _is_of_stores(variable.name):
+            return Problem("EnvRefused", f"spec.runtime.env: {variable.name} {OF_STORES[platform.name]}")
     if runtime.nodes > 1 and platform.name == "local":
         fix = "set it to 1, or apply the resource to a cluster (flowstill distill --runtime kubernetes, kubectl apply)"
         return Problem("NodesRefused", f"spec.runtime.nodes: this machine is one node, not {runtime.nodes}: {fix}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from flowstill.api.safety import SafetyLimits
+from flowstill_operator.remote_stores import RemoteStores
 
 VOLUMES_ROOT = "/var/run/flowstill/volumes"
 
@@ -28,6 +29,8 @@ class Platform:
     prometheus: bool = False
     safety_limits: SafetyLimits = field(default_factory=SafetyLimits)
     no_store_fix: str = "set the chart value store.uri"
+    remote: RemoteStores | None = None
+    """None: this place says nothing about buckets and the hub, and refuses none."""
 
 
 def kubernetes_platform(
@@ -37,6 +40,7 @@ def kubernetes_platform(
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent",
     image_pull_secrets: tuple[str, ...] = (),
     *,
+    remote: RemoteStores | None = None,
     prometheus: bool = False,
     safety_limits: SafetyLimits | None = None,
 ) -> Platform:
@@ -51,6 +55,7 @@ def kubernetes_platform(
         prometheus=prometheus,
         safety_limits=safety_limits or SafetyLimits(),
         refused_schemes={"file": "a pod sees no path of another machine; use store://PATH or pvc://CLAIM/PATH"},
+        remote=remote,
     )
 
 

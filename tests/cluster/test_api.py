@@ -60,6 +60,12 @@ BAD = {
     "unknown precision": (distill_job("b", training={"precision": "fp8"}), "precision"),
     "unknown field": (distill_job("b", method={"name": "snapflow", "lambda": 1}), "lambda"),
     "unknown scheme": (distill_job("b", teacher={"uri": "http://x/y"}), "uri"),
+    "branch of the hub": (distill_job("b", teacher={"uri": "hf://org/pi0@main"}), "40 hexadecimal digits of a commit"),
+    "branch of a student": (
+        student_rollout("b", student={"uri": "hf://org/student", "digest": DIGEST}),
+        "git ls-remote https://huggingface.co/",
+    ),
+    "no bucket": (distill_job("b", teacher={"uri": "s3://key:secret@host/x"}), "spec.teacher.uri"),
     "long name": (distill_job("b" * 41), "name"),
     "learning rate of zero": (distill_job("b", training={"learningRate": 0}), "learningRate"),
     "two students": (
@@ -135,6 +141,14 @@ def test_a_watched_rollout_is_stored_as_it_was_written(plane: ControlPlane) -> N
 def test_a_bad_spec_is_refused_by_name(plane: ControlPlane, case: str) -> None:
     resource, field = BAD[case]
     assert field in refusal(plane, resource)
+
+
+def test_buckets_and_pinned_commits_are_taken(plane: ControlPlane) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    teacher, dataset = f"hf://org/pi0.5@{commit}", "s3://my-bucket.eu/datasets/x"
+    apply(plane, distill_job("remote", teacher={"uri": teacher}, dataset={"uri": dataset}))
+    spec = plane.get("distilljob", "remote")["spec"]
+    assert (spec["teacher"]["uri"], spec["dataset"]["uri"]) == (teacher, dataset)
 
 
 def test_a_bank_of_two_steps_is_for_state_out_students(plane: ControlPlane) -> None:

@@ -69,7 +69,29 @@ def image_cases(part: str, look: Look) -> list[Case]:
     ]
 
 
+def to_stores(found: Documents) -> dict[str, Any]:
+    """The rule by which children may call stores."""
+    _, children = found.of("NetworkPolicy")
+    _, _, *stores = children["spec"]["egress"]
+    return stores[0] if stores else {}
+
+
+def egress(found: Documents) -> list[int] | None:
+    ports = to_stores(found).get("ports")
+    return ports and [port["port"] for port in ports]
+
+
+def peers(found: Documents) -> Any:
+    return to_stores(found).get("to")
+
+
 CLAIM = {"store.claim.create": True}
+WORK = {"store.work": "pvc://scratch/deep"}
+HUB = {"store.hub.enabled": True}
+POLICIES = {"networkPolicy.enabled": True, "networkPolicy.childNamespaces": ["a"]}
+ENDPOINT = "https://minio.storage:9000"
+ANYWHERE = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
+PEERS = [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
 ROLES = ["fs-flowstill-operator", "fs-flowstill-view", "fs-flowstill-edit", "fs-flowstill-approve"]
 POLICY = "fs-flowstill-actions"
 OPERATOR = ["fs-flowstill-operator"]
@@ -91,6 +113,43 @@ CASES = [
     Case("crds.keep", False, kept, ["keep", "keep"], [None, None]),
     Case("store.uri", "pvc://robots/deep", variable("FLOWSTILL_STORE"), "pvc://flowstill-store", "pvc://robots/deep"),
     Case("store.uri", "pvc://robots/deep", names("PersistentVolumeClaim"), ["flowstill-store"], ["robots"], CLAIM),
+    Case(
+        "store.uri", "s3://models/deep", variable("FLOWSTILL_STORE"), "pvc://flowstill-store", "s3://models/deep", WORK
+    ),
+    Case("store.uri", "s3://models/deep", egress, None, [443], POLICIES | WORK),
+    Case("store.uri", "s3://models", names("PersistentVolumeClaim"), ["flowstill-store"], ["scratch"], WORK | CLAIM),
+    Case("store.work", "pvc://scratch/a", variable("FLOWSTILL_STORE_WORK"), None, "pvc://scratch/a"),
+    Case("store.ca", "company", variable("FLOWSTILL_STORE_CA"), None, "company"),
+    Case("store.proxy", "http://proxy:3128", variable("FLOWSTILL_STORE_PROXY"), None, "http://proxy:3128"),
+    Case("store.proxy", "http://proxy:3128", egress, [443], [443, 3128], POLICIES | HUB),
+    Case("store.noProxy", ".svc", variable("FLOWSTILL_STORE_NO_PROXY"), None, ".svc"),
+    Case("store.s3.endpoint", ENDPOINT, variable("FLOWSTILL_S3_ENDPOINT"), None, ENDPOINT),
+    Case("store.s3.endpoint", ENDPOINT, egress, [443], [9000], POLICIES | {"store.s3.buckets": ["a-bucket"]}),
+    Case("store.s3.endpoint", "http://minio", egress, [443], [80], POLICIES | {"store.s3.buckets": ["a-bucket"]}),
+    Case("store.s3.region", "eu-central-1", variable("FLOWSTILL_S3_REGION"), "us-east-1", "eu-central-1"),
+    Case(
+        "store.s3.pathStyle",
+        False,
+        variable("FLOWSTILL_S3_PATH_STYLE"),
+        "true",
+        "false",
+        {"store.s3.endpoint": ENDPOINT},
+    ),
+    Case("store.s3.secret", "keys", variable("FLOWSTILL_S3_SECRET"), None, "keys"),
+    Case("store.s3.buckets", ["a-bucket", "b-bucket"], variable("FLOWSTILL_S3_BUCKETS"), None, "a-bucket,b-bucket"),
+    Case("store.s3.buckets", ["a-bucket"], egress, None, [443], POLICIES),
+    Case("store.hub.enabled", True, variable("FLOWSTILL_HUB"), None, "true"),
+    Case("store.hub.enabled", True, egress, None, [443], POLICIES),
+    Case(
+        "store.hub.endpoint",
+        "https://mirror:8443",
+        variable("FLOWSTILL_HUB_ENDPOINT"),
+        "https://huggingface.co",
+        "https://mirror:8443",
+        HUB,
+    ),
+    Case("store.hub.endpoint", "https://mirror:8443", egress, [443], [8443], POLICIES | HUB),
+    Case("store.hub.secret", "token", variable("FLOWSTILL_HUB_SECRET"), None, "token", HUB),
     Case("store.claim.create", True, names("PersistentVolumeClaim"), [], ["flowstill-store"]),
     Case(
         "store.claim.namespaces",
@@ -270,6 +329,7 @@ CASES = [
         ["robots", "a", "b"],
         {"networkPolicy.enabled": True},
     ),
+    Case("networkPolicy.stores", PEERS, peers, ANYWHERE, PEERS, POLICIES | HUB),
     Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicy"), [POLICY], []),
     Case("admissionPolicy.enabled", False, names("ValidatingAdmissionPolicyBinding"), [POLICY], []),
 ]
@@ -334,6 +394,16 @@ REFUSED = {
     "unknown value": ({"typo": 1}, "typo"),
     "unknown value of a section": ({"operator.replicas": 2}, "replicas"),
     "store that no pod can mount": ({"store.uri": "s3://x"}, "/store/uri"),
+    "bucket without a place to work": ({"store.uri": "s3://models"}, "/store/work"),
+    "work in a bucket": ({"store.work": "s3://models/work"}, "/store/work"),
+    "endpoint with credentials": ({"store.s3.endpoint": "https://key:secret@minio"}, "/store/s3/endpoint"),
+    "endpoint with a path": ({"store.s3.endpoint": "https://minio/x"}, "/store/s3/endpoint"),
+    "endpoint without a scheme": ({"store.hub.endpoint": "hub.test"}, "/store/hub/endpoint"),
+    "credentials as a value": ({"store.s3.secretAccessKey": "x"}, "secretAccessKey"),
+    "endpoint behind the chart's back": (
+        {"operator.env": [{"name": "FLOWSTILL_S3_ENDPOINT", "value": "http://x"}]},
+        "/operator/env/0/name",
+    ),
     "claim without a name": ({"store.uri": "", "store.claim.create": True}, "/store/uri"),
     "size without a unit of storage": ({"store.claim.size": "lots"}, "/store/claim/size"),
     "read-only store": ({"store.claim.accessModes": ["ReadOnlyMany"]}, "/store/claim/accessModes"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_run import Tiny
+from tests.support.tiny_student import Exported, export_student
 from tests.support.warm_children import WarmProcess
 
 
@@ -29,6 +30,12 @@ def warm(warming: WarmProcess, tiny: Tiny) -> WarmProcess:
     del tiny
     warming.wait()
     return warming
+
+
+@pytest.fixture(scope="session")
+def exported(warming: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A student that has learnt nothing, and its teacher; made while the warm process imports."""
+    return export_student(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="session")

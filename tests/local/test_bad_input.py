@@ -25,7 +25,7 @@ from flowstill.artifacts.uris import local_path
 from tests.support import spoiled, tiny_smolvla
 from tests.support.ground import Ground, resource
 from tests.support.tiny_run import Tiny
-from tests.support.tiny_student import publish_student
+from tests.support.tiny_student import Exported, publish_student
 from tests.support.warm_children import WarmProcess
 
 WRONG_DIGEST = "sha256:" + "0" * 64
@@ -184,11 +184,11 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, warm: WarmProcess) -> Ended:
+def ended(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, exported: Exported, warm: WarmProcess) -> Ended:
     """All of them, run once, some together."""
     root = tmp_path_factory.mktemp("bad")
     ground = Ground(root, warm)
-    found = Ended(ground, make_inputs(root, tiny, ground), "")
+    found = Ended(ground, make_inputs(root, tiny, exported, ground), "")
     documents = [resource(case.kind, case.name, found.filled(case.spec)) for case in CASES]
     documents.insert(1, resource("StudentRollout", "behind", evaluate() | {"student": {"distillJob": "teacher-act"}}))
     output = ""
@@ -199,10 +199,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, warm: WarmProces
     return replace(found, output=output)
 
 
-def make_inputs(root: Path, tiny: Tiny, ground: Ground) -> dict[str, Any]:
+def make_inputs(root: Path, tiny: Tiny, exported: Exported, ground: Ground) -> dict[str, Any]:
     """Every folder that a case names, and what the cases' capitals stand for."""
     teachers, datasets = root / "teachers", root / "datasets"
-    student, one_draw, folder = make_students(root, ground.store)
+    student, one_draw, folder = make_students(exported, ground.store)
     shutil.copytree(tiny.teacher_folder, teachers / "good")
     shutil.copytree(folder / "policy", teachers / "student")
     shutil.copytree(tiny.dataset_folder, datasets / "good")
@@ -223,14 +223,14 @@ def make_inputs(root: Path, tiny: Tiny, ground: Ground) -> dict[str, Any]:
     }
 
 
-def make_students(root: Path, store: Path) -> tuple[dict[str, str], dict[str, str], Path]:
+def make_students(exported: Exported, store: Path) -> tuple[dict[str, str], dict[str, str], Path]:
     """A published student, the same that says it has one draw, and the folder of the first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWSTILL_STORE", f"file://{store}")
-        ref = publish_student(root / "made")
+        ref = publish_student(exported)
         folder = local_path(ref.uri)
         properties = read_manifest(folder).properties.model_copy(update={"draws": 1})
-        one_draw = publish(root / "made" / "student", "Student", properties)
+        one_draw = publish(exported.student, "Student", properties)
     return ref.model_dump(), one_draw.model_dump(), folder
 
 

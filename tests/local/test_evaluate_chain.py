@@ -1,7 +1,7 @@
 """``flowstill-evaluate parity`` and ``rollouts`` as processes: interrupted, continued, published.
 
 The policy is a tiny SmolVLA that looks through a camera, which is really drawn. The processes are forks of the warm
-one; those that P3 measures are fresh.
+one; what P3 measures of fresh ones has a test of its own.
 """
 
 import json
@@ -19,18 +19,21 @@ import pytest
 from flowstill.api.children import JudgeRoundsTask, Result, RolloutsTask
 from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
+from flowstill_evaluator.arms import compare, resolve
 from flowstill_evaluator.gathering import gather
+from flowstill_evaluator.memory import measure
 from flowstill_evaluator.session import work_folder
 from tests.support import tiny_smolvla
-from tests.support.tiny_student import publish_student
+from tests.support.tiny_student import export_student, publish_student
+from tests.support.warm_children import SIZES
 
 EPISODES = 3
 ARMS = ["teacher@10", "student", "student-draws"]
+RESIDENT = {"teacher@10": [900, 910, 920], "student-draws": [300, 310, 320]}
 
 
 @pytest.fixture(scope="module")
-def environment(warming, tmp_path_factory):
-    del warming  # it imports while the student is exported
+def environment(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     return {
         **os.environ,
@@ -38,15 +41,16 @@ def environment(warming, tmp_path_factory):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "ROOT": str(root),
+        SIZES: json.dumps(RESIDENT),
     }
 
 
 @pytest.fixture(scope="module")
-def student(environment):
-    """A student that has learnt nothing, exported and published, and its teacher."""
+def student(environment, exported):
+    """A student that has learnt nothing, published, and its teacher."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FLOWSTILL_STORE", environment["FLOWSTILL_STORE"])
-    yield publish_student(Path(environment["ROOT"]))
+    yield publish_student(exported)
     patch.undo()
 
 
@@ -104,8 +108,8 @@ def test_parity_of_an_export_holds(evaluator, environment, student):
 
 
 @pytest.mark.long
-def test_parity_of_an_export_in_fp16_has_its_own_threshold(evaluator, environment, student):
-    half = publish_student(Path(environment["ROOT"]) / "half", precision="fp16")
+def test_parity_of_an_export_in_fp16_has_its_own_threshold(evaluator, environment, student, tmp_path):
+    half = publish_student(export_student(tmp_path, precision="fp16"))
     code, result, said = evaluator.finish("parity", spec_file(environment, half, "Parity"))
     assert (code, result.reason) == (0, "ParityHolds"), said
     assert 1e-6 < result.difference < result.threshold == 2e-2
@@ -162,8 +166,7 @@ def test_rollouts_are_interrupted_continued_and_published(evaluated):
     latency = json.loads((folder / "latency.json").read_text())
     assert {arm: len(v["milliseconds"]) for arm, v in latency.items()} == {"teacher@10": 100, "student-draws": 100}
     memory = json.loads((folder / "memory.json").read_text())
-    assert {arm: len(v) for arm, v in memory.items()} == {"teacher@10": 3, "student-draws": 3}
-    assert max(memory["student-draws"]) < min(memory["teacher@10"]), "the ONNX process must not load torch"
+    assert memory == RESIDENT
     fidelity = json.loads((folder / "fidelity.json").read_text())
     assert len(fidelity["cosine"]) == len(fidelity["teacher_self_cosine"]) == fidelity["observations"] == 8
     assert np.mean(fidelity["teacher_self_cosine"]) > 0.3
@@ -176,6 +179,20 @@ def test_rollouts_are_interrupted_continued_and_published(evaluated):
     filmed = [e["video"] for e in episodes if e["video"]]
     assert (description["videos"] is None) == bool(filmed), "films, or a note why there are none"
     assert all((folder / name).stat().st_size > 1000 for name in filmed)
+
+
+def test_memory_is_that_of_fresh_processes(environment, student, evaluated):
+    del evaluated
+    task = RolloutsTask.model_validate_json(spec_file(environment, student, "Rollouts").read_text())
+    comparison = compare(task, resolve(task))
+    arms, heard = [comparison[name] for name in RESIDENT], []
+    observations = Path(environment["ROOT"]) / "work" / "Rollouts" / "rollouts" / "observations.npz"
+    sizes = measure(
+        arms, observations, processes=1, provider="cpu", threads=1, at_once=2, heard=lambda: heard.append(1)
+    )
+    assert (list(sizes), len(heard)) == (list(RESIDENT), 2)
+    [torch], [onnx] = sizes.values()
+    assert 20e6 < onnx < torch / 2, "the process of ONNX Runtime must not load torch"
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ The students have learnt nothing, so nothing is said here of how good they are; 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.local.test_libero import ASSETS, TASK
 from tests.local.test_trials_chain import with_logs
 from tests.support import tiny_smolvla
 from tests.support.ground import Ground, resource
-from tests.support.tiny_student import publish_student
+from tests.support.tiny_student import Exported, export_student, publish_student
 from tests.support.warm_children import SIZES, WarmProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -65,7 +66,7 @@ def test_environments_of_ones_own(ground: Ground, monkeypatch: pytest.MonkeyPatc
     example = yaml.safe_load((EXAMPLES / "custom_suite/studentrollout.yaml").read_text())["spec"]["evaluation"]
     few = {"custom": {**example["custom"], "config": {"max_steps": "12"}}, "episodesPerTask": 3}
     names = {"renameMap": {BLACK: tiny_smolvla.CAMERA}}
-    student = publish_student(ground.folder / "made", state_dim=6, action_dim=2)
+    student = publish_student(export_student(ground.folder / "made", state_dim=6, action_dim=2))
     evaluation = example | few | names | {"maxEpisodesPerTask": 3, "arms": ARMS}
     code, found, evidence = judged(ground, rollout(student, evaluation))
     assert (code, found["verdict"]) in {(1, "Fail"), (3, "Inconclusive")}
@@ -79,12 +80,30 @@ def test_environments_of_ones_own(ground: Ground, monkeypatch: pytest.MonkeyPatc
     assert report["evaluation"]["custom"]["entryPoint"] == "planar_arm:make_env"
     assert report["subject"]["student"]["digest"] == student.digest
 
+    # The same question under another name: parity finds the verdict, and no episode is run.
+    again = ground.run(rollout(student, evaluation) | {"metadata": {"name": "again"}}, options=("--json",))
+    [same] = json.loads(again.output)["resources"]
+    assert (again.code, same["verdict"], same["evidence"]) == (code, found["verdict"], found["evidence"])
+    assert {gate["name"]: gate["verdict"] for gate in same["gates"]} == said
+    assert [ground.starts("again", role) for role in ("parity", "rollouts", "judge")] == [1, 0, 0]
+    condition = ground.condition("StudentRollout", "again", "Evaluated")
+    assert condition is not None
+    assert condition["reason"] == "Reused"
+    # Another code of the environments is another question.
+    copy = ground.folder / "changed"
+    shutil.copytree(EXAMPLES / "custom_suite", copy)
+    with (copy / "planar_arm/environment.py").open("a") as code_of_it:
+        code_of_it.write("# changed\n")
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    ground.run(rollout(student, evaluation) | {"metadata": {"name": "anew"}}, options=("--json",))
+    assert [ground.starts("anew", role) for role in ("parity", "rollouts", "judge")] == [1, 1, 1]
+
 
 def test_trials_on_the_robot_and_somebody_who_answers_for_what_did_not_pass(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ground: Ground, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = push(tiny_smolvla.write_dataset(ground.folder / "dataset"), "store://datasets/tiny")
-    student = publish_student(ground.folder / "made", dataset=dataset)
+    student = publish_student(exported, dataset=dataset)
     # The student is the larger one in memory, so that P3 fails whatever the machine.
     monkeypatch.setenv(SIZES, json.dumps({"teacher@10": [1e8] * 3, "student-draws": [9e8] * 3}))
     folder = with_logs(ground.folder / "trials", 55)
@@ -115,7 +134,7 @@ def test_trials_on_the_robot_and_somebody_who_answers_for_what_did_not_pass(
 @pytest.mark.long
 def test_libero(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASSETS_VARIABLE, str(ASSETS))
-    student = publish_student(ground.folder / "made", state_dim=8, action_dim=7)
+    student = publish_student(export_student(ground.folder / "made", state_dim=8, action_dim=7))
     names = {"observation.images.image": tiny_smolvla.CAMERA}
     evaluation = {
         "suite": "libero", "tasks": [TASK], "episodesPerTask": 1, "maxEpisodesPerTask": 1, "arms": ARMS,

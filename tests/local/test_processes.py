@@ -11,7 +11,7 @@ import pytest
 
 from tests.local.test_train import Store as TrainStore
 from tests.local.test_train import artifact, write_spec
-from tests.support.train_together import SIZE, WAYS, meeting_point, rank_variables, together
+from tests.support.train_together import REFINED, SIZE, WAYS, meeting_point, rank_variables, together
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
 
@@ -35,6 +35,29 @@ def test_the_same_curve_and_the_same_weights_as_alone(found, way):
         assert rank[way]["norms"] == pytest.approx(rank["alone"]["norms"], rel=1e-4)  # AdamW would hide their scale
         assert rank[way]["difference"] < 1e-4
     assert found[0][way] == found[1][way]
+
+
+def test_all_go_on_with_the_step_that_rank_0_chose(found):
+    for rank in found:
+        assert set(rank["chosen"]["trained"]) == {7.0}
+
+
+@pytest.mark.parametrize("way", REFINED)
+def test_a_refinement_by_all_is_that_of_one(found, way):
+    for rank in found:
+        alone, both = rank["refined alone"], rank[f"refined {way}"]
+        assert (len(alone["losses"]), len(alone["norms"])) == (5, 15)
+        assert both["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        assert both["norms"] == pytest.approx(alone["norms"], rel=1e-3)
+        assert both["difference"] < 1e-4
+    assert found[0][f"refined {way}"] == found[1][f"refined {way}"]
+
+
+def test_a_stopped_refinement_of_fsdp_is_continued_by_ddp(found):
+    for rank in found:
+        assert rank["refined stopped"]["error"].startswith("Interrupted: stopped at step 3 of 5 of refinement")
+        assert list(rank["refined resumed"]["losses"]) == ["4", "5"]
+        assert rank["refined resumed"]["difference"] < 1e-4
 
 
 def test_all_stop_at_the_step_of_the_one_that_was_told_to(found):
@@ -162,19 +185,22 @@ def test_too_few_samples_for_all_is_the_users_error(warm, store, tmp_path):
     assert "at least 6" in result["message"]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel):
-    def curve(name, ranks):
-        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel}
+@pytest.mark.parametrize(("parallel", "refine"), [("ddp", {}), ("fsdp", {"refine": {"steps": 2}})])
+def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel, refine):
+    def published(name, ranks):
+        options = {"steps": 8, "seed": 6, "fidelityEvery": 3, "ema": 0.9, "parallel": parallel} | refine
         folder = write_spec(tmp_path / name, **options)
         if (known := store.root / "by-inputs").exists():
             known.rename(tmp_path / f"forgotten-{name}")
         codes, result = finish(ranks(folder), folder)
         assert set(codes) == {0}, (folder / "stderr").read_text()
-        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
+        assert ("refining: 10 of 10" in (folder / "stderr").read_text()) == bool(refine)
+        distances = {arm["name"]: arm["distance"] for arm in result["fidelity"]}
+        return json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text()), distances
 
-    both = curve("both", lambda folder: start(warm, folder, store))
-    alone = curve("alone", lambda folder: start(warm, folder, store, size=1))
+    both, distances = published("both", lambda folder: start(warm, folder, store))
+    alone, expected = published("alone", lambda folder: start(warm, folder, store, size=1))
+    assert distances == pytest.approx(expected, abs=1e-4)
     assert [look["step"] for look in both["looks"]] == [3, 6, 8]
     assert both["publishedStep"] == alone["publishedStep"]
     for ours, theirs in zip(both["looks"], alone["looks"], strict=True):

@@ -32,13 +32,13 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(exported, tmp_path_factory):
     """A store with a student that has learnt nothing, its teacher, and the dataset that it was distilled on."""
     root = tmp_path_factory.mktemp("trials")
     patch = pytest.MonkeyPatch()
     patch.setenv("FLOWSTILL_STORE", f"file://{root}/store")
     dataset = push(tiny_smolvla.write_dataset(root / "dataset"), "store://datasets/tiny")
-    yield root, publish_student(root, dataset=dataset)
+    yield root, publish_student(exported, dataset=dataset)
     patch.undo()
 
 
@@ -200,6 +200,7 @@ def test_trials_of_another_student_are_refused(place, capsys):
 def test_a_dataset_that_is_gone_is_named(place, capsys):
     root, _ = place
     spec = spec_of(place, pushed(place, EXAMPLE / "trials", "kitchen-arm", capsys))
+    spec["evaluation"]["seed"] = 2  # or it was judged before
     (root / "store/datasets/tiny").rename(root / "store/datasets/moved")
     try:
         with pytest.raises(ArtifactError, match=r"observations come from the dataset .*store://datasets/tiny"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 INSTRUCTION = "reach behind the post"
-STATE_DIM, ACTION_DIM, CHUNK, EXECUTED, IMAGE = 7, 4, 6, 4, 32
+STATE_DIM, ACTION_DIM, CHUNK, EXECUTED, IMAGE, PADDED = 7, 4, 6, 4, 32, 8
 CAMERA = "observation.images.front"
 
 
@@ -63,7 +63,7 @@ def write_teacher(folder: Path, *, seed: int = 0, state_dim: int = STATE_DIM, ac
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (action_dim,))},
         device="cpu", push_to_hub=False, chunk_size=CHUNK, n_action_steps=EXECUTED, num_steps=10,
-        max_state_dim=8, max_action_dim=8, resize_imgs_with_padding=(IMAGE, IMAGE), tokenizer_max_length=8,
+        max_state_dim=PADDED, max_action_dim=PADDED, resize_imgs_with_padding=(IMAGE, IMAGE), tokenizer_max_length=8,
         vlm_model_name=str(folder / "vlm"), load_vlm_weights=False, train_expert_only=False,
         freeze_vision_encoder=False, num_vlm_layers=0, expert_width_multiplier=1.0,
     )  # fmt: skip

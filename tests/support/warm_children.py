@@ -34,8 +34,8 @@ TOGETHER = "train-together"
 LATER_FULL = "FLOWSTILL_TEST_LATER_FULL"
 """Set: the disk seems empty before the training, as it is when others fill it afterwards."""
 SIZES = "FLOWSTILL_TEST_SIZES"
-"""Set to JSON: resident bytes of the arms' fresh processes. Those are what tests/local/test_evaluate_chain.py measures;
-elsewhere they would be most of the time."""
+"""Set to JSON: resident bytes of the arms' fresh processes, which would be most of an evaluation's time; they are
+measured by tests/local/test_evaluate_chain.py."""
 
 
 class WarmProcess:

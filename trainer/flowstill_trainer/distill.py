@@ -22,7 +22,6 @@ from flowstill_trainer.phases import Run, train
 from flowstill_trainer.preflight import preflight
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.publish import Origin, build_folder, export_batch, publish_student
-from flowstill_trainer.refine import refuse_several_processes
 from flowstill_trainer.train import check_parts
 from flowstill_trainer.watch import Reference, Watch, make_reference
 
@@ -42,8 +41,6 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
         raise TypeError(f"the trainer runs Train tasks, not {type(task).__name__}")
     spec, processes = task.spec, processes or Processes()
     check_parts(spec.training, processes)
-    if spec.method.refine is not None:
-        refuse_several_processes(processes.size)
     teacher_folder, teacher = _read(spec.teacher, "spec.teacher")
     dataset_folder, dataset = _read(spec.dataset, "spec.dataset")
     key = inputs_digest(spec, teacher.digest, dataset.digest)
@@ -62,7 +59,7 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
         multi_step=spec.method.multi_step,
         state_out=spec.student.state_out,
     )
-    preflight(spec, student, context.work)
+    preflight(spec, student, context.work, processes)
     run = Run(spec, Origin(teacher, dataset, key), policy, student, frames, context, processes)
     if not processes.first:
         train(run)

@@ -17,27 +17,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flowstill.policies.flow import FlowPolicy
-from flowstill_trainer.batches import Batch
 from flowstill_trainer.processes import Processes
-
-Loss = Callable[[Batch], Tensor]
 
 
 class Pass(nn.Module):  # type: ignore[misc]
     """What a batch adds to the loss of its update, by the modules that own what is trained."""
 
-    def __init__(self, owners: Iterable[nn.Module], loss: Loss) -> None:
+    def __init__(self, owners: Iterable[nn.Module], loss: Callable[[Any], Tensor]) -> None:
         super().__init__()
         self.owners = nn.ModuleList(owners)
         self._loss = loss
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         """The loss, ()."""
         return self._loss(batch)
 
 
-class Shared:
-    """What all processes train together.
+class Shared[Batch]:
+    """What all processes train together: one policy, by the loss of batches.
 
     With ``ddp`` every process holds all weights, gradients and moments. With ``fsdp`` each holds its share of them;
     the weights are whole while a batch is computed. Either way gradients are sums over the processes.
@@ -47,18 +44,22 @@ class Shared:
     """
 
     def __init__(
-        self, student: FlowPolicy, loss: Loss, processes: Processes, kind: Literal["ddp", "fsdp"] = "ddp"
+        self,
+        policy: FlowPolicy,
+        loss: Callable[[Batch], Tensor],
+        processes: Processes,
+        kind: Literal["ddp", "fsdp"] = "ddp",
     ) -> None:
-        self._student, self._processes = student, processes
-        names = [name for name, _ in student.trained()]
+        self._policy, self._processes = policy, processes
+        names = [name for name, _ in policy.trained()]
         owners = {name.rpartition(".")[0]: None for name in names}
-        self._pass: Any = Pass((student.policy.get_submodule(name) for name in owners), loss)
+        self._pass: Any = Pass((policy.policy.get_submodule(name) for name in owners), loss)
         self._sharded = kind == "fsdp" and processes.size > 1
         if self._sharded:
-            fully_shard(self._pass, mesh=init_device_mesh(student.device.type, (processes.size,)))
+            fully_shard(self._pass, mesh=init_device_mesh(policy.device.type, (processes.size,)))
         elif processes.size > 1:
             self._pass = DistributedDataParallel(self._pass, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.parameters: dict[str, Tensor] = dict(student.trained())
+        self.parameters: dict[str, Tensor] = dict(policy.trained())
 
     def backward(self, batches: Sequence[Callable[[], Batch]]) -> float:
         """Add the gradients of an update, this process's part of which are ``batches``; returns its whole loss."""
@@ -96,7 +97,7 @@ class Shared:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """The student has whole weights within; with ``fsdp`` all processes must enter and leave it."""
+        """The policy has whole weights within; with ``fsdp`` all processes must enter and leave it."""
         if self._sharded:
             self._pass.unshard()
         try:
@@ -106,10 +107,11 @@ class Shared:
                 self._pass.reshard()
 
     def release(self) -> None:
-        """The student is as it was before, with the trained weights: plain tensors, whole on every process."""
+        """The policy is as it was before, with the trained weights: plain, whole on every process. It ends this."""
         if self._sharded:
             for name, parameter in self.parameters.items():
                 owner, _, short = name.rpartition(".")
                 whole = nn.Parameter(parameter.detach().full_tensor())
-                setattr(self._student.policy.get_submodule(owner), short, whole)
-        self.parameters = dict(self._student.trained())
+                setattr(self._policy.policy.get_submodule(owner), short, whole)
+        self.parameters = dict(self._policy.trained())
+        self._pass = None  # its buffers are as large as the gradients

@@ -14,7 +14,7 @@ from flowstill_trainer.processes import Processes
 from flowstill_trainer.publish import Origin
 from flowstill_trainer.randomness import described
 from flowstill_trainer.refine import RefineBatches, Refiner
-from flowstill_trainer.train import Progress, Trainer, autocast
+from flowstill_trainer.train import Progress, Trainer, agree, autocast
 from flowstill_trainer.watch import Watch
 
 
@@ -65,6 +65,7 @@ def train(run: Run, watch: Watch | None = None) -> float:
         return _train(run, watch)
     checkpoints, method, training = run.checkpoints("refine"), run.spec.method, run.spec.training
     begun = checkpoints.latest()
+    agree(run.processes, begun, checkpoints.root)
     if begun is None:
         seconds = _train(run, watch)
     else:
@@ -73,7 +74,7 @@ def train(run: Run, watch: Watch | None = None) -> float:
             watch.restore(begun.looks, {})
     batches = RefineBatches(run.frames, run.student, run.teacher, refine, training, method.state_jitter)
     looks = () if watch is None else watch.looks
-    refiner = Refiner(run.student, run.teacher, batches, checkpoints, seconds, looks)
+    refiner = Refiner(run.student, run.teacher, batches, checkpoints, seconds, looks, run.processes)
     if begun is not None:
         refiner.restore(begun)
     refiner.run(run.reporter("refining", training.steps), run.context.stop.is_set)

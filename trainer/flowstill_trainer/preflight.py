@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 import torch
 
 from flowstill.api.distilljob import DistillJobSpec
-from flowstill.artifacts.uris import local_path
+from flowstill.artifacts.uris import local_path, resolved
 from flowstill.errors import MemoryShort, StorageFull
 from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.processes import Processes
 
 logger = logging.getLogger(__name__)
 CGROUP = Path("/sys/fs/cgroup")
@@ -64,8 +66,9 @@ class Needs:
         refining: on the disk while it is refined: besides, the refinement's checkpoints; nothing without one.
         publishing: on the disk afterwards: all checkpoints that are kept, the student.
         student: in the store.
-        gradients: memory where the network is.
-        host: memory of the CPU, whatever device trains.
+        gradients: memory of every process where its network is.
+        host: memory of the CPU for every process, whatever device trains.
+        first: memory of the CPU for rank 0 besides.
     """
 
     training: tuple[Item, ...]
@@ -74,6 +77,7 @@ class Needs:
     student: Item
     gradients: tuple[Item, ...]
     host: tuple[Item, ...]
+    first: tuple[Item, ...]
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def needs(spec: DistillJobSpec, sizes: Sizes) -> Needs:
-    """What this run needs, from what it is."""
+def needs(spec: DistillJobSpec, sizes: Sizes, processes: int = 1) -> Needs:
+    """What this run needs, from what it is and by how many processes."""
     training, trained = spec.training, sizes.trained
     saves = math.ceil(training.steps / training.checkpoint_every)
     looks_before_the_end = 0 < training.fidelity_every < training.steps
@@ -128,21 +132,23 @@ def needs(spec: DistillJobSpec, sizes: Sizes) -> Needs:
         )
 
     student = Item("student (weights and graph)", 2 * sizes.model)
-    moments = [Item("gradients", trained), Item("moments", 2 * trained)]
-    moments += [Item("average", trained)] if training.ema else []
-    moments += [Item("fake, its gradients and moments", 4 * trained)] if refine is not None else []
+    share = trained // processes if training.parallel == "fsdp" else trained
+    moments = [Item("gradients", trained), Item("moments", 2 * share)]
+    moments += [Item("average", share)] if training.ema else []
+    moments += [Item("fake, its gradients and moments", trained + 3 * share)] if refine is not None else []
     return Needs(
         training=(bank, checkpoints(keep + 1)),
         refining=(bank, checkpoints(keep), *refined(keep + 1)),
         publishing=(bank, checkpoints(keep), *refined(keep), student),
         student=student,
         gradients=tuple(moments),
-        host=(bank, Item("weights of the best look", trained)),
+        host=(bank,),
+        first=(Item("weights of the best look", trained),),
     )
 
 
-def check(needed: Needs, room: Room) -> None:
-    """Refuse what cannot end well.
+def check(needed: Needs, room: Room, processes: int = 1, *, first: bool = True) -> None:
+    """Refuse what cannot end well, on a node with so many of the processes, and with rank 0 when it is the first.
 
     Raises:
         StorageFull: the disk of the work folder or of the store has not enough room.
@@ -154,13 +160,13 @@ def check(needed: Needs, room: Room) -> None:
     _hold(max(needed.training, needed.refining, publishing, key=_total), room.work, room.work_free)
     if not room.one_disk:
         _hold((needed.student,), room.store, room.store_free)
-    host = needed.host
+    each, once = needed.host, needed.first if first else ()
     if room.device_free is None:
-        host = (*needed.gradients, *needed.host)
+        each = (*needed.gradients, *each)
     else:
-        _remember(needed.gradients, "the GPU's memory", room.device_free, "take a larger GPU")
+        _remember(needed.gradients, (), 1, "the GPU's memory", room.device_free, "take a larger GPU")
     if room.host_free is not None:
-        _remember(host, "memory", room.host_free, "raise the memory in spec.runtime.resources")
+        _remember(each, once, processes, "memory", room.host_free, "raise the memory in spec.runtime.resources")
 
 
 def _total(items: Iterable[Item]) -> int:
@@ -176,31 +182,37 @@ def _hold(items: tuple[Item, ...], where: Path, free: int) -> None:
         )
 
 
-def _remember(items: tuple[Item, ...], what: str, free: int, fix: str) -> None:
-    if _total(items) > free:
-        raise MemoryShort(
-            f"training needs at least {gib(_total(items))} more of {what} ({_listed(items)}) and {gib(free)} are left: "
-            f"{fix}",
-            field="spec.runtime",
-        )
+def _remember(each: tuple[Item, ...], once: tuple[Item, ...], processes: int, what: str, free: int, fix: str) -> None:
+    """Hold ``each`` once a process, and ``once`` besides."""
+    total = processes * _total(each) + _total(once)
+    if total <= free:
+        return
+    listed = _listed(each) + (f" in each of {processes} processes" if processes > 1 else "")
+    listed = "; ".join(filter(None, (listed, _listed(once)))) if processes > 1 else _listed((*each, *once))
+    raise MemoryShort(
+        f"training needs at least {gib(total)} more of {what} ({listed}) and {gib(free)} are left: {fix}",
+        field="spec.runtime",
+    )
 
 
 def _listed(items: Iterable[Item]) -> str:
     return ", ".join(str(item) for item in items if item.bytes)
 
 
-def preflight(spec: DistillJobSpec, student: FlowPolicy, work: Path) -> None:
-    """Check this machine for this run, and log what it will need.
+def preflight(spec: DistillJobSpec, student: FlowPolicy, work: Path, processes: Processes | None = None) -> None:
+    """Check this machine for this run, and log what it will need. Of several processes each checks its node.
 
     Raises:
         StorageFull, MemoryShort: see :func:`check`.
     """
-    needed, room = needs(spec, sizes_of(student)), room_of(work, student.device)
+    processes = processes or Processes()
+    needed, room = needs(spec, sizes_of(student), processes.size), room_of(work, student.device)
     logger.info(
         "needs on disk: %s while it trains, %s at its end; in memory at least %s for training, %s of the CPU's",
         *(gib(_total(items)) for items in (needed.training, needed.publishing, needed.gradients, needed.host)),
     )
-    check(needed, room)
+    check(needed, room, processes.local_size, first=processes.rank == processes.local_rank)
+    processes.meet("preflight")  # what another one takes from now on is no longer free
 
 
 def sizes_of(student: FlowPolicy) -> Sizes:
@@ -215,13 +227,15 @@ def sizes_of(student: FlowPolicy) -> Sizes:
 
 def room_of(work: Path, device: torch.device) -> Room:
     """What this machine has."""
-    store = _existing(local_path("store://students"))
+    # What is published in a bucket takes no room here.
+    bucket = resolved("store://students").scheme == "s3"
+    store = work if bucket else _existing(local_path("store://students"))
     return Room(
         work=work,
         store=store,
         work_free=free_disk(work) + sum(_size(work / name) for name in KEPT),
-        store_free=free_disk(store),
-        one_disk=work.stat().st_dev == store.stat().st_dev,
+        store_free=sys.maxsize if bucket else free_disk(store),
+        one_disk=not bucket and work.stat().st_dev == store.stat().st_dev,
         host_free=available_memory(),
         device_free=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
     )

@@ -10,13 +10,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from flowstill.api.children import Result
@@ -48,10 +49,11 @@ class Processes:
         rank: of this process.
         local_rank: on its node; its GPU.
         size: how many they are.
+        local_size: how many of them are on this node.
     """
 
-    def __init__(self, rank: int = 0, local_rank: int = 0, size: int = 1) -> None:
-        self.rank, self.local_rank, self.size = rank, local_rank, size
+    def __init__(self, rank: int = 0, local_rank: int = 0, size: int = 1, local_size: int = 1) -> None:
+        self.rank, self.local_rank, self.size, self.local_size = rank, local_rank, size, local_size
         self._server: Any = None
         self._store: Any = None
         self._names: Counter[str] = Counter()
@@ -62,7 +64,8 @@ class Processes:
         """As ``torchrun`` says; without it, this process alone."""
         if int(environment.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        return cls(*(int(environment[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        rank, local_rank, size = (int(environment[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        return cls(rank, local_rank, size, int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
     @property
     def first(self) -> bool:
@@ -143,6 +146,12 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Whether it is so in one of them."""
         return self._reduced(float(flag), dist.ReduceOp.MAX) > 0
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Make them what they are on rank 0. All must call it with the same shapes."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def _reduced(self, value: float, operation: Any) -> float:
         if self.size == 1:

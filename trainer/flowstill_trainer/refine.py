@@ -7,6 +7,7 @@ between steps.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix
@@ -14,31 +15,19 @@ from torch import Tensor
 
 from flowstill.api.distilljob import Refine, Training
 from flowstill.artifacts.curve import Look
-from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.bank import jitter_noise
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
-from flowstill_trainer.learner import Learner
+from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.dmd import Draw, direction, draw, fake_loss, student_chunk, surrogate
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
 from flowstill_trainer.train import Progress, autocast, few_frames
 
 FIELD = "spec.method.refine"
-
-
-def refuse_several_processes(processes: int) -> None:
-    """Refinement runs in one process.
-
-    Raises:
-        UserError: there are several.
-    """
-    if processes > 1:
-        raise UserError(
-            f"refinement runs in one process, and this is one of {processes}; set spec.runtime.nodes and "
-            "spec.runtime.gpusPerNode to 1, or leave refine out",
-            field=FIELD,
-        )
+STUDENT, FAKE = "student", "fake"
 
 
 @dataclass(frozen=True)
@@ -76,6 +65,14 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What adds to the loss of one update: some of the step's observations, and the update's own numbers for all."""
+
+    seen: Seen
+    numbers: Draw
+
+
+@dataclass(frozen=True)
 class RefineBatches:
     """What each step sees; a function of the step alone."""
 
@@ -99,10 +96,11 @@ class RefineBatches:
         fakes = tuple(draw(self.student, size, random) for _ in range(self.refine.fake_steps))
         return RefineSampled(frame_B, jitter_BS, fakes, draw(self.student, size, random))
 
-    def see(self, sampled: RefineSampled) -> list[Seen]:
-        """The prefixes, by one pass of the VLM over each part; by two where the student's prompt is another."""
-        parts = self.training.gradient_accumulation
-        return [self._see(sampled, slice(number, None, parts)) for number in range(parts)]
+    def see(self, sampled: RefineSampled, processes: Processes) -> list[Seen]:
+        """This process's prefixes: one pass of the VLM over each part; two where the student's prompt is another."""
+        parts = processes.size * self.training.gradient_accumulation
+        mine = range(processes.rank, parts, processes.size)
+        return [self._see(sampled, slice(number, None, parts)) for number in mine]
 
     def _see(self, sampled: RefineSampled, rows: slice) -> Seen:
         frame_B, jitter_BS = sampled.frame_B[rows], sampled.jitter_BS[rows]
@@ -130,18 +128,17 @@ class Refiner:
         checkpoints: CheckpointFolder,
         seconds: float = 0.0,
         looks: tuple[Look, ...] = (),
+        processes: Processes | None = None,
     ) -> None:
         """``looks`` are those of the training before, which the checkpoints keep."""
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
+        self.processes, self.training, refine = processes or Processes(), batches.training, batches.refine
         self.fake = teacher.copy_trained()
-        self.training, refine = batches.training, batches.refine
-        clip = self.training.gradient_clip
         self.learners = {
-            "student": Learner(student, refine.learning_rate, clip),
-            "fake": Learner(self.fake, refine.fake_learning_rate, clip),
+            STUDENT: Learner(student, self._student_loss, self.processes, self.training, ema=self.training.ema),
+            FAKE: Learner(self.fake, self._fake_loss, self.processes, self.training),
         }
-        trained = self.learners["student"].weights()
-        self.average = {n: p.clone() for n, p in trained.items()} if self.training.ema else {}
+        self.rates = {STUDENT: refine.learning_rate, FAKE: refine.fake_learning_rate}
         self.step, self.seconds, self.looks = 0, seconds, looks
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
@@ -153,54 +150,51 @@ class Refiner:
         """
         total = self.batches.refine.steps
         for sampled in self.batches.iterate(self.step):
-            if stopped():
-                self.checkpoints.save(self.state())
+            if self.processes.any(stopped()):
+                self.save()
                 raise Interrupted(f"stopped at step {self.step} of {total} of refinement; the checkpoint is saved")
             started = time.monotonic()
             loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
             if self.step % self.training.checkpoint_every == 0 or self.step == total:
-                self.checkpoints.save(self.state())
+                self.save()
             progress(self.step, total, loss, self.training.batch_size / max(spent, 1e-9))
-        with torch.no_grad():
-            for name, value in self.average.items():
-                self.learners["student"].parameters[name].copy_(value)
+        for learner in self.learners.values():
+            learner.use_published()
 
     def update(self, sampled: RefineSampled) -> float:
         """The fake's updates, then the student's one; returns the student's loss."""
         with autocast(self.training, self.student.device):
-            seen = self.batches.see(sampled)
+            seen = self.batches.see(sampled, self.processes)
         for numbers in sampled.fake_draws:
-            self._descend("fake", (self._fake_loss(part, numbers) for part in seen), sampled)
-        drawn = sampled.student_draw
-        loss = self._descend("student", (self._student_loss(part, drawn) for part in seen), sampled)
+            self._descend(FAKE, STUDENT, [partial(Part, each, numbers) for each in seen], sampled)
+        loss = self._descend(STUDENT, FAKE, [partial(Part, each, sampled.student_draw) for each in seen], sampled)
         self.step += 1
-        if self.average:
-            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
-            weights = self.learners["student"].weights()
-            torch._foreach_lerp_(list(self.average.values()), list(weights.values()), 1 - decay)
+        self.learners[STUDENT].follow(self.step)
         return loss
 
-    def _fake_loss(self, seen: Seen, numbers: Draw) -> Tensor:
-        numbers = numbers.part(seen.rows, self.fake.device)
+    def _fake_loss(self, part: Part) -> Tensor:
+        seen, numbers = part.seen, part.numbers.part(part.seen.rows, self.fake.device)
         with autocast(self.training, self.student.device):
             with torch.no_grad():
                 chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
             return seen.share * fake_loss(self.fake, seen.theirs, chunk_BHD, numbers)
 
-    def _student_loss(self, seen: Seen, numbers: Draw) -> Tensor:
-        numbers = numbers.part(seen.rows, self.student.device)
+    def _student_loss(self, part: Part) -> Tensor:
+        seen, numbers = part.seen, part.numbers.part(part.seen.rows, self.student.device)
         with autocast(self.training, self.student.device):
             chunk_BHD = student_chunk(self.student, seen.ours, numbers.start_BHD)
             found_BHA = direction(self.fake, self.teacher, seen.theirs, chunk_BHD, numbers)
             return seen.share * surrogate(chunk_BHD[..., : self.student.action_dim], found_BHA)
 
-    def _descend(self, who: str, parts: Iterator[Tensor], sampled: RefineSampled) -> float:
+    def _descend(self, who: str, other: str, parts: list[partial[Part]], sampled: RefineSampled) -> float:
+        """One update of ``who``, for which the other one computes without a gradient."""
         try:
-            return self.learners[who].update(parts)
+            with self.learners[other].shared.gathered():
+                return self.learners[who].update(parts, self.rates[who])
         except FloatingPointError as error:
-            rate = {"student": "learningRate", "fake": "fakeLearningRate"}[who]
+            rate = {STUDENT: "learningRate", FAKE: "fakeLearningRate"}[who]
             frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
                 f"step {self.step + 1} of refinement, {who}: {error}, on the dataset's frames {frames}; lower {rate} "
@@ -208,18 +202,24 @@ class Refiner:
                 field=FIELD,
             ) from error
 
+    def save(self) -> None:
+        """Write a checkpoint; of several processes rank 0 does, and the others go on to the next step."""
+        state = self.state()
+        if self.processes.first:
+            self.checkpoints.save(state)
+
     def state(self) -> Checkpoint:
-        """Everything that this refinement is now."""
-        weights = {who: learner.weights() for who, learner in self.learners.items()}
-        moments = {who: learner.moments() for who, learner in self.learners.items()}
-        return Checkpoint(self.step, _joined(weights), self.average, _joined(moments), self.seconds, looks=self.looks)
+        """Everything that this refinement is now, in whole tensors."""
+        student, fake = self.learners[STUDENT].learned(), self.learners[FAKE].learned()
+        weights = _joined({STUDENT: student.weights, FAKE: fake.weights})
+        moments = _joined({STUDENT: student.moments, FAKE: fake.moments})
+        return Checkpoint(self.step, weights, student.average, moments, self.seconds, looks=self.looks)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
+        averages = {STUDENT: found.average, FAKE: Tensors()}
         for who, learner in self.learners.items():
-            learner.restore(_part(found.weights, who), _part(found.optimizer, who))
-        for name, value in self.average.items():
-            value.copy_(found.average[name])
+            learner.restore(Learned(_part(found.weights, who), averages[who], _part(found.optimizer, who)))
         self.step, self.seconds = found.step, found.seconds
 
 

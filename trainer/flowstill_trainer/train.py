@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -14,10 +15,9 @@ from flowstill.api.distilljob import Training
 from flowstill.errors import Interrupted, NonFiniteLoss, UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.batches import Batch, Batches, Sampled
-from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
-from flowstill_trainer.learner import adamw
+from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder
+from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.snapflow import SnapFlow
-from flowstill_trainer.parallel import Shared
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.watch import Watch, is_look
 
@@ -66,10 +66,7 @@ class Trainer:
         self.method = SnapFlow(
             method.target_steps, method.mix_ratio, method.consistency_weight, own_targets=not student.state_out
         )
-        self.shared = Shared(student, self.loss, self.processes, self.training.parallel)
-        self.parameters = self.shared.parameters
-        self.optimizer = adamw(student, self.parameters.values(), self.training.learning_rate)
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if self.training.ema else {}
+        self.learner = Learner(student, self.loss, self.processes, self.training, ema=self.training.ema)
         self.step, self.seconds = 0, 0.0
         self.last_loss: float | None = None
 
@@ -81,7 +78,7 @@ class Trainer:
             NonFiniteLoss: loss or gradient is NaN or infinite; nothing of that step is kept.
         """
         found = self.checkpoints.latest()
-        self.agree(None if found is None else found.step)
+        agree(self.processes, found, self.checkpoints.root)
         if found is not None:
             self.restore(found)
         self._look(stopped)
@@ -118,35 +115,29 @@ class Trainer:
             self._unseen()
         ):
             return
-        weights = {name: self.shared.whole(value) for name, value in self.published().items()}
-        with self.shared.gathered(), suppress(Interrupted):
+        shared = self.learner.shared
+        weights = {name: shared.whole(value) for name, value in self.learner.published().items()}
+        with shared.gathered(), suppress(Interrupted):
             if self.watch is not None and self.last_loss is not None:
                 self.watch.look(self.step, self.last_loss, weights, stopped)
 
     def update(self, sampled: Sampled) -> float:
         """One step of the optimizer; returns the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.training)
-        self.optimizer.zero_grad(set_to_none=True)
         rank, size = self.processes.rank, self.processes.size
         parts = size * self.training.gradient_accumulation
         mine = [partial(self.batches.batch, sampled, number, parts) for number in range(rank, parts, size)]
-        value = self.shared.backward(mine)
-        norm = self.shared.clip(self.training.gradient_clip)
-        if not (math.isfinite(value) and math.isfinite(norm)):
+        try:
+            value = self.learner.update(mine, learning_rate(self.step, self.training))
+        except FloatingPointError as error:
             frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
-                f"step {self.step + 1}: loss {value}, gradient norm {norm}, on the dataset's frames {frames}; "
+                f"step {self.step + 1}: {error}, on the dataset's frames {frames}; "
                 "look at them, lower learningRate or use precision fp32. The checkpoints before this step are kept "
                 f"in {self.checkpoints.root}",
                 field="spec.training",
-            )
-        self.optimizer.step()
+            ) from error
         self.step += 1
-        if self.average:
-            decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        self.learner.follow(self.step)
         return value
 
     def loss(self, batch: Batch) -> Tensor:
@@ -165,60 +156,42 @@ class Trainer:
             self.checkpoints.save(state)
 
     def state(self) -> Checkpoint:
-        """Everything that this run is now, in whole tensors; see :meth:`Shared.whole`."""
-        whole = self.shared.whole
-        moments: Tensors = {}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                moments[f"{name}/{key}"] = whole(value)
-        weights = {n: whole(p) for n, p in self.parameters.items()}
-        average = {n: whole(p) for n, p in self.average.items()}
+        """Everything that this run is now, in whole tensors."""
+        own = self.learner.learned()
         looks, best = ((), {}) if self.watch is None else self.watch.state(self.step)
-        return Checkpoint(self.step, weights, average, moments, self.seconds, self.last_loss, looks, best)
+        return Checkpoint(self.step, own.weights, own.average, own.moments, self.seconds, self.last_loss, looks, best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self.shared.as_held(name, found.weights[name]))
-                if self.average:
-                    self.average[name].copy_(self.shared.as_held(name, found.average[name]))
-        for name, value in found.optimizer.items():
-            owner, _, key = name.rpartition("/")
-            parameter = self.parameters[owner]
-            self.optimizer.state[parameter][key] = value if key == "step" else self.shared.as_held(owner, value)
+        self.learner.restore(Learned(found.weights, found.average, found.optimizer))
         self.step, self.seconds, self.last_loss = found.step, found.seconds, found.loss
         if self.watch is not None:
             self.watch.restore(found.looks, found.best or found.published)
 
-    def agree(self, step: int | None) -> None:
-        """That all processes continue from the same checkpoint.
-
-        Raises:
-            RuntimeError: they do not; another attempt reads them anew.
-        """
-        theirs = self.processes.share("checkpoint", lambda: str(step))
-        if theirs != str(step):
-            raise RuntimeError(
-                f"process {self.processes.rank} finds the checkpoint of step {step} and the first one that of step "
-                f"{theirs} in {self.checkpoints.root}; all of them must see the same work folder"
-            )
-
-    def published(self) -> Tensors:
-        """The weights that would be published now: their moving average, if there is one."""
-        return self.average or self.parameters
-
     def use_published(self) -> None:
-        """Hold what is published, in plain whole tensors: of the step that the watch chose, else of the last one."""
-        with torch.no_grad():
-            for name, value in self.average.items():
-                self.parameters[name].copy_(value)
-        self.shared.release()
-        self.parameters = self.shared.parameters
+        """Hold what is published: of the step that rank 0's watch chose, else of the last one."""
+        self.learner.use_published()
+        parameters = self.learner.parameters
         if self.watch is not None and self.watch.choice().step != self.step:
             with torch.no_grad():
-                for name, parameter in self.parameters.items():
+                for name, parameter in parameters.items():
                     parameter.copy_(self.watch.best[name])
+        self.processes.copy_from_first([parameter.detach() for parameter in parameters.values()])
+
+
+def agree(processes: Processes, found: Checkpoint | None, root: Path) -> None:
+    """That all processes continue from the same checkpoint.
+
+    Raises:
+        RuntimeError: they do not; another attempt reads them anew.
+    """
+    step = str(None if found is None else found.step)
+    theirs = processes.share("checkpoint", lambda: step)
+    if theirs != step:
+        raise RuntimeError(
+            f"process {processes.rank} finds the checkpoint of step {step} and the first one that of step "
+            f"{theirs} in {root}; all of them must see the same work folder"
+        )
 
 
 def check_parts(training: Training, processes: Processes) -> None:

@@ -35,9 +35,33 @@ app.kubernetes.io/part-of: flowstill
 {{- end }}
 {{- end }}
 
-{{- /* NAME of pvc://NAME[/PATH] */}}
+{{- /* NAME of pvc://NAME[/PATH]: of the store, or of the work where the store is a bucket */}}
 {{- define "flowstill.claimName" -}}
-{{- regexReplaceAll "^pvc://([^/]+).*$" .Values.store.uri "${1}" }}
+{{- $uri := ternary .Values.store.work .Values.store.uri (hasPrefix "s3://" .Values.store.uri) }}
+{{- regexReplaceAll "^pvc://([^/]+).*$" $uri "${1}" }}
+{{- end }}
+
+{{- /* The port of http(s)://HOST[:PORT] */}}
+{{- define "flowstill.port" -}}
+{{- $named := regexFind ":[0-9]+/?$" . }}
+{{- if $named }}{{ $named | trimPrefix ":" | trimSuffix "/" }}{{ else }}{{ ternary 80 443 (hasPrefix "http://" .) }}{{ end }}
+{{- end }}
+
+{{- /* The ports of the stores that children call, separated by spaces; of a proxy, where there is one */}}
+{{- define "flowstill.storePorts" -}}
+{{- $ports := list }}
+{{- with .Values.store }}
+{{- if or (hasPrefix "s3://" .uri) .s3.buckets }}
+{{- $ports = append $ports (include "flowstill.port" (default "https://s3" .s3.endpoint)) }}
+{{- end }}
+{{- if .hub.enabled }}
+{{- $ports = append $ports (include "flowstill.port" .hub.endpoint) }}
+{{- end }}
+{{- if and $ports .proxy }}
+{{- $ports = append $ports (include "flowstill.port" .proxy) }}
+{{- end }}
+{{- end }}
+{{- join " " (uniq $ports) }}
 {{- end }}
 
 {{- /* REPOSITORY@DIGEST or REPOSITORY:TAG of (list ROOT IMAGE) */}}

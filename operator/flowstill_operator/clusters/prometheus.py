@@ -2,24 +2,41 @@
 
 import json
 import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from flowstill_operator.clusters.interface import Sample
 
-TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=3.0)
+TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=3.0)
+PAUSE_SECONDS = 30.0
+"""Not asked for so long after it did not answer: each question would hold up a worker until its time is over."""
 MAX_ANSWER = 262_144
 """Bytes. A query with one number as its answer needs a few hundred."""
+BAD_DATA = "bad_data"
+"""What Prometheus calls a query that it cannot parse."""
 UNREACHABLE = "Prometheus does not answer: {why}"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """It did not answer, and why; it is asked again from then on (monotonic clock, s)."""
+
+    until: float
+    why: str
 
 
 class Prometheus:
     """A Prometheus, or what speaks its ``/api/v1/query``, at the address that the operator was given."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = f"{url.rstrip('/')}/api/v1/query"
+        self._clock = clock
         self._http: aiohttp.ClientSession | None = None
+        self._silent: Silence | None = None
 
     async def close(self) -> None:
         """Close every connection."""
@@ -28,15 +45,20 @@ class Prometheus:
 
     async def ask(self, query: str) -> Sample:
         """The query's value now."""
+        if self._silent is not None and self._clock() < self._silent.until:
+            return Sample(None, self._silent.why)
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False)
         try:
             # A redirect could lead anywhere; the address is the administrator's.
             async with self._http.post(self._url, data={"query": query}, allow_redirects=False) as response:
                 body = await _read(response)
-                return parse_answer(response.status, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Sample(None, UNREACHABLE.format(why=str(error) or type(error).__name__))
+            why = UNREACHABLE.format(why=str(error) or type(error).__name__)
+            self._silent = Silence(self._clock() + PAUSE_SECONDS, why)
+            return Sample(None, why)
+        self._silent = None
+        return parse_answer(response.status, body)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -58,8 +80,9 @@ def parse_answer(status: int, body: bytes) -> Sample:
     except ValueError:
         return Sample(None, UNREACHABLE.format(why=f"HTTP {status} without JSON"))
     if not isinstance(answer, dict) or answer.get("status") != "success":
-        error = answer.get("error") if isinstance(answer, dict) else None
-        return Sample(None, f"Prometheus refuses the query: {error or f'HTTP {status}'}")
+        found = answer if isinstance(answer, dict) else {}
+        why = f"Prometheus refuses the query: {found.get('error') or f'HTTP {status}'}"
+        return Sample(None, why, refused=status == 400 and found.get("errorType") == BAD_DATA)
     data = answer.get("data")
     kind, result = (data.get("resultType"), data.get("result")) if isinstance(data, dict) else (None, None)
     if kind == "vector" and isinstance(result, list):

@@ -179,7 +179,7 @@ def order(options: argparse.Namespace, store: str) -> Order:
     }
     if on_cluster:
         return Order(name, document, spec, None, options.manifest or Path(f"{name}.yaml"))
-    output = (options.output or DEFAULT_OUTPUT).absolute()
+    output = (options.output or DEFAULT_OUTPUT).resolve()
     return Order(name, document, spec, output, options.manifest or output.with_name(f"{output.name}.yaml"))
 
 

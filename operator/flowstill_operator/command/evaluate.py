@@ -182,7 +182,7 @@ def order(options: argparse.Namespace, store: str) -> Order:
         "metadata": {"name": name, **({"namespace": options.namespace} if options.namespace else {})},
         "spec": written_out(spec, spec.runtime),
     }
-    output = options.output.absolute() if options.output is not None else None
+    output = options.output.resolve() if options.output is not None else None
     return Order(name, document, output, options.manifest or Path(f"{name}-eval.yaml"))
 
 

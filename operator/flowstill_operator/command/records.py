@@ -30,7 +30,7 @@ def add_parser(commands: Subparsers) -> None:
     pushing = subcommand(
         verbs, "push", run, help="check a folder of trials and publish it, for spec.evaluation.evidence"
     )
-    add_store(pushing)
+    add_store(pushing, buckets=True)
     pushing.add_argument("folder", type=Path, help="with trials.jsonl or trials.csv (docs/real_robot.md)")
     pushing.add_argument("uri", help="where it goes, such as store://evidence/pick-march")
     pushing.add_argument("--student", required=True, metavar="REF", help=f"the student that ran: {_POLICY}")
@@ -42,7 +42,7 @@ def add_parser(commands: Subparsers) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Check, publish, and print the pinned reference."""
     # The store's functions take the default store from the environment, as every child does.
-    os.environ["FLOWSTILL_STORE"] = store_uri(options.store)
+    os.environ["FLOWSTILL_STORE"] = store_uri(options.store, buckets=True)
     ArtifactUri.parse(options.uri)
     trials = read_trials(options.folder)
     student = _policy(options.student, "--student")
@@ -84,7 +84,7 @@ def _policy(text: str, flag: str) -> StatusRef:
     pinned = parse_reference(text)
     if pinned is not None:
         return pinned
-    if "@" in text:
+    if "@sha256:" in text:
         raise UserError(f"{text} is not URI@sha256:DIGEST, with 64 hexadecimal digits", field=flag)
     try:
         ArtifactUri.parse(text)

@@ -26,7 +26,8 @@ def add_parser(commands: Subparsers) -> None:
     command.add_argument("name", metavar="NAME", help="NAME or sr/NAME")
     command.add_argument(
         "--store",
-        help=f"folder of the default store as this machine sees it (default: {LOCAL_STORE} for what was run here)",
+        help="the default store as this machine sees it, a folder or s3://BUCKET[/PATH] "
+        f"(default: {LOCAL_STORE} for what was run here)",
     )
     command.add_argument("-o", "--output", help="copy it to that file; -: to standard output")
     add_where(command)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         raise UserError(how_to_read(resource, evidence.uri, place.last_job(resource)), reason="StoreUnreachable")
     if store is not None:
         # The store's functions take the default store from the environment, as every child does.
-        os.environ["FLOWSTILL_STORE"] = store_uri(store)
+        os.environ["FLOWSTILL_STORE"] = store_uri(store, buckets=True)
     path = fetch(evidence, "status.evidence") / REPORT
     if not path.is_file():
         raise UserError(

@@ -81,12 +81,13 @@ def _place(text: str) -> str:
     return text
 
 
-def add_store(command: argparse.ArgumentParser) -> None:
+def add_store(command: argparse.ArgumentParser, *, buckets: bool = False) -> None:
     """``--store``."""
+    also = " or s3://BUCKET[/PATH]" if buckets else ""
     command.add_argument(
         "--store",
         default=".flowstill/store",
-        help="folder of the default store, store:// (default: %(default)s)",
+        help=f"folder{also} of the default store, store:// (default: %(default)s)",
     )
 
 
@@ -100,14 +101,15 @@ def add_state(command: argparse.ArgumentParser) -> None:
     )
 
 
-def store_uri(text: str) -> str:
-    """URI of the default store, from a folder or its file:// URI.
+def store_uri(text: str, *, buckets: bool = False) -> str:
+    """URI of the default store, from a folder or its file:// URI; with ``buckets`` also from s3://BUCKET[/PATH].
 
     Raises:
         UserError: it is no folder of this machine.
     """
-    if text.startswith("file://"):
+    if text.startswith("file://") or (buckets and text.startswith("s3://")):
         return text
     if "://" in text:
-        raise UserError(f"{text}: give a folder of this machine", field="--store")
-    return f"file://{Path(text).absolute()}"
+        where = "a folder of this machine, or s3://BUCKET[/PATH]" if buckets else "a folder of this machine"
+        raise UserError(f"{text}: give {where}", field="--store")
+    return f"file://{Path(text).resolve()}"

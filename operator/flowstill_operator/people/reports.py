@@ -59,6 +59,8 @@ def how_to_read(resource: Document, uri: str, job: Document | None) -> str:
     store = None if job is None else store_of(job)
     why = f"{uri} lies in a store of the cluster, which this machine does not see"
     mounted = "give the folder as which it is mounted here by --store DIR"
+    if store is not None and store.startswith("s3://"):
+        return f"{uri} lies in {store}: give --store {store}, with AWS_ACCESS_KEY_ID and its like in your environment"
     if job is None or store is None:
         return (
             f"{why}, and no Job of {name} is left that says which claim it is: {mounted} (the chart's value store.uri)"

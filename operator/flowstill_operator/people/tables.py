@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flowstill.api.fields import duration_seconds
 from flowstill_operator.children import Document
 from flowstill_operator.command.display import COLOURS
 from flowstill_operator.people.place import SHORT
@@ -43,7 +44,7 @@ def states(resources: Sequence[Document], now: datetime, *, width: int, namespac
         cells: list[RenderableType] = [metadata.get("namespace", "")] if namespaces else []
         cells += [f"{SHORT[resource['kind']]}/{metadata['name']}", Text(phase, style=COLOURS.get(phase, ""))]
         cells += ["", ""] if done is None else [bar, f"{done}%"]
-        cells += [left(status), *(status.get(key, "") for key in ("success", "baselineSuccess", "gatesSummary"))]
+        cells += [left(resource, now), *(status.get(key, "") for key in ("success", "baselineSuccess", "gatesSummary"))]
         cells += [age(metadata.get("creationTimestamp"), now), Text(status.get("message", ""))]
         table.add_row(*cells[: len(names)])
     return table
@@ -66,8 +67,12 @@ def progress(resource: Document) -> int | None:
     return 100 * sum(kind in true for kind in kinds) // len(kinds)
 
 
-def left(status: dict[str, Any]) -> str:
-    """How long a training that runs still takes."""
+def left(resource: Document, now: datetime) -> str:
+    """How long a training that runs still takes, or a window."""
+    status: dict[str, Any] = resource.get("status") or {}
+    if status.get("phase") == "Monitoring" and status.get("monitoring"):
+        since = (now - parse_timestamp(status["monitoring"]["startTime"])).total_seconds()
+        return duration(max(0.0, duration_seconds(resource["spec"]["monitoring"]["window"]) - since))
     seconds = (status.get("progress") or {}).get("estimatedRemainingSeconds")
     return duration(seconds) if seconds is not None and status.get("phase") == "Running" else ""
 

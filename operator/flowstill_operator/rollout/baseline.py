@@ -6,7 +6,7 @@ from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec
 from flowstill_operator.rollout.observe import STEPS, Observed, is_replaced
 from flowstill_operator.rollout.outcome import StatusDraft, fail, supersede
-from flowstill_operator.rollout.promote import parse_reference
+from flowstill_operator.rollout.promote import parse_reference, reference
 from flowstill_operator.steps import Move, timestamp
 
 CHANGED = "BaselineChanged"
@@ -42,10 +42,13 @@ def baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
             draft.condition("Validated", "Unknown", "WaitingForTarget", text)
             draft.set(phase="Pending", message=text)
             return Move()
-        served = parse_reference(observed.target.served)
-        if observed.target.served and served is None:
+        student = draft.status.student
+        # A rollout that was deleted and created again finds its own student: it compares with what that replaced.
+        compared = observed.target.before(reference(student)) if student is not None else observed.target.served
+        served = parse_reference(compared)
+        if compared and served is None:
             message = (
-                f"the target serves {observed.target.served}, which is not URI@sha256:DIGEST, "
+                f"the target serves {compared}, which is not URI@sha256:DIGEST, "
                 "so it is no baseline; pin it, or give the initial policy by envFrom instead of env"
             )
             draft.condition("Validated", "False", "BaselineUnpinned", message)

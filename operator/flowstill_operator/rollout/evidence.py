@@ -24,6 +24,8 @@ from flowstill_operator.steps import Move, Role, timestamp
 
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 MOST_ROUNDS = 99
+REUSED = "Reused"
+"""The reason of Evaluated when the verdict was published before."""
 PHASES = {"parity": "Validating", "rollouts": "Evaluating", "judge": "Judging"}
 RESULT_KINDS: dict[Role, ResultKind] = {"parity": "Parity", "rollouts": "Rollouts", "judge": "Judge"}
 
@@ -44,6 +46,27 @@ def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraf
         return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {found.text}")
     warned = f". But {result.warning}" if result.warning else ""
     draft.condition("Validated", "True", "ParityPassed", f"{found.text}{warned}")
+    return _judged_before(spec, draft, result) if result.reused else None
+
+
+def _judged_before(spec: StudentRolloutSpec, draft: StatusDraft, result: Result) -> Move | None:
+    """The same question has a published verdict: it is this rollout's too, and no episode is run."""
+    incomplete = _lacks(result)
+    if incomplete is not None or result.evidence is None:
+        return _incomplete(draft, "parity", incomplete or "evidence")
+    text = f"{result.message or 'judged before'}: evidence {result.evidence.digest}; no episode was run"
+    draft.condition("Evaluated", "True", REUSED, text)
+    draft.set(gates=result.gates, arms=result.arms, evidence=result.evidence, **_successes(result.arms))
+    draft.set(rollouts=result.rollouts, message=text[:1024])
+    return weigh(draft, spec)
+
+
+def _lacks(result: Result) -> str | None:
+    """What a result needs to be a verdict; None when it is one."""
+    if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
+        return "a verdict, evidence and all nine gates"
+    if result.verdict != measured_verdict(result.gates):
+        return f"a verdict that agrees with its gates ({result.verdict})"
     return None
 
 
@@ -71,11 +94,8 @@ def judge_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft
     draft.set(gates_summary=gates_summary(result.gates))
     if result.verdict is None and result.wanted_episodes is not None:
         return _another_round(observed, spec, draft, result, result.wanted_episodes)
-    if result.verdict is None or result.evidence is None or {gate.name for gate in result.gates} != set(GATES):
-        return _incomplete(draft, "judge", "a verdict, evidence and all nine gates")
-    if result.verdict != measured_verdict(result.gates):
-        return _incomplete(draft, "judge", f"a verdict that agrees with its gates ({result.verdict})")
-    return weigh(draft, spec)
+    incomplete = _lacks(result)
+    return weigh(draft, spec) if incomplete is None else _incomplete(draft, "judge", incomplete)
 
 
 def _another_round(
@@ -141,20 +161,19 @@ def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role
         baseline=_pinned(status.baseline) if status.baseline else None,
         evaluation=spec.evaluation,
         gates=spec.gates,
+        parity=spec.parity,
+        overrides=spec.overrides,
+        image=status.image or observed.image,
     )
     shared = dict(common)
     if role == "parity":
-        return ParityTask(**shared, parity=spec.parity)
+        return ParityTask(**shared)
     if role == "rollouts":
         *before, present = observed.rounds
         return RolloutsTask(**shared, first_episode=sum(before), episodes=present)
     if status.parity_difference is None:
         raise ValueError("the judge needs parity's difference")
-    judging = shared | {
-        "parity_difference": status.parity_difference,
-        "overrides": spec.overrides,
-        "asked": timestamp(draft.now),
-    }
+    judging = shared | {"parity_difference": status.parity_difference, "asked": timestamp(draft.now)}
     if in_parts(observed):
         parts = [
             RoundWork(work=work_uri(owner, "rollouts", each), shards=observed.shards(each))

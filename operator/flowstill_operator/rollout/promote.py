@@ -10,10 +10,12 @@ annotation          the student is put    it became available      it is taken b
 ==================  ====================  =======================  =====================
 ``policy``          the student           the student              the previous, or none
 ``previous``        what was served       what was served          none
-``last-completed``  as it was             the student              as it was
+``last-completed``  as it was             the student              as it was [1]_
 ``rollout``         the rollout's UID     the rollout's UID        none
 ``watched-until``   the longest soak      none                     none
 ==================  ====================  =======================  =====================
+
+.. [1] But for the student itself, which had completed and was taken back when it was promoted once more.
 
 With a window to be watched in, "it became available" is the end of the window, and ``watched-until`` says when
 that is at the latest: until then no other rollout replaces the student.
@@ -29,6 +31,7 @@ from typing import Any
 from flowstill.api import GROUP
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
+from flowstill.api.uris import REFERENCE
 from flowstill_operator.children import Document
 from flowstill_operator.steps import TargetChange, parse_timestamp
 
@@ -38,7 +41,6 @@ PREVIOUS = f"{GROUP}/previous"
 LAST_COMPLETED = f"{GROUP}/last-completed"
 ROLLOUT = f"{GROUP}/rollout"
 WATCHED_UNTIL = f"{GROUP}/watched-until"
-REFERENCE = re.compile(r"^(?P<uri>(file|pvc|store)://[^\s?#@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Target:
     container: str = ""
     served: str = ""
     policy: str = ""
+    previous: str = ""
     last_completed: str = ""
     rollout: str = ""
     watched_until: str = ""
@@ -68,10 +71,18 @@ class Target:
         return self.served or "no policy of ours"
 
     @property
-    def proven(self) -> str:
-        """What a roll-back from another policy puts: what is served, unless that was ours and is not proven."""
-        ours = self.rollout != "" and self.policy == self.served
-        return self.last_completed if ours else self.served
+    def is_ours(self) -> bool:
+        """Whether what is served was put by a rollout, and by nobody else since."""
+        return self.rollout != "" and self.policy == self.served
+
+    def before(self, policy: str) -> str:
+        """What is served where ``policy`` is not; where it is already, what it replaced."""
+        return self.previous if self.is_ours and self.served == policy else self.served
+
+    def proven(self, policy: str) -> str:
+        """What a roll-back from ``policy`` puts: what is served, unless a rollout put it and it has not completed."""
+        proven = self.last_completed if self.is_ours else self.served
+        return proven if proven != policy else self.before(policy)
 
     @property
     def soaking_until(self) -> datetime | None:
@@ -110,6 +121,7 @@ def read_target(deployment: Document | None, wanted: DeploymentTarget) -> Target
         container=name,
         served=_served(container, wanted.env),
         policy=annotations.get(POLICY, ""),
+        previous=annotations.get(PREVIOUS, ""),
         last_completed=annotations.get(LAST_COMPLETED, ""),
         rollout=annotations.get(ROLLOUT, ""),
         watched_until=annotations.get(WATCHED_UNTIL, ""),
@@ -129,14 +141,14 @@ def reference(ref: StatusRef) -> str:
 
 def parse_reference(text: str) -> StatusRef | None:
     """``URI@sha256:HEX``, or None when it is anything else."""
-    match = REFERENCE.match(text)
+    match = re.match(REFERENCE, text)
     return StatusRef(uri=match["uri"], digest=match["digest"]) if match else None
 
 
 def put(target: Target, wanted: DeploymentTarget, student: StatusRef, uid: str, until: str = "") -> TargetChange:
     """Serve the student, and record what was served before, who did it, and until when it is watched."""
     policy, completed = reference(student), target.last_completed
-    return _change(target, wanted, policy, previous=target.served, completed=completed, uid=uid, until=until)
+    return _change(target, wanted, policy, previous=target.before(policy), completed=completed, uid=uid, until=until)
 
 
 def mark_completed(
@@ -149,7 +161,8 @@ def mark_completed(
 
 def put_back(target: Target, wanted: DeploymentTarget, previous: str) -> TargetChange:
     """Serve again what was proven before: that entry, or none where there was none."""
-    return _change(target, wanted, previous, completed=target.last_completed)
+    completed = target.last_completed if target.last_completed != target.served else ""
+    return _change(target, wanted, previous, completed=completed)
 
 
 def _change(

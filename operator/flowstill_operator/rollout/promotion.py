@@ -60,7 +60,9 @@ def promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
     found = draft.find("Promoted")
     if not judged or found is None or found.reason == WAITING_FOR_SOAK:
         draft.condition("Promoted", "Unknown", "Promoting", passed(draft))
-        draft.set(roll_back_to=target.proven, message="The student is about to be put on the target.")
+        draft.set(
+            roll_back_to=target.proven(reference(student)), message="The student is about to be put on the target."
+        )
         return Move(requeue_after=AT_ONCE)
     if observed.target_refused is not None:
         reason, text = observed.target_refused.reason, observed.target_refused.message
@@ -92,9 +94,10 @@ def _promote(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, t
         text = f"the target serves {target.says}, not the student that was promoted"
         draft.condition("Promoted", "False", "TargetChanged", text)
         return supersede(draft, "TargetChanged", text)
-    if draft.status.roll_back_to != target.proven:
+    proven = target.proven(reference(student))
+    if draft.status.roll_back_to != proven:
         # Written before the target is: afterwards nothing says what had completed its window.
-        draft.set(roll_back_to=target.proven)
+        draft.set(roll_back_to=proven)
         return Move(requeue_after=AT_ONCE)
     draft.set(promotion_time=timestamp(draft.now), message="The student is being rolled out.")
     draft.condition("Promoted", "Unknown", "WaitingForDeployment", f"{reference(student)} is set")
@@ -137,10 +140,9 @@ def _finish(observed: Observed, wanted: TargetSpec, draft: StatusDraft, target: 
     if target.problem is not None or target.rollout != observed.owner.uid or target.served != reference(student):
         note_drift(observed, draft)
         return complete(draft, "the Deployment was changed since it became available")
-    if target.last_completed == reference(student):
+    if target.last_completed == reference(student) and not target.watched_until:
         return complete(draft)
-    previous = draft.status.previous or ""
-    change = mark_completed(target, wanted.deployment, student, previous, observed.owner.uid)
+    change = mark_completed(target, wanted.deployment, student, target.previous, observed.owner.uid)
     return replace(complete(draft), target=change)
 
 

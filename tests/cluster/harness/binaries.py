@@ -48,6 +48,7 @@ CONTROL_PLANE = (
 NODE = (_kubernetes("kubelet"), _kubernetes("kube-proxy"), Tool("pause", TOOLS / "pause", "."))
 COREDNS = Tool("coredns", TOOLS / "coredns", ".")
 HELM = Tool("helm", TOOLS / "helm", "helm.sh/helm/v4/cmd/helm")
+S3_SERVER = Tool("versitygw", TOOLS / "versitygw", "github.com/versity/versitygw/cmd/versitygw")
 KWOK = Tool("kwok", TOOLS / "kwok", "sigs.k8s.io/kwok/cmd/kwok")
 
 

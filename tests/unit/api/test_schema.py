@@ -243,6 +243,10 @@ REFUSED = {
     RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
     RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
+    RULES["Source"][0]["rule"]: changed("DistillJob", "teacher", {"uri": "hf://org/pi0@main"}),
+    RULES["StudentSource"][2]["rule"]: changed(
+        "StudentRollout", "student", {"uri": "hf://org/student", "digest": DIGEST}
+    ),
     RULES["StudentSource"][0]["rule"]: changed("StudentRollout", "student", {}),
     RULES["StudentSource"][1]["rule"]: changed("StudentRollout", "student", {"uri": "store://s"}),
     RULES["Evaluation"][0]["rule"]: changed("StudentRollout", "evaluation.suite", "custom"),

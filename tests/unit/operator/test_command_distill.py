@@ -186,7 +186,7 @@ def test_all_bad_values_at_once():
         ({"teacher": "lerobot/pi0"}, "TEACHER: lerobot/pi0 is no folder here, and nothing is downloaded: give"),
         ({"dataset": "none"}, "--dataset: none is no folder here"),
         ({"teacher": "pvc://claim/t"}, "TEACHER: pvc://claim/t cannot be read here: there are no Persistent"),
-        ({"dataset": "hf://a/b"}, "--dataset: hf://a/b: hf:// is not offered yet"),
+        ({"dataset": "hf://a/b"}, "--dataset: hf://a/b: hf:// needs the 40 hexadecimal digits of a commit"),
         ({"teacher": "http://x/y"}, "TEACHER: http://x/y: String should match pattern"),
         ({"teacher": "store://a/../b"}, "TEACHER: store://a/../b must not contain '..'"),
     ],

@@ -17,6 +17,7 @@ from flowstill_operator.command.delivery import check_evidence_folder, deliver_e
 from flowstill_operator.command.evaluate import FLAGS, order, per_task
 from flowstill_operator.command.files import manifest_of, read_manifests
 from flowstill_operator.command.policies import pinned
+from flowstill_operator.command.shared import store_uri
 from flowstill_operator.platform import kubernetes_platform, local_platform
 from tests.unit.artifacts.samples import DIGEST, make_folder, student_properties
 
@@ -48,6 +49,13 @@ def refused(*arguments, **inputs):
     with pytest.raises(UserError) as caught:
         asked(*arguments, **inputs)
     return str(caught.value)
+
+
+def test_folders_may_be_given_from_the_folder_above(tmp_path, monkeypatch):
+    Path("deeper").mkdir()
+    monkeypatch.chdir("deeper")
+    assert store_uri("../.flowstill/store") == f"file://{tmp_path}/.flowstill/store"
+    assert asked("--output", "../out", student="../student-export").output == tmp_path / "out"
 
 
 def test_without_flags_it_is_the_models_defaults(tmp_path):
@@ -169,7 +177,7 @@ def test_teacher_and_baseline_are_pinned_to_their_bytes():
         (["--max-episodes-per-task", "9"], "--max-episodes-per-task must be at least --episodes-per-task"),
         (["--num-episodes", "4", "--episodes-per-task", "2"], "--num-episodes: it says the same as --episodes-per"),
         (["--reference", "none"], "--reference: none is no folder here"),
-        (["--reference", "hf://a/b"], "--reference: hf://a/b: hf:// is not offered yet"),
+        (["--reference", "hf://a/b"], "--reference: hf://a/b: hf:// needs the 40 hexadecimal digits of a commit"),
         (["--namespace", "robots"], "--namespace: it belongs to --runtime kubernetes"),
         (["--rename-map", "a"], "--rename-map: 'a': use OLD=NEW"),
         (["--name", "No"], "--name: 'No': use 1 to 40"),

@@ -96,11 +96,11 @@ class Watched(RuleBasedStateMachine):
         self.say(which)
 
     @precondition(lambda self: self.pods)
-    @rule(index=st.integers(0, 3))
-    def a_container_is_restarted(self, index):
+    @rule(index=st.integers(0, 3), times=st.integers(1, 3))
+    def a_container_is_restarted(self, index, times):
         name = sorted(self.pods)[index % len(self.pods)]
-        self.pods[name] += 1
-        self.restarts += self.status()["phase"] == "Monitoring"
+        self.pods[name] += times
+        self.restarts += times * (self.status()["phase"] == "Monitoring")
         self.show_pods()
 
     @rule(keep=st.booleans())
@@ -174,6 +174,15 @@ class Watched(RuleBasedStateMachine):
             assert self.aborted or self.restarts > MOST or errors["breaches"] >= 2
 
     @invariant()
+    def what_breached_once_never_ends_well(self):
+        breached = any(
+            (c["type"], c["reason"]) == ("Monitored", "SignalBreached")
+            for status in self.cluster.statuses[tuple(ROLLOUT)]
+            for c in status["conditions"]
+        )
+        assert not (breached and self.status()["phase"] in ("Monitoring", "Completed", "Inconclusive"))
+
+    @invariant()
     def what_others_put_stays(self):
         if self.meddled:
             assert self.served() in (OTHER, None)
@@ -198,6 +207,7 @@ class Watched(RuleBasedStateMachine):
             self.checks_and_writes_are_as_few_as_the_interval_says,
             self.a_window_ends_well_only_when_everything_was_seen_and_is_good,
             self.what_was_taken_back_is_not_served_and_had_a_reason,
+            self.what_breached_once_never_ends_well,
             self.what_others_put_stays,
             self.only_what_others_did_is_drift,
         ):

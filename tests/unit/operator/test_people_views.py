@@ -14,7 +14,7 @@ from flowstill_operator.people.next_steps import next_steps
 from flowstill_operator.people.place import ChildView, EventView, Named, Surroundings, parse_name
 from flowstill_operator.people.reports import how_to_read, reader_pod
 from flowstill_operator.people.requests import check
-from flowstill_operator.people.tables import age, duration, progress, states, uncut
+from flowstill_operator.people.tables import age, duration, left, progress, states, uncut
 from flowstill_operator.rollout import manifests, observe, plan
 from tests.unit.operator.builders import NOW, PLATFORM, TARGET_SPEC, distill_spec, later, resource, rollout_spec
 from tests.unit.operator.phases import DISTILLJOBS, ROLLOUTS
@@ -124,6 +124,12 @@ def test_what_to_do_names_the_command():
     assert "-n robots" not in local
 
 
+def test_a_window_says_how_long_it_still_takes():
+    found = document("StudentRollout", "Monitoring")
+    assert [left(found, later(seconds)) for seconds in (0, 240, 599, 900)] == ["10m", "6m", "1s", "0s"]
+    assert left(document("StudentRollout", "Completed"), later(0)) == ""
+
+
 def test_a_watched_student_shows_its_signals():
     found = document("StudentRollout", "Monitoring")
     text = printed(lambda c: describe(uncut(c), found, Surroundings(), [], later(60)))
@@ -193,6 +199,10 @@ def test_a_report_in_a_claim_is_read_by_a_pod_that_cannot_write():
     text = how_to_read(document("StudentRollout", "Completed"), "store://evidence/d", job)
     assert "/claim/flowstill/evidence/d/report.html" in text
     assert json.loads(text.partition("<<'END'\n")[2].partition("\nEND")[0]) == pod
+    [entry] = [e for e in job["spec"]["template"]["spec"]["containers"][0]["env"] if e["name"] == "FLOWSTILL_STORE"]
+    entry["value"] = "s3://models/flowstill"
+    text = how_to_read(document("StudentRollout", "Completed"), "store://evidence/d", job)
+    assert "give --store s3://models/flowstill, with AWS_ACCESS_KEY_ID" in text
     assert "no Job of sample is left" in how_to_read(
         document("StudentRollout", "Completed"), "store://evidence/d", None
     )

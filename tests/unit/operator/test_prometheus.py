@@ -39,6 +39,15 @@ def test_only_one_finite_number_is_a_number(status, answer, value, why):
     assert bool(found.why) == (value is None)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "refused"),
+    [(400, "bad_data", True), (422, "execution", False), (503, "bad_data", False), (400, None, False)],
+)
+def test_only_what_cannot_be_parsed_is_refused(status, kind, refused):
+    answer = {"status": "error", "errorType": kind, "error": "1:4: parse error"}
+    assert parse_answer(status, json.dumps(answer).encode()).refused is refused
+
+
 def test_what_is_no_json_or_too_long_is_no_number():
     assert "HTTP 502 without JSON" in parse_answer(502, b"<html>").why
     assert "longer than" in parse_answer(200, b" " * (MAX_ANSWER + 1)).why
@@ -82,6 +91,21 @@ async def test_a_server_is_asked(server):
 async def test_a_server_that_is_not_there_gives_no_number_and_no_error():
     prometheus = Prometheus("http://127.0.0.1:9")
     assert "does not answer" in (await prometheus.ask("up")).why
+    await prometheus.close()
+
+
+async def test_one_that_did_not_answer_is_left_alone_for_a_while(server):
+    url, seen = server
+    now = [100.0]
+    prometheus = Prometheus("http://127.0.0.1:9", clock=lambda: now[0])
+    assert "does not answer" in (await prometheus.ask("up")).why
+    prometheus._url = f"{url}api/v1/query"
+    now[0] += 29.9
+    assert "does not answer" in (await prometheus.ask("up")).why
+    assert seen == []
+    now[0] += 0.2
+    assert (await prometheus.ask("up")).value == 0.5
+    assert (await prometheus.ask("up")).value == 0.5
     await prometheus.close()
 
 

@@ -35,7 +35,7 @@ def gradients(one, batch):
     one.student.policy.zero_grad()
     loss = one.loss(batch)
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in one.parameters.items()}
+    return float(loss.detach()), {name: p.grad.clone() for name, p in one.learner.parameters.items()}
 
 
 @pytest.mark.parametrize(("ratio", "bank"), [(0.0, 0), (0.15, 0), (0.15, 10), (0.5, 0), (0.5, 10), (1.0, 0), (1.0, 10)])
@@ -62,4 +62,4 @@ def test_accumulation_changes_neither_curve_nor_weights(tiny, tmp_path, parts):
     cut = trainer(tiny, tmp_path / "parts", training=training)
     assert run(cut) == pytest.approx(losses, rel=1e-4)
     for name, value in weights(whole).items():
-        assert torch.allclose(value, cut.parameters[name], rtol=1e-3, atol=1e-4), name
+        assert torch.allclose(value, cut.learner.parameters[name], rtol=1e-3, atol=1e-4), name

@@ -20,9 +20,10 @@ BASE = {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}}
 PLENTY = Room(Path("/work"), Path("/store"), 10**15, 10**15, one_disk=False, host_free=10**15, device_free=None)
 
 
-def needed(method=None, **training):
+def needed(method=None, processes=1, **training):
     values = {"steps": 10_000, "fidelityEvery": 0} | training
-    return needs(DistillJobSpec.model_validate(BASE | {"training": values, "method": method or {}}), SIZES)
+    spec = DistillJobSpec.model_validate(BASE | {"training": values, "method": method or {}})
+    return needs(spec, SIZES, processes)
 
 
 def total(items):
@@ -58,7 +59,7 @@ def test_a_refinement_keeps_its_own_checkpoints_beside_the_trainings():
 
 def test_what_is_certain_in_memory():
     found = needed({"bankSize": 2**20}, ema=0.9)
-    assert (total(found.gradients), total(found.host)) == (1 + 2 + 1, 1 + 1)
+    assert (total(found.gradients), total(found.host), total(found.first)) == (1 + 2 + 1, 1, 1)
     assert total(needed().gradients) == 3
 
 
@@ -88,6 +89,28 @@ def test_memory_is_refused_only_when_what_is_certain_does_not_fit():
         check(found, replace(PLENTY, host_free=2 * GIB, device_free=4 * GIB - 1))
     with pytest.raises(MemoryShort, match=r"2.0 GiB more of memory"):
         check(found, replace(PLENTY, host_free=2 * GIB - 1, device_free=4 * GIB))
+
+
+def test_every_process_of_a_node_needs_its_own():
+    found = needed({"bankSize": 2**20}, ema=0.9)  # of each process 4 GiB and a bank of 1; of rank 0 one more
+    check(found, replace(PLENTY, host_free=11 * GIB), 2)
+    text = (
+        r"at least 11.0 GiB more of memory \(gradients.*bank 1.0 GiB in each of 2 processes; weights of the best look"
+    )
+    with pytest.raises(MemoryShort, match=text):
+        check(found, replace(PLENTY, host_free=11 * GIB - 1), 2)
+    check(found, replace(PLENTY, host_free=10 * GIB), 2, first=False)
+    check(found, replace(PLENTY, host_free=3 * GIB, device_free=4 * GIB), 2)  # each has a GPU of its own
+    with pytest.raises(MemoryShort, match=r"3.0 GiB more of memory \(bank 1.0 GiB in each of 2 processes"):
+        check(found, replace(PLENTY, host_free=3 * GIB - 1, device_free=4 * GIB), 2)
+
+
+def test_fsdp_shares_moments_and_average_and_not_gradients():
+    alone, four = (needed(ema=0.9, parallel="fsdp", processes=number) for number in (1, 4))
+    assert (total(alone.gradients), total(four.gradients)) == (1 + 3, 1 + 3 / 4)
+    assert total(needed(ema=0.9, processes=4).gradients) == 1 + 3
+    refined = needed({"refine": {"name": "dmd", "steps": 10}}, parallel="fsdp", processes=4)
+    assert total(refined.gradients) == 1 + 2 / 4 + 1 + 3 / 4
 
 
 def test_sizes_are_those_of_the_student(tiny, tmp_path):
@@ -120,6 +143,16 @@ def test_the_check_of_this_machine(tiny, tmp_path, monkeypatch):
     assert room.host_free > 0
     with pytest.raises(StorageFull):
         preflight(spec, student, tmp_path)
+
+
+def test_a_student_that_goes_into_a_bucket_takes_no_room_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWSTILL_STORE", "s3://models/flowstill")
+    monkeypatch.setattr(module, "free_disk", lambda _: 15 * GIB)
+    room = replace(module.room_of(tmp_path, torch.device("cpu")), host_free=10**15)
+    assert not room.one_disk
+    check(needed(), room)  # of 12 GiB while it trains; with the published student it would be 18 in the end
+    with pytest.raises(StorageFull):
+        check(needed(), replace(room, one_disk=True))
 
 
 def test_memory_of_the_machine_and_of_the_container(tmp_path):

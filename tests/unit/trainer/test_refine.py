@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from flowstill.api.distilljob import Refine, Training
-from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import conditional_velocity, interpolate
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import energy_distance
 from flowstill_trainer.methods.dmd import direction, draw
-from flowstill_trainer.refine import RefineBatches, Refiner, refuse_several_processes
+from flowstill_trainer.processes import Processes
+from flowstill_trainer.refine import RefineBatches, Refiner
 
 TRAINING = Training(steps=1, batch_size=4, precision="fp32", ema=0.9, checkpoint_every=2)
 REFINE = Refine(steps=5, learning_rate=1e-3, fake_learning_rate=3e-3)
@@ -30,7 +31,11 @@ def refiner(tiny, folder, *, refine=REFINE, training=TRAINING, teacher=None, **s
 
 def everything(one):
     """What a published student and a continued run depend on."""
-    return one.state().weights | one.state().optimizer | {f"average/{n}": p for n, p in one.average.items()}
+    return (
+        one.state().weights
+        | one.state().optimizer
+        | {f"average/{n}": p for n, p in one.learners["student"].average.items()}
+    )
 
 
 def run(one, *, stop_at=None, die_at=None):
@@ -113,7 +118,7 @@ def test_observations_are_jittered_and_each_update_has_its_own_numbers(tiny, tmp
     assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
     assert 0.02 < first.jitter_BS.std() < 0.1
     assert not torch.equal(first.jitter_BS, second.jitter_BS)
-    [seen] = one.batches.see(first)
+    [seen] = one.batches.see(first, Processes())
     assert seen.theirs is seen.ours
     raw = one.batches.frames.observations(first.frame_B)
     jittered, plain = (one.student.encode_prefix(one.student.preprocess(raw, j)) for j in (first.jitter_BS, None))
@@ -134,7 +139,7 @@ def test_accumulation_changes_neither_losses_nor_weights(tiny, tmp_path):
     losses = run(whole)
     cut = refiner(tiny, tmp_path / "parts", training=TRAINING.model_copy(update={"gradient_accumulation": 3}))
     sampled = next(cut.batches.iterate(0))
-    assert [len(sampled.frame_B[part.rows]) for part in cut.batches.see(sampled)] == [2, 1, 1]
+    assert [len(sampled.frame_B[part.rows]) for part in cut.batches.see(sampled, Processes())] == [2, 1, 1]
     assert run(cut) == pytest.approx(losses, rel=1e-3)
     there = cut.state().weights
     for name, value in whole.state().weights.items():
@@ -171,7 +176,7 @@ def test_bf16_updates_fp32_weights(tiny, tmp_path):
 def test_a_state_out_student_and_its_teacher_have_their_own_prefixes(tiny, tmp_path):
     one = refiner(tiny, tmp_path, state_out=True)
     sampled = next(one.batches.iterate(0))
-    [seen] = one.batches.see(sampled)
+    [seen] = one.batches.see(sampled, Processes())
     raw = one.batches.frames.observations(sampled.frame_B)
     for policy, prefix in ((one.student, seen.ours), (one.teacher, seen.theirs)):
         assert equal(prefix, policy.encode_prefix(policy.preprocess(raw, sampled.jitter_BS)))  # the same jitter
@@ -225,10 +230,3 @@ def distance(one):
     theirs = one.teacher.chunk(prefix, torch.randn(shape, generator=random), 10)
     real = slice(0, one.student.action_dim)
     return energy_distance(*(x[..., real].flatten(1).unflatten(0, (8, 32)) for x in (ours, theirs)))
-
-
-def test_several_processes_are_refused():
-    refuse_several_processes(1)
-    with pytest.raises(UserError, match=r"one of 2.*spec.runtime.nodes.*spec.runtime.gpusPerNode") as caught:
-        refuse_several_processes(2)
-    assert caught.value.field == "spec.method.refine"

@@ -30,7 +30,7 @@ def trainer(tiny, folder, method):
 @pytest.mark.parametrize("steps", [2, 3])
 def test_targets_are_the_frozen_teachers_rollouts_from_its_own_prompt(tiny, tmp_path, steps):
     one = trainer(tiny, tmp_path, Method(target_steps=steps, state_jitter=0.05))
-    for parameter in one.parameters.values():  # so that the student's own targets would be others
+    for parameter in one.learner.parameters.values():  # so that the student's own targets would be others
         torch.nn.init.normal_(parameter, std=0.1)
     batch = one.batches.batch(next(one.batches.iterate(0)))
     theirs = one.teacher.encode_prefix(batch.teacher_observations)
@@ -65,5 +65,5 @@ def test_it_trains_and_its_fidelity_is_measured(tiny, tmp_path, options):
     one = trainer(tiny, tmp_path, Method(**options))
     start = weights(one)
     assert all(0 < loss < 100 for loss in run(one))
-    assert not torch.equal(one.parameters["model.state_proj.weight"], start["model.state_proj.weight"])
+    assert not torch.equal(one.learner.parameters["model.state_proj.weight"], start["model.state_proj.weight"])
     assert list(measured(tiny, one.teacher, one.student))[-2:] == ["student", "student-draws"]

@@ -33,7 +33,7 @@ def trainer(tiny, folder, *, method=METHOD, training=TRAINING, inputs="a"):
 
 
 def weights(run):
-    return {n: p.detach().clone() for n, p in run.parameters.items()}
+    return {n: p.detach().clone() for n, p in run.learner.parameters.items()}
 
 
 def run(one, *, stop_at=None):
@@ -81,7 +81,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoints(tiny, tmp_path):
     def poison(step, *_):
         if step == 4:
             with torch.no_grad():
-                next(iter(one.parameters.values())).fill_(float("nan"))
+                next(iter(one.learner.parameters.values())).fill_(float("nan"))
 
     with pytest.raises(NonFiniteLoss, match="step 5") as caught:
         one.run(poison, lambda: False)
@@ -112,8 +112,8 @@ def test_the_published_weights_are_the_average(tiny, tmp_path):
     one = trainer(tiny, tmp_path)
     run(one)
     last = one.checkpoints.latest()
-    assert all(torch.equal(p, last.average[n]) for n, p in one.parameters.items())
-    assert any(not torch.equal(p, last.weights[n]) for n, p in one.parameters.items())
+    assert all(torch.equal(p, last.average[n]) for n, p in one.learner.parameters.items())
+    assert any(not torch.equal(p, last.weights[n]) for n, p in one.learner.parameters.items())
 
 
 def test_the_frozen_part_does_not_move(tiny, tmp_path):
@@ -177,10 +177,10 @@ def test_the_target_time_is_learned_in_fp32(tiny, tmp_path, precision):
     assert all(not p.any() for n, p in start.items() if ".target_time.output." in n)
     losses = run(one)
     assert all(0 < loss < 100 for loss in losses)
-    assert all(p.dtype == torch.float32 for p in one.parameters.values())
+    assert all(p.dtype == torch.float32 for p in one.learner.parameters.values())
     for part in ("hidden", "output"):
         name = f"model.target_time.{part}.weight"
-        assert not torch.equal(one.parameters[name], start[name])
+        assert not torch.equal(one.learner.parameters[name], start[name])
     student, noise = one.student, torch.randn((2, one.student.chunk_size, one.student.padded_action_dim))
     prefix = student.encode_prefix(tiny.batch(student, 2))
     with torch.no_grad():

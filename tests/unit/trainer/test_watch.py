@@ -115,7 +115,7 @@ def test_the_chosen_step_is_published(tiny, tmp_path, monkeypatch, best, watched
     prefer(monkeypatch, {best})
     one = watched(tmp_path)
     kept = {}
-    one.run(lambda step, *_: kept.update({step: {n: w.clone() for n, w in one.average.items()}}), never)
+    one.run(lambda step, *_: kept.update({step: {n: w.clone() for n, w in one.learner.average.items()}}), never)
     assert one.watch.choice().step == best
     assert same(weights(one), kept[best])
     assert one.watch.curve().published_step == best
@@ -206,7 +206,7 @@ def test_the_teachers_chunks_are_computed_once(tiny, tmp_path, monkeypatch):
 
 def test_chunks_that_are_no_numbers_stop_the_training(tiny, tmp_path, watched):
     one = watched(tmp_path)
-    bad = {n: torch.full_like(p, float("nan")) for n, p in one.parameters.items()}
+    bad = {n: torch.full_like(p, float("nan")) for n, p in one.learner.parameters.items()}
     with pytest.raises(NonFiniteLoss, match="step 3"):
         one.watch.look(3, 0.1, bad, never)
     assert one.watch.looks == ()
