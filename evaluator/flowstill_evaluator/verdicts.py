@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -10,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 import flowstill
 from flowstill.api.children import ParityTask, Result, RolloutTask
 from flowstill.api.fields import Digest, StatusRef
-from flowstill.api.studentrollout import ArmResult
-from flowstill.artifacts.digests import json_digest
+from flowstill.api.studentrollout import ArmResult, CustomSuite
+from flowstill.artifacts.digests import file_digest, json_digest
 from flowstill.artifacts.manifest import PARITY_THRESHOLDS, EvidenceProperties, read_manifest
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, record_by_inputs
 from flowstill.errors import ArtifactError
@@ -42,9 +44,27 @@ def describe_question(task: RolloutTask, references: References) -> dict[str, An
         "evaluation": evaluation,
         "gates": task.gates.model_dump(mode="json", by_alias=True),
         "overrides": [override.model_dump(mode="json", by_alias=True) for override in task.overrides],
+        "suite": _code_digest(task.evaluation.custom) if task.evaluation.custom is not None else None,
         "evaluator": [EVALUATOR_VERSION, flowstill.__version__],
         "image": task.image,
     }
+
+
+def _code_digest(suite: CustomSuite) -> Digest | None:
+    """Of every file of the package that the entry point is in: its author may change it between two evaluations.
+
+    It is looked for and not imported, as it may bring anything. None: it is not there, which parity says.
+    """
+    found = find_spec(suite.entry_point.partition(":")[0].partition(".")[0])
+    if found is None:
+        return None
+    if found.submodule_search_locations is None:
+        return file_digest(Path(found.origin)) if found.origin is not None else None
+    roots = [Path(folder) for folder in found.submodule_search_locations]
+    files = [(root, path) for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
+    return json_digest(
+        [[str(path.relative_to(root)), file_digest(path)] for root, path in files if "__pycache__" not in path.parts]
+    )
 
 
 def question(task: RolloutTask, references: References) -> Digest:

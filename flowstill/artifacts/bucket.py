@@ -24,19 +24,20 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from flowstill.artifacts.remote import TransferBroken
+from flowstill.artifacts.remote import CA_FILE, TransferBroken
 from flowstill.artifacts.secrets import redact
 from flowstill.errors import ArtifactError
 
 PATH_STYLE = "FLOWSTILL_S3_PATH_STYLE"
 ALLOWED = "FLOWSTILL_S3_BUCKETS"
 """Names, comma-separated, of the buckets that this process may use; not set: all that its credentials may."""
-CA_FILE = "FLOWSTILL_CA_FILE"
 CHUNK = 8 * 2**20
 _PARTS = 9_000
 """Of one upload at most; S3 has 10,000."""
 _MAX_MESSAGE = 400
 _ANSWER = re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.S)
+_CAUSE = re.compile(r'InvalidCertificate\(\s*(\w+)|error: "([^"]{1,200})"|message: "([^"]{1,200})"')
+"""In the dump of an error's sources: why there was no answer."""
 _FORBIDDEN = re.compile(r"status code: 40[13] ")
 _REFUSED = re.compile(r"status code: 4(?!08|25|29)[0-9]{2} ")
 """The server has understood, and says no: asking again gives the same answer."""
@@ -210,8 +211,9 @@ class Bucket:
                     f"{what}: {self._where()} refuses these credentials ({_short(error)}): correct AWS_ACCESS_KEY_ID "
                     "and AWS_SECRET_ACCESS_KEY, on a cluster in the Secret that the chart's store.s3.secret names"
                 ) from None
-            kind = ArtifactError if _REFUSED.search(str(error)) else TransferBroken
-            raise kind(f"{what}: {_short(error)}") from None
+            if _REFUSED.search(str(error)):
+                raise ArtifactError(f"{what}: {_short(error)}") from None
+            raise TransferBroken(_short(error)) from None
 
 
 def endpoint_of(environment: Mapping[str, str]) -> str | None:
@@ -260,8 +262,11 @@ def _certificate(path: Path) -> bytes:
 
 
 def _short(error: BaseException) -> str:
-    """The sentence of an error of obstore's, which goes on with a dump of its own sources."""
-    text = " ".join(str(error).split("Debug source:")[0].split())
-    answer = _ANSWER.search(text)
-    text = redact(f"{answer[1]}: {answer[2]}" if answer else text)
+    """What the server has answered; without an answer the library's sentence with the cause from its dump."""
+    sentence, _, dump = str(error).partition("Debug source:")
+    answer, cause = _ANSWER.search(sentence), _CAUSE.search(dump)
+    text = f"{answer[1]}: {answer[2]}" if answer else " ".join(sentence.split())
+    if answer is None and cause is not None:
+        text = f"{text}: {next(group for group in cause.groups() if group)}"
+    text = redact(text)
     return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}..."

@@ -17,6 +17,7 @@ from pathlib import Path
 from flowstill.artifacts.atomic import storage_full, sync_folder, write_atomic
 from flowstill.artifacts.transfers import tell
 from flowstill.artifacts.uris import Locations, local_path
+from flowstill.errors import ArtifactError
 
 KEPT_DAYS = 30
 _POLL_SECONDS = 0.2
@@ -64,9 +65,7 @@ class Entry:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only process that fetches it; the lock's time says when it was last asked for."""
-        with storage_full("the cache", self.folder.parent):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._lock, os.O_CREAT | os.O_RDWR, 0o666)
+        descriptor = self._open()
         try:
             while True:
                 try:
@@ -79,6 +78,17 @@ class Entry:
             yield
         finally:
             os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            with storage_full("the cache", self.folder.parent):
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                return os.open(self._lock, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise ArtifactError(
+                f"what is fetched cannot be kept in {self.folder.parent}: {error.strerror}; set FLOWSTILL_CACHE to a "
+                "folder that can be written"
+            ) from error
 
     @property
     def digest(self) -> str | None:

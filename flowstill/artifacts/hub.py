@@ -16,9 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from flowstill.artifacts.bucket import CA_FILE
 from flowstill.artifacts.digests import KINDS, MANIFEST
-from flowstill.artifacts.remote import Algorithm, Listing, RemoteFile, TransferBroken
+from flowstill.artifacts.remote import CA_FILE, Algorithm, Listing, RemoteFile, TransferBroken
 from flowstill.artifacts.secrets import redact
 from flowstill.artifacts.transfers import safe_names
 from flowstill.artifacts.uris import HUB, ArtifactUri, hub_of
@@ -65,7 +64,7 @@ class HubArtifact:
         with self._explained(url), self._client() as client, client.stream("GET", url, headers=headers) as answer:
             self._check(answer, url)
             if offset and answer.status_code != httpx.codes.PARTIAL_CONTENT:
-                raise TransferBroken(f"{self.uri}/{file.name}: the server sends no part of a file")
+                raise TransferBroken("the server sends no part of a file")
             yield from answer.iter_raw(_CHUNK)
 
     def _tree(self) -> Iterator[dict[str, Any]]:
@@ -127,16 +126,16 @@ class HubArtifact:
         if answer.is_error and answer.status_code not in (408, 425, 429) and answer.status_code < 500:
             raise ArtifactError(f"{self.uri} cannot be read: {redact(url)} answers {answer.status_code}")
         if answer.is_error:
-            raise TransferBroken(f"{self.uri}: {redact(url)} answers {answer.status_code}")
+            raise TransferBroken(f"{redact(url)} answers {answer.status_code}")
 
     @contextmanager
     def _explained(self, url: str) -> Iterator[None]:
         try:
             yield
         except httpx.HTTPError as error:
-            raise TransferBroken(f"{self.uri}: {redact(url)}: {redact(str(error)) or type(error).__name__}") from None
+            raise TransferBroken(f"{redact(url)}: {redact(str(error)) or type(error).__name__}") from None
         except ValueError as error:
-            raise TransferBroken(f"{self.uri}: {redact(url)} answers what is no JSON") from error
+            raise TransferBroken(f"{redact(url)} answers what is no JSON") from error
 
 
 def endpoint_of(environment: Mapping[str, str]) -> str:

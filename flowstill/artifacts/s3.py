@@ -144,12 +144,14 @@ class S3Artifact:
 
     def _claim(self, partial: Index, *, force: bool) -> bool:
         """Write the partial index; False: these files are there already, whole."""
-        for _ in range(3):
+        for _ in range(10):
             found = self.index()
-            if found is None:
+            if found is None or force:
                 objects = self._bucket.below(self._prefix)
                 self._refuse_several(objects)
-                if objects and not force:
+                if found is None and objects and not force:
+                    if self.index() is not None:
+                        continue  # somebody has begun between the two looks
                     raise self._occupied()
             if found is not None:
                 same = found[0].digest == partial.digest
@@ -228,9 +230,7 @@ class S3Artifact:
 
     def _delete_others(self, contents: list[Content]) -> None:
         ours = {self._key(content.name) for content in contents} | {self._key(INDEX)}
-        objects = self._bucket.below(self._prefix)
-        self._refuse_several(objects)
-        self._bucket.delete([each.key for each in objects if each.key not in ours])
+        self._bucket.delete([each.key for each in self._bucket.below(self._prefix) if each.key not in ours])
 
     def _unindexed(self) -> Listing:
         objects = self._bucket.below(self._prefix)
@@ -255,8 +255,9 @@ class S3Artifact:
 
     def _refuse_several(self, objects: list[Object]) -> None:
         """A prefix above other artifacts is none itself; what reads or replaces it means one of them."""
-        inner = next((each.key for each in objects if each.key.endswith(f"/{INDEX}")), None)
-        if inner is not None and inner != self._key(INDEX):
+        own = self._key(INDEX)
+        inner = next((each.key for each in objects if each.key.endswith(f"/{INDEX}") and each.key != own), None)
+        if inner is not None:
             other = inner.removesuffix(f"/{INDEX}")
             raise ArtifactError(f"{self.uri} is a folder of artifacts, such as s3://{self.uri.root}/{other}; name one")
 

@@ -156,6 +156,8 @@ def _facts(report: ProgressReport) -> str:
 
 
 def _line(report: ProgressReport) -> str:
+    if not (report.step or report.total_steps):
+        return report.activity
     of = f" of {report.total_steps}" if report.total_steps else ""
     remaining = report.estimated_remaining_seconds
     left = "" if remaining is None else f"{remaining} s left"

@@ -10,6 +10,7 @@ from rich.console import Console
 from flowstill.errors import UserError
 from flowstill_operator.command import act, describe, distill, evaluate, get, records, report, run, store, validate
 from flowstill_operator.command.exits import INTERRUPTED, USAGE, table
+from flowstill_operator.command.moving import transfers_shown
 from flowstill_operator.command.outcome import print_outcome, refuse
 from flowstill_operator.command.shared import Action, Subparsers
 
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     try:
         options = parser(prog).parse_args(arguments)
         action: Action = options.action
-        return action(options, Console(stderr=as_json))
+        with transfers_shown(Console(stderr=True)):
+            return action(options, Console(stderr=as_json))
     except UserError as error:
         usage = error.usage if isinstance(error, Misused) else ""
         Console(stderr=True).print(f"{usage}error: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,8 @@ NEWS = ("Suspended", "Admitted")
 BAD_NEWS = ("Failed", "Drifted")
 """Conditions that are better not True."""
 OVERRIDDEN = "GatesOverridden"
-WARNED = frozenset({OVERRIDDEN})
+NO_DATA = "NoData"
+WARNED = frozenset({OVERRIDDEN, NO_DATA})
 """Reasons that are warnings though their condition is as it should be."""
 
 RUNNING_LOOK_SECONDS = 30.0

@@ -4,6 +4,7 @@ The students have learnt nothing, so nothing is said here of how good they are; 
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_environments_of_ones_own(ground: Ground, monkeypatch: pytest.MonkeyPatc
     assert [task["task"] for task in report["tasks"]] == ["reach", "reach-past-post"]
     assert report["evaluation"]["custom"]["entryPoint"] == "planar_arm:make_env"
     assert report["subject"]["student"]["digest"] == student.digest
+
+    # The same question under another name: parity finds the verdict, and no episode is run.
+    again = ground.run(rollout(student, evaluation) | {"metadata": {"name": "again"}}, options=("--json",))
+    [same] = json.loads(again.output)["resources"]
+    assert (again.code, same["verdict"], same["evidence"]) == (code, found["verdict"], found["evidence"])
+    assert {gate["name"]: gate["verdict"] for gate in same["gates"]} == said
+    assert [ground.starts("again", role) for role in ("parity", "rollouts", "judge")] == [1, 0, 0]
+    condition = ground.condition("StudentRollout", "again", "Evaluated")
+    assert condition is not None
+    assert condition["reason"] == "Reused"
+    # Another code of the environments is another question.
+    copy = ground.folder / "changed"
+    shutil.copytree(EXAMPLES / "custom_suite", copy)
+    with (copy / "planar_arm/environment.py").open("a") as code_of_it:
+        code_of_it.write("# changed\n")
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    ground.run(rollout(student, evaluation) | {"metadata": {"name": "anew"}}, options=("--json",))
+    assert [ground.starts("anew", role) for role in ("parity", "rollouts", "judge")] == [1, 1, 1]
 
 
 def test_trials_on_the_robot_and_somebody_who_answers_for_what_did_not_pass(

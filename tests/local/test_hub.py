@@ -15,6 +15,8 @@ from flowstill.artifacts.manifest import Manifest, describe_files
 from flowstill.artifacts.stores import fetch, push
 from flowstill.artifacts.transfers import TransferFailed
 from flowstill.errors import ArtifactError, DigestMismatch
+from flowstill_operator import cli
+from flowstill_operator.rollout.promote import parse_reference
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.hub_server import TOKEN, Hub, hub_server
 from tests.unit.artifacts.samples import make_folder, student_properties
@@ -111,7 +113,7 @@ def test_a_cut_download_continues_where_it_broke(hub: Hub, teacher: Path, proxy:
 def test_an_interrupted_download_is_continued_by_the_next(hub: Hub, teacher: Path, proxy: FaultProxy) -> None:
     commit = put(hub, teacher)
     proxy.faults += [Fault("cut", at=2**20), Fault("answer", after=1, times=100)]
-    with pytest.raises(TransferFailed, match="given up after 6 tries") as caught:
+    with pytest.raises(TransferFailed, match="given up after 10 tries") as caught:
         fetch(Source(uri=uri(commit)))
     assert "0123" not in str(caught.value)
     proxy.faults.clear()
@@ -229,3 +231,17 @@ def test_no_token_in_errors_or_logs(
             with pytest.raises((ArtifactError, TransferFailed)) as written:
                 push_to_hub(teacher, "hf://org/teacher/x")
             assert TOKEN not in f"{read.value} {written.value} {caplog.text}"
+
+
+def test_the_command_line_commits_and_reads_what_it_committed(
+    hub: Hub, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.commit("datasets/org/frames", {".gitattributes": b""})
+    assert cli.main(["store", "push", str(teacher), "hf://datasets/org/frames/v3"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == f"hf://datasets/org/frames@{hub.head('datasets/org/frames')}/v3@{tree_digest(teacher)}"
+    found = parse_reference(printed)
+    assert found is not None
+    assert contents(fetch(found)) == contents(teacher)
+    assert cli.main(["store", "push", str(teacher), "hf://org"]) == 2
+    assert "is no repository of the hub: use ORG/NAME" in capsys.readouterr().err

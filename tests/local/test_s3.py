@@ -3,20 +3,25 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts import transfers
+from flowstill.artifacts.bucket import Bucket, Object
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.s3 import INDEX, Content, S3Artifact
 from flowstill.artifacts.stores import fetch, lookup_by_inputs, publish, push, record_by_inputs
 from flowstill.artifacts.transfers import TransferFailed, reporting
 from flowstill.artifacts.uris import ArtifactUri
 from flowstill.errors import ArtifactError, DigestMismatch, StorageFull
+from flowstill_operator import cli
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy, flipped
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 from tests.unit.artifacts.samples import make_folder, student_properties
@@ -132,7 +137,7 @@ def test_an_interrupted_download_is_continued_by_the_next_process(big: Path, pro
     ref = push(big, "store://teachers/mine")
     proxy.faults.append(Fault("cut", "data.bin", at=9 * 2**20, times=1))
     proxy.faults.append(Fault("answer", "data.bin", after=1, times=100))
-    with pytest.raises(TransferFailed, match="given up after 6 tries"):
+    with pytest.raises(TransferFailed, match="given up after 10 tries"):
         fetch(ref)
     key = ref.digest.replace(":", "-")
     assert not (cache(tmp_path) / key).exists()
@@ -193,6 +198,42 @@ def test_an_interrupted_upload_is_not_readable_and_is_continued(big: Path, bucke
     assert same(fetch(ref), big)
 
 
+def found_by_a_reader(uri: str, folder: Path) -> str:
+    """What a reader of ``uri`` gets, of which nothing is ever in between."""
+    try:
+        assert same(fetch(Source(uri=uri)), folder)
+    except ArtifactError as error:
+        return next(words for words in ("is not whole", "nothing there") if words in str(error))
+    return "all"
+
+
+def test_wherever_publishing_breaks_off_readers_see_nothing_or_all(
+    folder: Path, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost for good before the n-th request, for every n."""
+    monkeypatch.setattr(transfers, "TRIES", 1)
+    seen: set[str] = set()
+    for count in range(50):
+        uri = f"store://teachers/cut-{count}"
+        left = [count]
+        methods = ("GET", "HEAD", "PUT", "POST", "DELETE")
+        proxy.faults = [Fault("answer", method=each, status=400, times=1000, shared=left) for each in methods]
+        try:
+            push(folder, uri)
+            finished = True
+        except (ArtifactError, TransferFailed):
+            finished = False
+        proxy.faults = []
+        found = found_by_a_reader(uri, folder)
+        assert found == "all" or not finished
+        seen.add(found)
+        assert same(fetch(push(folder, uri)), folder)
+        if finished:
+            break
+    assert finished
+    assert seen == {"nothing there", "is not whole", "all"}
+
+
 def test_publishers_of_the_same_content_agree(big: Path, bucket: Path) -> None:
     errors: list[BaseException] = []
     refs: list[StatusRef] = []
@@ -212,6 +253,18 @@ def test_publishers_of_the_same_content_agree(big: Path, bucket: Path) -> None:
     assert len(set(refs_text(refs))) == 1
     assert json.loads((bucket / f"flowstill/teachers/mine/{INDEX}").read_text())["state"] == "complete"
     assert same(fetch(refs[0]), big)
+
+
+def test_a_publisher_who_comes_between_two_looks_is_no_stranger(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, others = Bucket.below, iter(["once"])
+
+    def below(bucket: Bucket, prefix: str) -> list[Object]:
+        if next(others, None) is not None:
+            push(folder, "store://teachers/mine")
+        return real(bucket, prefix)
+
+    monkeypatch.setattr(Bucket, "below", below)
+    assert same(fetch(push(folder, "store://teachers/mine")), folder)
 
 
 def refs_text(refs: list[StatusRef]) -> list[str]:
@@ -243,13 +296,33 @@ def test_who_was_overtaken_says_so_and_completes_nothing(folder: Path, tmp_path:
     assert (fetch(Source(uri=str(uri))) / "b").read_text() == "theirs"
 
 
+def test_who_is_overtaken_in_the_last_moment_says_so_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, theirs = Bucket.write_small, make_folder(tmp_path / "two", b="theirs")
+
+    def write_small(bucket: Bucket, key: str, content: bytes, **conditions: Any) -> None:
+        if b'"complete"' in content and tree_digest(theirs).encode() not in content:
+            push(theirs, "store://teachers/mine", force=True)
+        real(bucket, key, content, **conditions)
+
+    monkeypatch.setattr(Bucket, "write_small", write_small)
+    with pytest.raises(ArtifactError, match="somebody else meanwhile"):
+        push(folder, "store://teachers/mine")
+    assert same(fetch(Source(uri="store://teachers/mine")), theirs)
+
+
 def test_force_does_not_delete_a_folder_of_artifacts(folder: Path) -> None:
     ref = push(folder, "store://teachers/mine")
     with pytest.raises(ArtifactError, match="folder of artifacts"):
         push(folder, "store://teachers", force=True)
     with pytest.raises(ArtifactError, match="folder of artifacts"):
         fetch(Source(uri="store://teachers"))
+    inner = push(folder, "store://teachers/mine/inner")
+    with pytest.raises(ArtifactError, match=r"folder of artifacts, such as s3://.*/teachers/mine/inner"):
+        push(folder.parent, "store://teachers/mine", force=True)
     assert fetch(ref)
+    assert S3Artifact(ArtifactUri.parse(f"{os.environ['FLOWSTILL_STORE']}/teachers/mine/inner")).is_whole(inner.digest)
 
 
 def test_a_server_without_conditional_writes(folder: Path, proxy: FaultProxy) -> None:
@@ -334,6 +407,55 @@ def test_no_credential_in_errors_or_logs(
             assert "[redacted]" in str(caught.value)
             for secret in (ACCESS_KEY, SECRET_KEY, "the-session-token-0001", "0123abcd"):
                 assert secret not in text
+
+
+def test_processes_fetch_the_same_artifact_once(big: Path, proxy: FaultProxy) -> None:
+    ref = push(big, "store://teachers/mine")
+    proxy.seen.clear()
+    program = f"from flowstill.artifacts.stores import *; print(fetch(StatusRef(**{ref.model_dump()!r})))"
+    children = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {child.communicate(timeout=120)[0] for child in children}
+    assert [child.returncode for child in children] == [0, 0, 0]
+    assert len(said) == 1
+    assert same(Path(said.pop().strip()), big)
+    assert len([seen for seen in proxy.seen if seen.path.endswith("data.bin")]) == 1
+
+
+def test_a_server_of_a_private_authority(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, certificate, key = (tmp_path / name for name in ("ca.crt", "server.crt", "server.key"))
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN"
+    own = f"{make}=authority -keyout {tmp_path}/ca.key -out {authority}"
+    signed = f"{make}=store -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
+    signed += f" -CA {authority} -CAkey {tmp_path}/ca.key -keyout {key} -out {certificate}"
+    for command in (own, signed):
+        subprocess.run(command.split(), check=True, capture_output=True)
+    monkeypatch.setattr(transfers, "TRIES", 1)
+    with s3_server((certificate, key)) as server:
+        server.bucket("private")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
+        with pytest.raises(TransferFailed, match=r"private.*error sending request: UnknownIssuer"):
+            push(folder, "s3://private/teachers/mine")
+        monkeypatch.setenv("FLOWSTILL_CA_FILE", str(authority))
+        assert same(fetch(push(folder, "s3://private/teachers/mine")), folder)
+        monkeypatch.setenv("FLOWSTILL_CA_FILE", str(tmp_path / "none"))
+        with pytest.raises(ArtifactError, match=r"FLOWSTILL_CA_FILE: .*none cannot be read"):
+            push(folder, "s3://private/teachers/mine")
+
+
+def test_the_command_line_pushes_to_a_bucket_and_reads_from_it(
+    folder: Path, bucket: Path, proxy: FaultProxy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", f"s3://{bucket.name}/flowstill")
+    assert cli.main(["store", "push", str(folder), "store://teachers/mine", *store]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == f"store://teachers/mine@{tree_digest(folder)}"
+    assert (bucket / "flowstill/teachers/mine/policy/model.safetensors").is_file()
+    assert cli.main(["run", "none.yaml", *store]) == 2
+    assert "--store: s3://" in capsys.readouterr().err
+    monkeypatch.setattr(transfers, "TRIES", 1)
+    proxy.faults += [Fault("answer", method=method, times=1000) for method in ("GET", "PUT")]
+    assert cli.main(["store", "push", str(folder), "store://teachers/other", *store]) == 2
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_refused_credentials_name_the_fix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

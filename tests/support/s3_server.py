@@ -40,8 +40,8 @@ class S3Server:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """Start one on a free port, and stop it."""
+def s3_server(certificate: tuple[Path, Path] | None = None) -> Iterator[S3Server]:
+    """Start one on a free port, with TLS when a certificate and its key are given, and stop it."""
     binary = ensure((S3_SERVER,), lambda text: print(f"[s3] {text}", file=sys.stderr))[S3_SERVER.name]
     with tempfile.TemporaryDirectory(prefix="flowstill-s3-") as name:
         root, beside, log = Path(name, "buckets"), Path(name, "metadata"), Path(name, "log")
@@ -52,12 +52,14 @@ def s3_server() -> Iterator[S3Server]:
             port = probe.getsockname()[1]
         environment = {**os.environ, "ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
         # The metadata beside the files, since not every file system of a test machine has extended attributes.
-        command = [str(binary), "--port", f"127.0.0.1:{port}", "posix", "--sidecar", str(beside), str(root)]
+        tls = [] if certificate is None else ["--cert", str(certificate[0]), "--key", str(certificate[1])]
+        place = ["posix", "--sidecar", str(beside), str(root)]
+        command = [str(binary), "--port", f"127.0.0.1:{port}", *tls, *place]
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             _wait_for(port, process, log)
-            yield S3Server(f"http://127.0.0.1:{port}", root)
+            yield S3Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}", root)
         finally:
             process.terminate()
             process.wait(20)

@@ -16,10 +16,11 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 @dataclass(frozen=True)
 class Sample:
-    """The value of a query; None when there is no number, and then why."""
+    """The value of a query; None when there is no number, and then why. ``refused``: it is none that can be asked."""
 
     value: float | None
     why: str = ""
+    refused: bool = False
 
 
 class AlreadyExists(FlowstillError):

@@ -16,6 +16,8 @@ PAUSE_SECONDS = 30.0
 """Not asked for so long after it did not answer: each question would hold up a worker until its time is over."""
 MAX_ANSWER = 262_144
 """Bytes. A query with one number as its answer needs a few hundred."""
+BAD_DATA = "bad_data"
+"""What Prometheus calls a query that it cannot parse."""
 UNREACHABLE = "Prometheus does not answer: {why}"
 
 
@@ -78,8 +80,9 @@ def parse_answer(status: int, body: bytes) -> Sample:
     except ValueError:
         return Sample(None, UNREACHABLE.format(why=f"HTTP {status} without JSON"))
     if not isinstance(answer, dict) or answer.get("status") != "success":
-        error = answer.get("error") if isinstance(answer, dict) else None
-        return Sample(None, f"Prometheus refuses the query: {error or f'HTTP {status}'}")
+        found = answer if isinstance(answer, dict) else {}
+        why = f"Prometheus refuses the query: {found.get('error') or f'HTTP {status}'}"
+        return Sample(None, why, refused=status == 400 and found.get("errorType") == BAD_DATA)
     data = answer.get("data")
     kind, result = (data.get("resultType"), data.get("result")) if isinstance(data, dict) else (None, None)
     if kind == "vector" and isinstance(result, list):

@@ -9,7 +9,7 @@ from flowstill.api.runtime import Runtime
 from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.manifest import StudentProperties, read_manifest
 from flowstill.artifacts.stores import fetch
-from flowstill.artifacts.uris import local_path
+from flowstill.artifacts.uris import local_path, resolved
 from flowstill.errors import ArtifactError, UserError
 from flowstill_operator.command.flags import folder_uri
 from flowstill_operator.observation import platform_problem
@@ -79,14 +79,15 @@ def located(text: str, flag: str, platform: Platform) -> tuple[str, str | None]:
 
 
 def properties(uri: str, flag: str) -> StudentProperties:
-    """What the manifest of a student on this machine says; its files are not looked at.
+    """What the manifest of a student says. On this machine its files are not looked at; else it is fetched.
 
     Raises:
         UserError: it is no student.
     """
     hint = "give the folder that `flowstill distill` wrote, or the store's"
     try:
-        manifest = read_manifest(local_path(uri))
+        remote = resolved(uri).scheme in ("s3", "hf")
+        manifest = read_manifest(fetch(Source(uri=uri), flag) if remote else local_path(uri))
     except ArtifactError as error:
         raise UserError(f"{uri} is no student ({error}): {hint}", field=flag, reason=error.reason) from error
     found = manifest.properties

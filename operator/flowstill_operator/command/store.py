@@ -2,17 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from flowstill.artifacts.hub_push import is_hub, push_to_hub
+from flowstill.api.fields import StatusRef
 from flowstill.artifacts.stores import push
-from flowstill.artifacts.transfers import TransferFailed, reporting
-from flowstill.errors import UserError
 from flowstill_operator.command.exits import COMPLETED
 from flowstill_operator.command.shared import Subparsers, add_store, store_uri, subcommand
 
@@ -33,28 +28,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Copy, and print the pinned reference."""
     # The store's functions take the default store from the environment, as every child does.
     os.environ["FLOWSTILL_STORE"] = store_uri(options.store, buckets=True)
-    with transfers_shown():
-        try:
-            place = push_to_hub if is_hub(options.uri) else push
-            ref = place(options.folder, options.uri, force=options.force)
-        except TransferFailed as error:
-            raise UserError(f"{error}; the same command continues", reason=error.reason) from error
+    ref = _push(options.folder, options.uri, force=options.force)
     console.print(f"{ref.uri}@{ref.digest}", markup=False, highlight=False, soft_wrap=True)
     return COMPLETED
 
 
-@contextmanager
-def transfers_shown() -> Iterator[None]:
-    """A bar on the terminal for every transfer; nothing where there is no terminal."""
-    shown = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=shown, disable=not shown.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
+def _push(folder: Path, uri: str, *, force: bool) -> StatusRef:
+    if not uri.startswith("hf://"):
+        return push(folder, uri, force=force)
+    # Every other command would wait for the client of the hub too.
+    from flowstill.artifacts.hub_push import push_to_hub
 
-        def show(activity: str, done: int, total: int) -> None:
-            if activity not in tasks:
-                tasks[activity] = bars.add_task(activity, total=None)
-            bars.update(tasks[activity], completed=done, total=total or None)
-
-        with reporting(show):
-            yield
+    return push_to_hub(folder, uri, force=force)

@@ -11,10 +11,10 @@ from flowstill_operator.rollout.observe import Observed
 from flowstill_operator.rollout.outcome import StatusDraft, inconclusive, supersede
 from flowstill_operator.rollout.promote import Target
 from flowstill_operator.rollout.signals import counted, end_of, limit, next_check
-from flowstill_operator.steps import Move, timestamp
+from flowstill_operator.steps import NO_DATA, Move, timestamp
 
 CONDITION, PHASE = "Monitored", "Monitoring"
-BREACHED, NO_DATA = "SignalBreached", "NoData"
+BREACHED = "SignalBreached"
 AT_ONCE = Move(requeue_after=0.0)
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from flowstill.api.actions import Request, read_requests
 from flowstill.api.distilljob import DistillJobStatus
 from flowstill.api.fields import StatusRef
+from flowstill.api.monitoring import Monitoring
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
@@ -136,6 +137,10 @@ async def observe(cluster: Reads, resource: Document, platform: Platform, now: d
         name = spec.student.distill_job
         distilled = read_distilled(await cluster.get("DistillJob", observed.owner.namespace, name))
         observed = replace(observed, distilled=distilled)
+    if spec.monitoring is not None and not status.conditions:
+        problem = await _unaskable(cluster, spec.monitoring)
+        if problem is not None:
+            return replace(observed, problem=problem)
     if spec.target is not None:
         wanted = spec.target.deployment
         deployment = await cluster.get("Deployment", observed.owner.namespace, wanted.name)
@@ -164,6 +169,17 @@ def is_replaced(status: StudentRolloutStatus, target: Target | None, uid: str) -
     if target is None or target.problem is not None or status.start_time is None:
         return False
     return target.rollout != uid and status.promotion_time is None and target.served != status.previous
+
+
+async def _unaskable(cluster: Reads, monitoring: Monitoring) -> Problem | None:
+    """Queries that Prometheus cannot parse, said before hours are spent on what they should watch."""
+    samples = await asyncio.gather(*(cluster.measure(query.query) for query in monitoring.queries))
+    refused = [
+        f"spec.monitoring.queries, {query.name}: {sample.why}; create a rollout with a new name and another query"
+        for query, sample in zip(monitoring.queries, samples, strict=True)
+        if sample.refused
+    ]
+    return Problem("QueryRefused", "; ".join(refused)) if refused else None
 
 
 async def _check(cluster: Reads, observed: Observed, spec: StudentRolloutSpec, now: datetime) -> Check | None:

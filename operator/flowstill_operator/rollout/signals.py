@@ -65,8 +65,10 @@ def counted(monitoring: Monitoring, before: MonitoringStatus | None, check: Chec
     known = {signal.name: signal for signal in before.signals} if before is not None else {}
     restarts = known.get(RESTARTS, Signal(name=RESTARTS, value=0.0, threshold=monitoring.max_restarts))
     seen = {pod.name: pod.restarts for pod in before.pods} if before is not None else dict(check.restarts)
-    # A pod's count only grows while the pod is there; one that is new is counted from nothing.
-    more = sum(max(0, count - seen.get(name, 0)) for name, count in check.restarts.items())
+    # A pod's count only grows while the pod is there; one that is new is counted from nothing. Of more pods than the
+    # status holds those with the most restarts are in it: the others had no more than the least of them.
+    unknown = min(seen.values()) if len(seen) >= MAX_PODS else 0
+    more = sum(max(0, count - seen.get(name, unknown)) for name, count in check.restarts.items())
     total = Sample((restarts.value or 0.0) + more) if check.restarts else Sample(None, NO_PODS)
     signals = [_add(restarts, total, now, breached=(total.value or 0.0) > monitoring.max_restarts)]
     for query in monitoring.queries:

@@ -50,7 +50,7 @@ def test_a_new_activity_and_the_last_step_are_always_said() -> None:
         progress.update(1, 3, "bank")
         progress.update(3, 3, "bank")
         progress.update(0, 0, "exporting")
-    assert lines(stream) == ["bank: 0 of 3", "bank: 3 of 3, 0 s left", "exporting: 0"]
+    assert lines(stream) == ["bank: 0 of 3", "bank: 3 of 3, 0 s left", "exporting"]
 
 
 def test_time_left_counts_from_where_this_attempt_began() -> None:

@@ -83,6 +83,26 @@ def test_another_question_is_evaluated(asked, change):
         ask(CHANGES[change](asked[2]))
 
 
+@pytest.mark.parametrize("package", [True, False])
+def test_another_code_of_a_suite_is_another_question(asked, tmp_path, monkeypatch, package):
+    code = tmp_path / "code" / ("arena/environment.py" if package else "arena.py")
+    code.parent.mkdir(parents=True)
+    code.write_text("raise RuntimeError('it is looked at, and not imported')\n")
+    if package:
+        (code.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    custom = {"suite": "custom", "custom": {"entryPoint": "arena.environment:make" if package else "arena:make"}}
+    evaluation = {"tasks": ["reach"], "episodesPerTask": 2, **custom}
+    task = ParityTask.model_validate({**asked[2].model_dump(), "evaluation": evaluation})
+    references = resolve(task)
+    before = question(task, references)
+    (code.parent / "__pycache__").mkdir()
+    (code.parent / "__pycache__" / "x.pyc").write_bytes(b"compiled")
+    assert question(task, references) == before
+    code.write_text(code.read_text() + "LIMIT = 2\n")
+    assert question(task, references) != before
+
+
 def test_shards_are_no_other_question(asked):
     again = asked[2]
     sharded = other(again, evaluation=again.evaluation.model_copy(update={"shards": 4}))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowstill_operator.children import is_finished
-from flowstill_operator.clusters.interface import Conflict
+from flowstill_operator.clusters.interface import Conflict, Sample
 from flowstill_operator.engine.loop import Key, Reconciler
 from tests.unit.operator.builders import (
     EVIDENCE,
@@ -31,12 +31,14 @@ from tests.unit.operator.builders import (
     rollout_spec,
 )
 from tests.unit.operator.fake_cluster import Crash, FakeCluster
+from tests.unit.operator.watching import ERRORS, pod
 
 DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
 RUNNER = asyncio.Runner()
 ROUNDS = 60
 EPISODES = (10, 10)
+WATCH = {"window": "1m", "interval": "20s", "queries": [ERRORS]}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Story:
         verdict: of the last of ``rounds``.
         fails: the child that ends with a user's error.
         mute: the child whose words are lost with its pod.
+        says: what Prometheus says of the promoted student while it is watched; without it nobody watches.
         suspend: the resource that is suspended when it is in that phase, and resumed when it is at rest.
         asks: what somebody asks for when a resource is in a phase: (that, its phase, of which, action).
     """
@@ -63,6 +66,7 @@ class Story:
     manual: bool = False
     fails: str = ""
     mute: str = ""
+    says: float | None = None
     suspend: tuple[str, Key] | None = None
     ttl: int | None = None
     asks: tuple[tuple[Key, str, Key, str], ...] = ()
@@ -78,6 +82,11 @@ STORIES = {
     "two rounds in shards": Story(rounds=2, shards=3),
     "in shards": Story(shards=3),
     "rolled back": Story(ends=("Succeeded", "RolledBack"), healthy=False),
+    "watched": Story(says=0.1),
+    "watched and rolled back": Story(ends=("Succeeded", "RolledBack"), says=0.9),
+    "watched and aborted": Story(
+        ends=("Succeeded", "RolledBack"), says=0.1, asks=((ROLLOUT, "Monitoring", ROLLOUT, "abort"),)
+    ),
     "parity of the export": Story(after=True),
     "trainer's words lost": Story(mute="train"),
     "judge's words lost": Story(mute="judge"),
@@ -121,6 +130,10 @@ class Teller:
         evaluation = {"suite": "metaworld", "tasks": ["reach", "push"], "shards": story.shards}
         evaluation |= {"episodesPerTask": EPISODES[0], "maxEpisodesPerTask": sum(EPISODES)}
         extra: dict[str, Any] = {"target": TARGET_SPEC} if story.target else {}
+        if story.says is not None:
+            extra["monitoring"] = WATCH
+            self.cluster.samples[ERRORS["query"]] = Sample(story.says)
+            self.cluster.pods_by_job["robot"] = [pod("robot-abc-1")]
         extra["approval"] = "Manual" if story.manual else "Automatic"
         rollout = rollout_spec(student={"distillJob": "dj"}, evaluation=evaluation, runtime=runtime, **extra)
         self.cluster.put(resource("DistillJob", distill, name="dj", uid="u-dj"))
@@ -237,7 +250,8 @@ def outcome(told: Told) -> dict[str, Any]:
     for key in (DISTILL, ROLLOUT):
         status = told.cluster.objects[tuple(key)]["status"]
         conditions = {c["type"]: (c["status"], c["reason"], c.get("message")) for c in status["conditions"]}
-        moments = ("startTime", "completionTime", "promotionTime", "conditions", "actions", "activeSeconds", "message")
+        times = ("startTime", "completionTime", "promotionTime", "activeSeconds", "monitoring")
+        moments = (*times, "conditions", "actions", "message")
         found[key.kind] = {k: v for k, v in status.items() if k not in moments} | {"conditions": conditions}
     target = told.cluster.objects["Deployment", "robots", "robot"]
     env = target["spec"]["template"]["spec"]["containers"][0]["env"]

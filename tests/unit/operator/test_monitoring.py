@@ -7,10 +7,11 @@ from flowstill.api.conditions import find_condition
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator.clusters.interface import Sample
 from flowstill_operator.platform import kubernetes_platform, local_platform
-from flowstill_operator.rollout.observe import read_resource
+from flowstill_operator.rollout.observe import observe, read_resource
 from flowstill_operator.rollout.plan import plan
 from flowstill_operator.rollout.signals import is_due, restarts_by_pod
-from tests.unit.operator.builders import NOW, conditions, deployment, later, resource
+from tests.unit.operator.builders import NOW, PLATFORM, conditions, deployment, later, resource
+from tests.unit.operator.fake_cluster import FakeCluster
 from tests.unit.operator.phases import dump, rolled
 from tests.unit.operator.watching import ERRORS, JUDGED, OLD, STUDENT_TEXT, available, look, pod, serving, spec
 
@@ -65,6 +66,13 @@ def test_restarts_are_counted_against_those_from_before_and_survive_their_pods()
     assert status["phase"] == "Promoting"
     message = find_condition(StudentRolloutStatus.model_validate(status).conditions, "Monitored").message
     assert "restarted 3 times since 2026-01-02T03:04:05Z, more than maxRestarts 2" in message
+
+
+def test_more_pods_than_a_status_holds_are_counted_once():
+    many = {f"robot-abc-{number}": 1 + number // 300 for number in range(600)}
+    status = watched((many, GOOD), (many, GOOD), ({**many, "robot-abc-599": 3}, GOOD))
+    assert len(status["monitoring"]["pods"]) == 256
+    assert signal(status, "restarts")["value"] == 1
 
 
 @pytest.mark.parametrize(
@@ -172,6 +180,23 @@ def test_queries_without_a_prometheus_are_refused_before_anything_runs():
     assert read_resource(resource("StudentRollout", spec(queries=[])), without).problem is None
     local = read_resource(resource("StudentRollout", spec()), local_platform("file:///s"))
     assert "remove spec.target and spec.monitoring" in local.problem.message
+
+
+async def test_a_query_that_cannot_be_parsed_is_refused_before_anything_runs():
+    cluster = FakeCluster()
+    cluster.put({"kind": "Deployment", **deployment()})
+    fresh = resource("StudentRollout", spec())
+    cluster.samples[ERRORS["query"]] = Sample(None, "Prometheus refuses the query: 1:4: parse error", refused=True)
+    made = plan(await observe(cluster, fresh, PLATFORM, NOW), NOW)
+    assert (made.create, made.status.phase) == ((), "Failed")
+    assert conditions(made.status)["Validated"] == ("False", "QueryRefused")
+    assert "spec.monitoring.queries, errors: Prometheus refuses the query: 1:4: parse error" in made.status.message
+    # Later it is one check without a number: nothing is taken back because of it.
+    begun = {**fresh, "status": available()}
+    assert (await observe(cluster, begun, PLATFORM, NOW)).problem is None
+    cluster.samples[ERRORS["query"]] = Sample(None, "Prometheus does not answer")
+    made = plan(await observe(cluster, fresh, PLATFORM, NOW), NOW)
+    assert [wanted.role for wanted in made.create] == ["parity"]
 
 
 def test_a_check_is_due_at_the_start_each_interval_and_at_the_end():

@@ -199,6 +199,10 @@ def test_a_report_in_a_claim_is_read_by_a_pod_that_cannot_write():
     text = how_to_read(document("StudentRollout", "Completed"), "store://evidence/d", job)
     assert "/claim/flowstill/evidence/d/report.html" in text
     assert json.loads(text.partition("<<'END'\n")[2].partition("\nEND")[0]) == pod
+    [entry] = [e for e in job["spec"]["template"]["spec"]["containers"][0]["env"] if e["name"] == "FLOWSTILL_STORE"]
+    entry["value"] = "s3://models/flowstill"
+    text = how_to_read(document("StudentRollout", "Completed"), "store://evidence/d", job)
+    assert "give --store s3://models/flowstill, with AWS_ACCESS_KEY_ID" in text
     assert "no Job of sample is left" in how_to_read(
         document("StudentRollout", "Completed"), "store://evidence/d", None
     )

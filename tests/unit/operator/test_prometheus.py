@@ -39,6 +39,15 @@ def test_only_one_finite_number_is_a_number(status, answer, value, why):
     assert bool(found.why) == (value is None)
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "refused"),
+    [(400, "bad_data", True), (422, "execution", False), (503, "bad_data", False), (400, None, False)],
+)
+def test_only_what_cannot_be_parsed_is_refused(status, kind, refused):
+    answer = {"status": "error", "errorType": kind, "error": "1:4: parse error"}
+    assert parse_answer(status, json.dumps(answer).encode()).refused is refused
+
+
 def test_what_is_no_json_or_too_long_is_no_number():
     assert "HTTP 502 without JSON" in parse_answer(502, b"<html>").why
     assert "longer than" in parse_answer(200, b" " * (MAX_ANSWER + 1)).why

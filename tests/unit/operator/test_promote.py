@@ -2,6 +2,7 @@
 
 import pytest
 
+from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import DeploymentTarget
 from flowstill_operator.rollout.promote import (
     deployment_patch,
@@ -122,3 +123,8 @@ def test_only_pinned_references_are_references(text):
 
 def test_a_pinned_reference():
     assert parse_reference(OLD).digest == digest("9")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for uri in ("s3://models/students/a", f"hf://org/student@{commit}", f"hf://org/student@{commit}/deep/down"):
+        assert parse_reference(f"{uri}@{digest('9')}") == StatusRef(uri=uri, digest=digest("9"))
+    for uri in ("hf://org/student@main", "hf://org/student", f"s3://models/a@{commit}", "https://h/x"):
+        assert parse_reference(f"{uri}@{digest('9')}") is None

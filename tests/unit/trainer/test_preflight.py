@@ -145,6 +145,16 @@ def test_the_check_of_this_machine(tiny, tmp_path, monkeypatch):
         preflight(spec, student, tmp_path)
 
 
+def test_a_student_that_goes_into_a_bucket_takes_no_room_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWSTILL_STORE", "s3://models/flowstill")
+    monkeypatch.setattr(module, "free_disk", lambda _: 15 * GIB)
+    room = replace(module.room_of(tmp_path, torch.device("cpu")), host_free=10**15)
+    assert not room.one_disk
+    check(needed(), room)  # of 12 GiB while it trains; with the published student it would be 18 in the end
+    with pytest.raises(StorageFull):
+        check(needed(), replace(room, one_disk=True))
+
+
 def test_memory_of_the_machine_and_of_the_container(tmp_path):
     meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
     assert available_memory(meminfo, cgroup) is None
