@@ -24,14 +24,13 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from flowstill.artifacts.remote import TransferBroken
+from flowstill.artifacts.remote import CA_FILE, TransferBroken
 from flowstill.artifacts.secrets import redact
 from flowstill.errors import ArtifactError
 
 PATH_STYLE = "FLOWSTILL_S3_PATH_STYLE"
 ALLOWED = "FLOWSTILL_S3_BUCKETS"
 """Names, comma-separated, of the buckets that this process may use; not set: all that its credentials may."""
-CA_FILE = "FLOWSTILL_CA_FILE"
 CHUNK = 8 * 2**20
 _PARTS = 9_000
 """Of one upload at most; S3 has 10,000."""

@@ -16,9 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from flowstill.artifacts.bucket import CA_FILE
 from flowstill.artifacts.digests import KINDS, MANIFEST
-from flowstill.artifacts.remote import Algorithm, Listing, RemoteFile, TransferBroken
+from flowstill.artifacts.remote import CA_FILE, Algorithm, Listing, RemoteFile, TransferBroken
 from flowstill.artifacts.secrets import redact
 from flowstill.artifacts.transfers import safe_names
 from flowstill.artifacts.uris import HUB, ArtifactUri, hub_of

@@ -17,11 +17,6 @@ from flowstill.artifacts.uris import ArtifactUri, HubRepository
 from flowstill.errors import ArtifactError
 
 
-def is_hub(uri: str) -> bool:
-    """Whether ``uri`` names the hub."""
-    return uri.startswith("hf://")
-
-
 def push_to_hub(
     folder: Path, uri: str, *, force: bool = False, environment: Mapping[str, str] | None = None
 ) -> StatusRef:

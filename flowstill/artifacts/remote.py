@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 from flowstill.artifacts.digests import json_digest
 from flowstill.errors import FlowstillError
 
+CA_FILE = "FLOWSTILL_CA_FILE"
+"""Names certificates to trust besides the system's."""
 Algorithm = Literal["sha256", "md5", "git"]
 """``git``: the SHA-1 of a blob, which has a header with its size."""
 

@@ -16,8 +16,8 @@ from flowstill.errors import ArtifactError, DigestMismatch, FlowstillError, Stor
 
 logger = logging.getLogger(__name__)
 WORKERS = 4
-TRIES = 6
-"""Failures in a row, without a byte in between, after which a transfer is given up."""
+TRIES = 10
+"""Failures in a row, without a byte in between, after which a transfer is given up: about a minute."""
 DAMAGED = 3
 """Times that a file is fetched whole when its bytes are not those of its checksum."""
 LOOK_EVERY_SECONDS = 0.2

@@ -113,7 +113,7 @@ def test_a_cut_download_continues_where_it_broke(hub: Hub, teacher: Path, proxy:
 def test_an_interrupted_download_is_continued_by_the_next(hub: Hub, teacher: Path, proxy: FaultProxy) -> None:
     commit = put(hub, teacher)
     proxy.faults += [Fault("cut", at=2**20), Fault("answer", after=1, times=100)]
-    with pytest.raises(TransferFailed, match="given up after 6 tries") as caught:
+    with pytest.raises(TransferFailed, match="given up after 10 tries") as caught:
         fetch(Source(uri=uri(commit)))
     assert "0123" not in str(caught.value)
     proxy.faults.clear()

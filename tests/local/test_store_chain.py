@@ -11,6 +11,7 @@ import pytest
 
 from flowstill.policies.loading import load_policy
 from flowstill_operator import cli
+from tests.support.ground import Ground
 from tests.support.hub_server import TOKEN, Hub, hub_server
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 from tests.support.tiny_run import Tiny
@@ -130,3 +131,28 @@ def test_what_cannot_be_read_ends_the_child_with_the_field(
     code, result, log = stores.child(["flowstill-train"], name, kind="Train", spec=spec(frames, **changes))
     assert (code, result["outcome"], result["reason"]) == (65, "UserError", reason), log
     assert words in result["message"]
+
+
+def test_the_command_line_of_this_machine_reads_them_and_pushes_the_student(
+    stores: Stores, frames: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in stores.environment.items():
+        monkeypatch.setenv(variable, value)
+    for variable in ("FLOWSTILL_STORE", "FLOWSTILL_WORK"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("FLOWSTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    desk = Ground(tmp_path, stores.warm)
+    quick = ("--steps", "2", "--batch-size", "2", "--target-steps", "4", "--bank-size", "8", "--precision", "fp32")
+    said = desk.give("distill", f"{STORE}/teachers/tiny", "--dataset", frames, "--name", "tiny", *quick)
+    assert said.code == 0, (said.output, said.errors, desk.log("tiny", "train"))
+    student = desk.resource("DistillJob", "tiny")["status"]["student"]
+    stores.hub.commit("models/org/student", {"README.md": b"# ours"})
+    said = desk.give("store", "push", str(tmp_path / "student-export"), "hf://org/student")
+    assert said.code == 0, said.errors
+    reference = f"hf://org/student@{stores.hub.head('models/org/student')}@{student['digest']}"
+    assert said.output.strip() == reference
+    said = desk.give("validate", reference, "--dataset", frames)
+    assert (said.code, said.errors) == (0, ""), said.output
+    assert load_policy(reference) is not None

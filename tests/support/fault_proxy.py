@@ -1,12 +1,13 @@
 """A proxy on loopback between a client and a store: cuts connections, flips bytes, answers in the store's place."""
 
 import http.client
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
+
+from tests.support.loopback import serving
 
 
 @dataclass
@@ -50,11 +51,7 @@ class FaultProxy:
     upstream: tuple[str, int]
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
-    port: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    url: str = ""
 
     def take(
         self, method: str, path: str, headers: http.client.HTTPMessage, kinds: set[str], size: int
@@ -86,20 +83,8 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     host, _, port = upstream.removeprefix("http://").partition(":")
     proxy = FaultProxy((host, int(port)))
 
-    class Handler(_Handler):
-        pass
-
-    Handler.proxy = proxy
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    proxy.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"proxy": proxy})) as proxy.url:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

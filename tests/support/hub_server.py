@@ -6,13 +6,14 @@ Large files are redirected to a second server, which must not be given the token
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.support.loopback import serving
 
 TOKEN = "hf_thisIsTheTokenOfTheTests"
 LARGE = 4096
@@ -70,24 +71,9 @@ def hub_server() -> Iterator[Hub]:
     """Run it."""
     hub = Hub()
 
-    class Api(_Api):
-        pass
-
-    class Large(_Large):
-        pass
-
-    Api.hub = Large.hub = hub
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Api, Large)]
-    hub.url, hub.large_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
-    for server in servers:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
+    api, large = (type(kind.__name__, (kind,), {"hub": hub}) for kind in (_Api, _Large))
+    with serving(api) as hub.url, serving(large) as hub.large_url:
         yield hub
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -37,4 +37,5 @@ def transfers_shown(console: Console) -> Iterator[None]:
     except TransferFailed as error:
         raise UserError(f"{error}; the same command continues", reason=error.reason) from error
     finally:
-        bars.stop()
+        if tasks:
+            bars.stop()

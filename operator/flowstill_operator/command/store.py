@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flowstill.artifacts.hub_push import is_hub, push_to_hub
+from flowstill.api.fields import StatusRef
 from flowstill.artifacts.stores import push
 from flowstill_operator.command.exits import COMPLETED
 from flowstill_operator.command.shared import Subparsers, add_store, store_uri, subcommand
@@ -28,7 +28,15 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Copy, and print the pinned reference."""
     # The store's functions take the default store from the environment, as every child does.
     os.environ["FLOWSTILL_STORE"] = store_uri(options.store, buckets=True)
-    place = push_to_hub if is_hub(options.uri) else push
-    ref = place(options.folder, options.uri, force=options.force)
+    ref = _push(options.folder, options.uri, force=options.force)
     console.print(f"{ref.uri}@{ref.digest}", markup=False, highlight=False, soft_wrap=True)
     return COMPLETED
+
+
+def _push(folder: Path, uri: str, *, force: bool) -> StatusRef:
+    if not uri.startswith("hf://"):
+        return push(folder, uri, force=force)
+    # Every other command would wait for the client of the hub too.
+    from flowstill.artifacts.hub_push import push_to_hub
+
+    return push_to_hub(folder, uri, force=force)

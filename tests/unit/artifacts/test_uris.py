@@ -143,3 +143,19 @@ def test_work_does_not_lead_out_of_its_volume(tmp_path: Path) -> None:
     (tmp_path / "scratch/uid").symlink_to("/etc")
     with pytest.raises(ArtifactError, match="leads out"):
         local_path("store://work/uid/train", Locations("s3://bucket", tmp_path, "pvc://scratch"))
+
+
+@given(
+    st.sampled_from(["s3://bucket/", "s3://", f"hf://org/n@{COMMIT}/", "hf://", "pvc://claim/", "store://"]),
+    st.text(max_size=40),
+)
+def test_nothing_that_is_taken_leads_out_of_its_root(prefix: str, rest: str) -> None:
+    try:
+        parsed = ArtifactUri.parse(prefix + rest)
+    except ArtifactError:
+        return
+    assert not parsed.path.startswith("/")
+    assert not {"", "..", "."} & set(parsed.path.split("/")) or parsed.path == ""
+    assert ArtifactUri.parse(str(parsed)) == parsed
+    if parsed.root is not None:
+        assert str(parsed).startswith(f"{parsed.scheme}://{parsed.root}")
