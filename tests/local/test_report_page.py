@@ -52,6 +52,8 @@ UNDRAWN = """() => {
     const box = text.getBoundingClientRect(), room = text.ownerSVGElement.getBoundingClientRect();
     check(box.left >= room.left && box.right <= room.right, `text cut off: ${text.textContent}`);
   }
+  for (const table of document.querySelectorAll('table.gates'))
+    check(table.offsetWidth <= table.parentElement.clientWidth + 0.5, 'the gates are wider than the page');
   for (const figure of document.querySelectorAll('.tiles .figure'))
     check(figure.scrollWidth <= figure.clientWidth, `a figure wider than its tile: ${figure.textContent}`);
   for (const picture of document.images) check(picture.naturalWidth > 0, 'a picture that is not one');

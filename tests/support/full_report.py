@@ -34,7 +34,7 @@ def write_full_report(folder: Path, *, good: bool = False) -> Path:
     out = folder / "evidence"
     out.mkdir()
     summary = summarise(evidence, results, overall(results))
-    write_evidence(out, task, subject(published_step=1800), evidence, summary, records, _training(folder))
+    write_evidence(out, task, subject(published_step=1125), evidence, summary, records, _training(folder))
     return out
 
 

@@ -310,6 +310,14 @@ def test_the_page_says_what_each_number_of_fidelity_is(good):
     assert "SnapFlow, targetSteps 10" in text
 
 
+def test_with_trials_of_ones_own_fidelity_is_not_said_to_be_held_out(good):
+    trials = {"uri": "store://evidence/kitchen", "digest": "sha256:" + "1" * 64}
+    own = good.model_copy(update={"evaluation": good.evaluation | {"evidence": trials}})
+    weaker = "frames of the data that the student was distilled on"
+    assert weaker in read(render_page(own, {}))[1]
+    assert weaker not in read(render_page(good, {}))[1]
+
+
 def test_forest_places_values_on_its_axis():
     rows = [Row("a", 0.5, Bounds(0.25, 3.0), "half"), Row("b", 0.0, Bounds(-2.0, 0.1), "none")]
     figure = forest("t", rows, 0.0, 1.0, [0, 1], str)
