@@ -8,12 +8,15 @@ import kopf
 from flowstill.api import GROUP, VERSION
 from flowstill_operator.children import Document
 from flowstill_operator.clusters.heard import Heard, HeardKind, Name
+from flowstill_operator.clusters.kubernetes import PAGE_SIZE
 from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.loop import Key, ResourceKind
 from flowstill_operator.engine.queue import KeyQueue
 from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
 from flowstill_operator.rollout.promote import TARGET_LABEL
 
+IDLE_SECONDS = 1.0
+"""How long kopf keeps a task, and what it heard last, for each object that was heard of."""
 PLURALS: dict[ResourceKind, str] = {"DistillJob": "distilljobs", "StudentRollout": "studentrollouts"}
 
 
@@ -72,6 +75,7 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
         async def on_event(event: Any, **_: Any) -> None:
             ear.listened()
             act(event["object"], event["type"] == "DELETED")
+            _strip(event["object"])
 
         kopf.on.event(*resource, registry=registry, id=f"hear-{resource[-1]}", **filters)(on_event)
 
@@ -84,6 +88,13 @@ def bind(ear: Ear) -> kopf.OperatorRegistry:
     hear(news("Pod"), "", "v1", "pods", labels={OWNER_KIND: kopf.PRESENT})
     hear(news("Deployment"), "apps", "v1", "deployments", labels={TARGET_LABEL: "true"})
     return registry
+
+
+def _strip(thing: Document) -> None:
+    """Let go of what was heard: kopf holds each object some seconds longer, and there may be thousands at once."""
+    for key in ("spec", "status"):
+        thing.pop(key, None)
+    thing["metadata"].pop("managedFields", None)
 
 
 async def _login(**context: Any) -> kopf.ConnectionInfo | None:
@@ -108,6 +119,8 @@ def settings(silence_seconds: float) -> kopf.OperatorSettings:
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.connect_timeout = 30
+    result.watching.chunk_size = PAGE_SIZE
+    result.queueing.idle_timeout = IDLE_SECONDS
     # Filtered on the server, so that a cluster's other pods cost nothing.
     for plural in ("jobs", "pods"):
         result.watching.label_selectors[plural] = OWNER_KIND

@@ -26,6 +26,7 @@ from flowstill_operator.engine.listing import Listing
 from flowstill_operator.engine.logs import set_up
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.metrics import Metrics, WatchAge
+from flowstill_operator.engine.news import News
 from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
 from flowstill_operator.observation import explain
@@ -33,6 +34,9 @@ from flowstill_operator.platform import Platform, kubernetes_platform
 from flowstill_operator.store_flags import add_store_flags, check_store_flags, remote_stores
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 5.0
+"""How long events that wait may take when the process ends."""
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +72,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='JSON: how loose safety gates of a spec may be, such as {"S3": {"margin": 0.05}}',
     )
     parser.add_argument("--health-port", type=int, default=int(env.get("FLOWSTILL_HEALTH_PORT", "8080")))
-    parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "4")))
+    parser.add_argument("--workers", type=int, default=int(env.get("FLOWSTILL_WORKERS", "8")))
     parser.add_argument("--resync-seconds", type=float, default=float(env.get("FLOWSTILL_RESYNC_SECONDS", "600")))
     parser.add_argument(
         "--watch-silence-seconds",
@@ -132,7 +136,8 @@ class Parts:
         self.poller = Poller(heard, lambda pod: self.ear.child(pod["metadata"]))
         self.cluster = KubernetesCluster(api, heard, self.poller.reports, prometheus)
         hearsay = Hearsay(heard, self.poller.reports)
-        reconciler = Reconciler(self.cluster, platform, self.metrics, hearsay=hearsay)
+        self.news = News(self.cluster)
+        reconciler = Reconciler(self.cluster, platform, self.metrics, hearsay=hearsay, recorder=self.news)
         self.worker = Worker(reconciler, self.queue, lambda key: self._look_at(self.dependents.of(*key)))
         self.watching, self.listed = asyncio.Event(), asyncio.Event()
         self.health = Health(lambda: self.watching.is_set() and self.listed.is_set(), self.age.seconds)
@@ -184,10 +189,12 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
             parts.list(namespaces, options.resync_seconds),
             parts.work(options.workers),
             parts.poller.run(),
+            parts.news.run(),
             parts.health.beat(),
             *([regained(api, lost)] if lost else []),
         )
     finally:
+        await parts.news.flush(LAST_WORDS_SECONDS)
         await server.cleanup()
         await parts.cluster.close()
 

@@ -65,7 +65,7 @@ class StandInKubelet:
 
         def found() -> Document | None:
             pods = self.objects.list("pods", selector)
-            return next((p for p in pods if _job(p).rpartition("-")[0] + "-" == prefix and _is_waiting(p)), None)
+            return next((p for p in pods if _job(p).rpartition("-")[0] + "-" == prefix and is_waiting(p)), None)
 
         pod = until(found, f"a waiting pod of {prefix}", lambda: self.objects.list("pods", selector))
         assert pod is not None
@@ -84,7 +84,7 @@ class StandInKubelet:
 
         def found() -> list[Document]:
             pods = [pod for pod in self.objects.list("pods", selector) if _job(pod).rpartition("-")[0] == prefix]
-            waiting = [pod for pod in pods if _is_waiting(pod)]
+            waiting = [pod for pod in pods if is_waiting(pod)]
             return waiting if len(waiting) == count else []
 
         pods = until(found, f"{count} waiting pods of {prefix}", lambda: self.objects.list("pods", selector))
@@ -112,7 +112,7 @@ class StandInKubelet:
 
     def run_all(self, selector: str) -> int:
         """Let every waiting pod of the selector run, and return how many there were."""
-        waiting = [pod for pod in self.objects.list("pods", selector) if _is_waiting(pod)]
+        waiting = [pod for pod in self.objects.list("pods", selector) if is_waiting(pod)]
         for pod in waiting:
             self.run(pod)
         return len(waiting)
@@ -142,7 +142,8 @@ def _job(pod: Document) -> str:
     return name
 
 
-def _is_waiting(pod: Document) -> bool:
+def is_waiting(pod: Document) -> bool:
+    """Whether it can be run: the scheduler has looked at it."""
     status = pod["status"]
     seen = any(condition["type"] == "PodScheduled" for condition in status.get("conditions") or [])
     return seen and status["phase"] == "Pending" and "deletionTimestamp" not in pod["metadata"]

@@ -35,7 +35,8 @@ FIELD_MANAGER = "flowstill"
 USERS_FIELD_MANAGER = "flowstill-cli"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 REQUEST_TIMEOUT_SECONDS = 30.0
-PAGE_SIZE = 500
+PAGE_SIZE = 200
+"""Of lists: a page is in memory as a whole."""
 COLLECTIONS: dict[Kind, tuple[str, str]] = {
     "DistillJob": (f"apis/{GROUP}/{VERSION}", "distilljobs"),
     "StudentRollout": (f"apis/{GROUP}/{VERSION}", "studentrollouts"),

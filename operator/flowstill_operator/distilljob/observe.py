@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from flowstill.api.actions import Request, read_requests
+from flowstill.api.conditions import find_condition
 from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
 from flowstill_operator import suspension
 from flowstill_operator.actions import find_children, pending
@@ -106,7 +107,8 @@ async def observe(cluster: Reads, resource: Document, platform: Platform, now: d
         return observed
     role = current_role(status)
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
-    suspended = not started(status.conditions, dict(STEPS)[role], suspension.REASONS)
+    condition = find_condition(status.conditions, dict(STEPS)[role])
+    suspended = condition is not None and condition.reason in suspension.REASONS
     attempt = observed.attempt if role == "train" else 0
     child, reader = await observe_child(
         cluster,

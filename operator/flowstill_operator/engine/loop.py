@@ -22,6 +22,7 @@ from flowstill_operator.clusters.interface import (
 from flowstill_operator.distilljob import manifests as distilljob_manifests
 from flowstill_operator.distilljob import observe as distilljob_observe
 from flowstill_operator.distilljob import plan as distilljob_plan
+from flowstill_operator.engine.news import Recorder, record
 from flowstill_operator.engine.queue import KeyQueue
 from flowstill_operator.engine.status import same_status, status_document
 from flowstill_operator.indexed import rank_service
@@ -124,7 +125,8 @@ class Reconciler:
     """Brings one resource one pass further. Harmless when run twice or killed between any two lines.
 
     ``hearsay``: what was heard of. A pass looks there first and asks nobody when there is nothing to do or only to tell
-    how far a child is; whatever decides something is decided again on what the API server says now.
+    how far a child is; whatever decides something is decided again on what the API server says now. ``recorder``: who
+    posts events; by default the cluster, at once.
     """
 
     def __init__(
@@ -134,8 +136,10 @@ class Reconciler:
         observer: Observer | None = None,
         now: Callable[[], datetime] | None = None,
         hearsay: Reads | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.cluster = cluster
+        self.recorder = recorder or cluster
         self.hearsay = hearsay
         self.platform = platform
         self.observer: Observer = observer or Silent()
@@ -183,7 +187,7 @@ class Reconciler:
             await self.cluster.write_status(resource, wanted)
             self._wrote(key, stored, wanted)
         for note in plan.events:
-            await self._tell(resource, note)
+            await record(self.recorder, resource, note)
         return Outcome(True, plan.status.phase, plan.requeue_after)
 
     def _wrote(self, key: Key, before: Document, after: Document) -> None:
@@ -243,15 +247,6 @@ class Reconciler:
                 raise Refused(f"a {kind} {name} exists and belongs to somebody else: delete or rename it") from error
             return False
         return True
-
-    async def _tell(self, resource: Document, note: Note) -> None:
-        try:
-            await self.cluster.record_event(resource, note)
-        except Gone:
-            log.debug("event %s came too late: the namespace is being deleted", note.reason)
-        except Exception:
-            # An event is news, not state: the status already says it.
-            log.warning("event %s could not be recorded", note.reason, exc_info=True)
 
 
 def is_decisive(plan: Plan[Any], stored: Document) -> bool:
@@ -324,6 +319,6 @@ class Worker:
             resource = await self.reconciler.cluster.get(key.kind, key.namespace, key.name)
             if resource is not None:
                 note = Note("Warning", "ReconcileError", message[:1024])
-                await self.reconciler.cluster.record_event(resource, note)
+                await self.reconciler.recorder.record_event(resource, note)
         except Exception:
             log.debug("the warning could not be recorded", exc_info=True)

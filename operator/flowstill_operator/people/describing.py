@@ -99,6 +99,8 @@ def _facts(resource: Document, status: dict[str, Any], phase: str, now: datetime
     rows += [("attempts", str(status["attempts"]))] if status.get("attempts") else []
     rows += [("image", status["image"])] if status.get("image") else []
     rows += [("target serves", around.served or "no policy of ours")] if around.served is not None else []
+    if phase in ("Promoting", "Monitoring") and "rollBackTo" in status:
+        rows += [("a roll-back puts", status["rollBackTo"] or "no entry: the initial policy")]
     return _rows(rows) or _grid()
 
 

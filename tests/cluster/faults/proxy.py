@@ -1,15 +1,12 @@
 """A proxy between one client and the API server that makes faults, and remembers every request."""
 
 import asyncio
-import base64
 import json
 import random
-import ssl
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +15,7 @@ from aiohttp import web
 from tests.cluster.faults.calls import Call, Document, read_call
 from tests.cluster.faults.kinds import ANSWERS, Fault, Kind
 from tests.cluster.harness.controlplane import ControlPlane
+from tests.cluster.harness.kubeconfig import client_tls
 
 RETRY_AFTER_SECONDS = 2
 SLOW_SECONDS = (0.3, 1.5)
@@ -64,7 +62,7 @@ class FaultProxy:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         self.kubeconfig.write_text(json.dumps(_kubeconfig(*runner.addresses[0])))
-        connector = aiohttp.TCPConnector(ssl=_tls(self._plane.kubeconfig), limit=0)
+        connector = aiohttp.TCPConnector(ssl=client_tls(self._plane.kubeconfig), limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as self._session:
             self._ready.set()
@@ -84,15 +82,27 @@ class FaultProxy:
             return _answer(fault)
         elif fault == "lost request":
             return _hang_up(request)
+        if call.watch:
+            async with self._ask(request, call) as answer:
+                call.performed = answer.status
+                if answer.status == 200:
+                    return await self._stream(request, answer, call, fault)
+                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        # A client that dies meanwhile has asked all the same, and the API server does what it was asked.
+        response = await asyncio.shield(asyncio.ensure_future(self._forward(request, call)))
+        return _hang_up(request) if fault == "lost answer" else response
+
+    def _ask(self, request: web.Request, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         headers = {key: request.headers[key] for key in HEADERS if key in request.headers}
+        # Bodies are passed on as they come, and looked into.
+        headers["Accept-Encoding"] = "identity"
         url = self._plane.server + str(request.rel_url)
-        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+        return self._session.request(request.method, url, data=call.body or None, headers=headers)
+
+    async def _forward(self, request: web.Request, call: Call) -> web.Response:
+        async with self._ask(request, call) as answer:
             call.performed = answer.status
-            if call.watch and answer.status == 200:
-                return await self._stream(request, answer, call, fault)
             call.answer = await answer.read()
-            if fault == "lost answer":
-                return _hang_up(request)
             return web.Response(status=answer.status, body=call.answer, content_type=answer.content_type)
 
     async def _stream(
@@ -220,17 +230,3 @@ def _kubeconfig(host: str, port: int) -> Document:
         "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "nobody"}}],
         "users": [{"name": "nobody", "user": {}}],
     }
-
-
-def _tls(kubeconfig: Path) -> ssl.SSLContext:
-    """What the administrator's kubeconfig says about who is who; it carries its files."""
-    config = json.loads(kubeconfig.read_text())
-    user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
-    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
-    context = ssl.create_default_context(cadata=authority)
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(base64.b64decode(user["client-certificate-data"]))
-        file.write(base64.b64decode(user["client-key-data"]))
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,17 @@ class ControlPlane:
         folder: an empty folder for certificates, data and logs.
         address: where the API server listens. Pods reach it only at an address that is not loopback.
         report: called with one line of progress at a time.
+        flags: more of the command lines, by the name of the process.
     """
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1", report: Report = silent) -> None:
-        self.folder, self.address, self._report = folder, address, report
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        report: Report = silent,
+        flags: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.folder, self.address, self._report, self._flags = folder, address, report, flags or {}
         self.tools = binaries.ensure(binaries.CONTROL_PLANE, report)
         self._processes: list[Background] = []
         self.authority: Authority
@@ -176,7 +184,7 @@ class ControlPlane:
         self._start("kube-scheduler", scheduler)
 
     def _start(self, name: str, command: list[str]) -> None:
-        self._processes.append(start(name, command, self.folder))
+        self._processes.append(start(name, [*command, *self._flags.get(name, ())], self.folder))
 
     def _is_ready(self) -> bool:
         try:

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import ssl
+import tempfile
 from pathlib import Path
 
 from tests.cluster.harness.certificates import Pair
@@ -30,6 +32,18 @@ def write_kubeconfig(path: Path, server: str, authority: Path, client: Pair) -> 
     path.write_text(json.dumps(config, indent=1))
     path.chmod(0o600)
     return path
+
+
+def client_tls(kubeconfig: Path) -> ssl.SSLContext:
+    """Whom to trust and who one is, by a kubeconfig of this module's, for clients that are not Kubernetes' own."""
+    config = json.loads(kubeconfig.read_text())
+    user, cluster = config["users"][0]["user"], config["clusters"][0]["cluster"]
+    context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 def _encoded(path: Path) -> str:

@@ -4,9 +4,7 @@ The operator is real, so are all controllers; only the kubelet is a stand-in.
 """
 
 import os
-import random
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.operator_process import OperatorProcess, running_operator
 from tests.cluster.resources import distill_job
 from tests.cluster.scene import TARGET, Scene, student, text
-from tests.cluster.waiting import POLL_SECONDS, until
+from tests.cluster.waiting import until
 from tests.unit.operator.builders import judged, parity
 
 STUDENT = student("a")
@@ -107,51 +105,6 @@ def test_a_deleted_distilljob_takes_its_job_along(scene: Scene) -> None:
     scene.kubelet.run(scene.kubelet.child("gone", "train"))
     scene.plane.kubectl("delete", "dj", "gone", "-n", scene.namespace, "--timeout=20s")
     until(lambda: not scene.objects.list("jobs") and not scene.objects.list("pods"), "its Job is collected", scene.jobs)
-
-
-def test_killed_at_random_moments_it_ends_the_same(scene: Scene, operator: OperatorProcess) -> None:
-    seed = int.from_bytes(os.urandom(4))
-    print("seed", seed)
-    moments = random.Random(seed)
-    over = threading.Event()
-    kills: list[float] = []
-
-    def kill_at_work() -> None:
-        while len(kills) < 5 and not over.wait(POLL_SECONDS):
-            if operator.read("/readyz")[0] != 200 or over.wait(moments.uniform(0.0, 1.5)):
-                continue
-            operator.kill()
-            kills.append(time.monotonic())
-            operator.start()
-        # What a thread started dies with it.
-        over.wait()
-
-    scene.deploy()
-    scene.plane.apply(distill_job("long", scene.namespace))
-    scene.start("long", {"distillJob": "long"})
-    killer = threading.Thread(target=kill_at_work)
-    killer.start()
-    try:
-        for role in ("train", "parity", "rollouts", "judge"):
-            scene.play("long", role)
-        until(lambda: scene.entry() is not None, "the student is set", lambda: scene.status("long"))
-        scene.await_available()
-        status = scene.await_phase("long", "Completed")
-    finally:
-        over.set()
-        killer.join()
-        operator.kill()
-        operator.start()
-    assert len(kills) >= 3
-    assert {c["type"]: c["status"] for c in status["conditions"]} == dict.fromkeys(
-        ("Validated", "Evaluated", "GatesPassed", "Promoted", "Completed"), "True"
-    )
-    assert (status["gatesSummary"], status["success"]) == ("9/9 Pass", "199/200")
-    assert scene.entry() == text(STUDENT)
-    assert scene.record()["last-completed"] == text(STUDENT)
-    assert sorted(scene.jobs()) == ["long-judge", "long-parity", "long-rollouts", "long-train"]
-    assert len(scene.objects.list("pods", "flowstill.dev/owner-name=long")) == 4
-    assert scene.revision() == 2
 
 
 @pytest.mark.parametrize("healthy", [True, False])

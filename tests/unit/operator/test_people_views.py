@@ -133,6 +133,7 @@ def test_a_window_says_how_long_it_still_takes():
 def test_a_watched_student_shows_its_signals():
     found = document("StudentRollout", "Monitoring")
     text = printed(lambda c: describe(uncut(c), found, Surroundings(), [], later(60)))
+    assert "no entry: the initial policy" in text
     lines = text.partition("SIGNAL")[2].splitlines()
     assert lines[1].split() == ["restarts", "0", "3", "1", "0", "0", "60s"]
 

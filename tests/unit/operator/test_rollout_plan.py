@@ -8,11 +8,9 @@ from flowstill.api.children import JudgeTask
 from flowstill.api.conditions import find_condition
 from flowstill_operator.children import Child
 from flowstill_operator.platform import local_platform
-from flowstill_operator.rollout.manifests import manifest
-from flowstill_operator.rollout.observe import Distilled, Observed, current_role, observe, read_resource
+from flowstill_operator.rollout.observe import Distilled, Observed, current_role, read_resource
 from flowstill_operator.rollout.plan import child_refused, plan, target_refused
 from flowstill_operator.rollout.promote import read_target
-from flowstill_operator.steps import ChildJob
 from tests.unit.operator.builders import (
     EVIDENCE,
     NOW,
@@ -33,7 +31,6 @@ from tests.unit.operator.builders import (
     resource,
     rollout_spec,
 )
-from tests.unit.operator.fake_cluster import FakeCluster
 
 STUDENT_TEXT = f"{STUDENT.uri}@{STUDENT.digest}"
 OLD = f"store://students/old@{digest('9')}"
@@ -415,101 +412,3 @@ def test_the_first_undecided_child_is_the_one_to_look_at():
     roles = [current_role(read_resource(resource("StudentRollout", rollout_spec(), after(*done)), PLATFORM).status)
              for done in ((), ("parity",), JUDGED, (*JUDGED, "judge"))]  # fmt: skip
     assert roles == ["parity", "rollouts", "judge", None]
-
-
-def reused(verdict="Pass", **changes):
-    """What parity says of a question that was judged before."""
-    found = judged(verdict)
-    facts = {name: getattr(found, name) for name in ("verdict", "gates", "arms", "evidence")}
-    said = {"reason": "Reused", "reused": True, "message": "judged before as robots/first", "rollouts": RECORDS}
-    return parity(**{**said, **facts, **changes})
-
-
-@pytest.mark.parametrize("verdict", ["Pass", "Fail", "Inconclusive"])
-def test_what_was_judged_before_is_not_evaluated_again(verdict):
-    made = with_child("parity", Child("Succeeded", result=reused(verdict)), status=after())
-    assert (made.create, made.target, made.requeue_after) == ((), None, None)
-    assert made.status.phase == {"Pass": "Completed", "Fail": "Rejected"}.get(verdict, "Inconclusive")
-    assert conditions(made.status)["Evaluated"] == ("True", "Reused")
-    assert "judged before as robots/first" in find_condition(made.status.conditions, "Evaluated").message
-    assert (made.status.evidence, made.status.rollouts, made.status.success) == (EVIDENCE, RECORDS, "199/200")
-    assert len(made.status.gates) == 9
-    assert made.status.rounds == []
-
-
-def test_an_override_counts_for_a_verdict_from_before():
-    override = {"gate": "P1", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
-    spec = rollout_spec(overrides=[override])
-    child = {"parity": Child("Succeeded", result=reused("Fail"))}
-    assert plan(observed(after(spec=spec), spec, children=child), NOW).status.phase == "Completed"
-
-
-@pytest.mark.parametrize(
-    "changes", [{"verdict": None}, {"evidence": None}, {"gates": gates()[:8]}, {"gates": gates(S1="Fail")}]
-)
-def test_a_verdict_from_before_that_is_not_whole_is_none(changes):
-    made = with_child("parity", Child("Succeeded", result=reused(**changes)), status=after())
-    assert (made.create, made.status.phase) == ((), "Failed")
-    assert made.status.gates == []
-
-
-def test_a_graph_that_is_another_is_rejected_whatever_was_judged_before():
-    made = with_child("parity", Child("Succeeded", result=reused(difference=0.5)), status=after())
-    assert (made.status.phase, conditions(made.status)["Validated"]) == ("Rejected", ("False", "ParityFailed"))
-    assert "Evaluated" not in conditions(made.status)
-
-
-def test_a_rollout_that_is_created_again_asks_the_same_and_takes_its_student_over():
-    """It was deleted, the target left as it was: what the student replaced is the baseline still."""
-    record = {"policy": STUDENT_TEXT, "previous": OLD, "last-completed": STUDENT_TEXT, "rollout": "uid-before"}
-    left = deployment(STUDENT_TEXT)
-    left["metadata"]["annotations"] = {f"flowstill.dev/{key}": value for key, value in record.items()}
-    made = plan(observed(spec=SERVED, target=left), NOW)
-    assert (made.status.baseline.digest, made.status.previous) == (digest("9"), STUDENT_TEXT)
-    first = plan(observed(spec=SERVED, target=deployment(OLD)), NOW)
-    same = {"parity", "evaluation", "gates", "student", "teacher", "baseline", "overrides", "image"}
-    assert made.create[0].task.model_dump(include=same) == first.create[0].task.model_dump(include=same)
-    again = {"parity": Child("Succeeded", result=reused())}
-    chosen = plan(observed(dump(made.status), SERVED, target=left, children=again), NOW)
-    assert (chosen.create, chosen.status.phase, chosen.status.roll_back_to) == ((), "Promoting", OLD)
-    put = step(dump(chosen.status), left)
-    assert put.target.value == STUDENT_TEXT
-    assert dict(put.target.annotations) == {f"flowstill.dev/{k}": v for k, v in {**record, "rollout": "uid-1"}.items()}
-    # Taken back now, it is not what completed last any more.
-    left["metadata"]["annotations"]["flowstill.dev/rollout"] = "uid-1"
-    left["status"]["availableReplicas"] = 0
-    late = step(dump(put.status), left, later(90))
-    back = step(dump(late.status), left, later(91))
-    assert (back.target.value, dict(back.target.annotations)) == (OLD, {"flowstill.dev/policy": OLD})
-
-
-@pytest.mark.parametrize("done", [(), ("parity",), JUDGED, (*JUDGED, "judge")])
-@pytest.mark.parametrize("target", [deployment(OLD), deployment(OLD, rollout="uid-2")])
-def test_another_baseline_ends_a_rollout_at_every_stage_and_stops_its_job(done, target):
-    status = after(*done, spec=SERVED, target=deployment())
-    running, over = ChildJob("sample-x", "job-1", "rollouts"), ChildJob("y", "job-0", "parity", finished=True)
-    made = plan(observed(status, {**SERVED, "suspend": True}, target=target, jobs=(running, over)), later(9))
-    assert (made.status.phase, made.create, made.delete, made.target) == ("Superseded", (), (running,), None)
-    assert conditions(made.status)["Superseded"] == ("True", "BaselineChanged")
-    assert f"serves {OLD}" in made.status.message
-    assert made.requeue_after is None
-    undecided = ["Validated", "Evaluated", "GatesPassed", "Promoted"][len(done)]
-    assert conditions(made.status)[undecided] == ("False", "BaselineChanged")
-
-
-def test_a_student_of_ours_is_no_other_baseline():
-    for target in (ours(), ours(available=False)):
-        assert step(passed(deployment()), target).status.phase == "Promoting"
-
-
-async def test_the_jobs_of_what_is_void_are_looked_for():
-    cluster = FakeCluster()
-    first = resource("StudentRollout", SERVED)
-    cluster.put({"kind": "Deployment", **deployment()})
-    wanted = plan(await observe(cluster, first, PLATFORM, NOW), NOW)
-    await cluster.create(manifest(observed(spec=SERVED, target=deployment()), wanted.create[0], PLATFORM))
-    cluster.put({"kind": "Deployment", **deployment(OLD)})
-    later_on = await observe(cluster, {**first, "status": dump(wanted.status)}, PLATFORM, NOW)
-    made = plan(later_on, NOW)
-    assert [job.name for job in made.delete] == [cluster.created[0]]
-    assert made.status.phase == "Superseded"
