@@ -100,6 +100,7 @@ class Entry:
 
     def keep(self, digest: str) -> None:
         """What has arrived is the artifact with that digest."""
+        shutil.rmtree(self.folder, ignore_errors=True)  # one whose digest somebody has removed
         write_atomic(self._digest, digest.encode("ascii") + b"\n")
         self.partial.rename(self.folder)
         sync_folder(self.folder.parent)

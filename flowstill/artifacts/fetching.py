@@ -39,11 +39,13 @@ def fetch_remote(source: Reference, place: ArtifactUri, what: str, cache: Cache 
         if source.digest is not None:
             entry = cache.entry(source.digest.replace(":", "-"))
             with entry.locked():
-                return _cached(entry, source, what) or _fetch(entry, _list(place), source, place, what)
+                found = _cached(entry, source, source.digest, what)
+                return found or _fetch(entry, _list(place), source, place, what)
         listing = _list(place)
         entry = cache.entry(listing.key)
         with entry.locked():
-            return _cached(entry, source, what) or _fetch(entry, listing, source, place, what)
+            found = _cached(entry, source, listing.digest, what)
+            return found or _fetch(entry, listing, source, place, what)
     except ArtifactError as error:
         if error.field is not None:
             raise
@@ -54,13 +56,13 @@ def _list(place: ArtifactUri) -> Listing:
     return Movement(f"listing {place}", 0).persist(open_remote(place).listing, str(place))
 
 
-def _cached(entry: Entry, source: Reference, what: str) -> Path | None:
-    """What is in the cache, if its bytes are still those that were fetched."""
-    digest = entry.digest
-    if digest is None:
+def _cached(entry: Entry, source: Reference, wanted: str | None, what: str) -> Path | None:
+    """What is in the cache, if its bytes are those that are wanted, or still those that were fetched."""
+    fetched = entry.digest
+    if fetched is None:
         return None
     try:
-        return read_folder(entry.folder, Source(uri=source.uri, digest=digest), what)
+        return read_folder(entry.folder, Source(uri=source.uri, digest=wanted or fetched), what)
     except ArtifactError:
         entry.remove()
         return None

@@ -23,7 +23,7 @@ from flowstill.api.children import RESULT_KINDS, TASK, AnyTask, Result, ResultKi
 from flowstill.artifacts.atomic import is_full, write_atomic
 from flowstill.artifacts.digests import canonical_json
 from flowstill.artifacts.secrets import RedactingFormatter, redact
-from flowstill.artifacts.transfers import reporting
+from flowstill.artifacts.transfers import TransferFailed, reporting
 from flowstill.child.context import ChildContext
 from flowstill.child.moving import teller
 from flowstill.child.progress import ProgressTracker
@@ -120,6 +120,8 @@ def _guarded(kind: Kind, attempt: Callable[[], Result]) -> Result:
         return _failure(kind, "UserError", error.reason, str(error))
     except Interrupted as error:
         return _failure(kind, "Interrupted", error.reason, str(error))
+    except TransferFailed as error:
+        return _failure(kind, "Error", error.reason, str(error))
     except KeyboardInterrupt:
         return _failure(kind, "Interrupted", Interrupted.reason, "stopped from the keyboard")
     except Exception as error:

@@ -122,6 +122,15 @@ def test_a_byte_flipped_in_the_cache_is_fetched_again(folder: Path) -> None:
     assert (fetch(ref) / "policy/model.safetensors").read_text() == "weights"
 
 
+def test_what_somebody_else_has_put_into_the_cache_is_not_taken(folder: Path, tmp_path: Path) -> None:
+    ref = push(folder, "store://teachers/mine")
+    for source in (ref, Source(uri=ref.uri)):
+        read = fetch(source)
+        (read / "policy/model.safetensors").write_text("others")
+        (read.parent / f"{read.name}.digest").write_text(tree_digest(read))
+        assert same(fetch(source), folder)
+
+
 def test_a_cut_download_continues_where_it_broke(big: Path, proxy: FaultProxy) -> None:
     ref = push(big, "store://teachers/mine")
     proxy.seen.clear()

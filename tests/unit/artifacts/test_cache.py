@@ -36,6 +36,10 @@ def test_there_is_nothing_before_it_is_whole(tmp_path: Path) -> None:
         assert entry.digest is None
         entry.keep(DIGEST)
     assert entry.digest == DIGEST
+    (tmp_path / "key.digest").unlink()
+    assert entry.digest is None
+    assert kept(Cache(tmp_path), "key") == entry.folder
+    assert entry.digest == DIGEST
     entry.remove()
     assert entry.digest is None
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from flowstill.api.children import RESULT_KINDS, AnyTask, Result
+from flowstill.artifacts.transfers import TransferFailed
 from flowstill.child.context import ChildContext
 from flowstill.child.run import Work, run_child
 from flowstill.errors import Interrupted, TeacherRejected
@@ -73,6 +75,7 @@ def test_success(child: Child, tmp_path: Path) -> None:
         (OSError(errno.EIO, "I/O error"), 1, "Error", "OSError", "OSError: [Errno 5] I/O error"),
         (RuntimeError("CUDA out of memory"), 1, "Error", "RuntimeError", "RuntimeError: CUDA out of memory"),
         (Interrupted("saved at step 3"), 143, "Interrupted", "Interrupted", "saved at step 3"),
+        (TransferFailed("s3://b/x: no route"), 1, "Error", "TransferFailed", "s3://b/x: no route"),
         (KeyboardInterrupt(), 143, "Interrupted", "Interrupted", "stopped from the keyboard"),
     ],
 )  # fmt: skip
@@ -204,3 +207,17 @@ def test_a_bad_port_is_the_users_error(child: Child, monkeypatch: pytest.MonkeyP
     code, result = child(raising(AssertionError()))
     assert code == 65
     assert result.message.startswith("FLOWSTILL_PROGRESS_PORT: ")
+
+
+def test_no_credential_in_last_words_or_in_the_log(
+    child: Child, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a library puts into its errors."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    for error in (TeacherRejected("signed with wJalrXUtnFEMI"), RuntimeError("signed with wJalrXUtnFEMI")):
+        _, result = child(raising(error))
+        assert result.message.endswith("signed with [redacted]")
+    log = capsys.readouterr().err
+    assert "RuntimeError: signed with [redacted]" in log
+    assert "wJalrXUtnFEMI" not in log

@@ -1,7 +1,9 @@
 """What Prometheus answers, and what of it is a number."""
 
+import asyncio
 import json
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -63,13 +65,15 @@ async def server():
         seen.append(text)
         if text == "away":
             raise web.HTTPFound("/elsewhere")
+        if text == "silent":
+            await asyncio.sleep(60)
         if text == "long":
             return web.Response(body=b"x" * (MAX_ANSWER * 2))
         return web.json_response(vector("0.5"))
 
     app = web.Application()
     app.router.add_post("/prefix/api/v1/query", query)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -91,6 +95,15 @@ async def test_a_server_is_asked(server):
 async def test_a_server_that_is_not_there_gives_no_number_and_no_error():
     prometheus = Prometheus("http://127.0.0.1:9")
     assert "does not answer" in (await prometheus.ask("up")).why
+    await prometheus.close()
+
+
+async def test_one_that_never_answers_is_given_up(server, monkeypatch):
+    monkeypatch.setattr("flowstill_operator.clusters.prometheus.TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    prometheus = Prometheus(server[0])
+    found = await asyncio.wait_for(prometheus.ask("silent"), 5)
+    assert (found.value, found.refused) == (None, False)
+    assert "does not answer" in found.why
     await prometheus.close()
 
 
