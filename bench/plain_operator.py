@@ -22,6 +22,7 @@ PHASES = (("succeeded", "Succeeded"), ("failed", "Failed"), ("ready", "Running")
 def bind(batch: client.BatchV1Api, seen: set[str]) -> kopf.OperatorRegistry:
     """The handlers; ``seen`` collects the objects that a timer has looked at."""
     registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.create(GROUP, VERSION, PLURAL, registry=registry)
     async def create(body: Any, name: str, namespace: str, patch: Any, **_: Any) -> None:
