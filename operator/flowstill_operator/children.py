@@ -134,7 +134,8 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
             message=failure.get("message") or "",
         )
     reason, message = why_waiting(job, pod)
-    running = pod is not None and pod.get("status", {}).get("phase") == "Running" and not reason
+    # A pod that ended well is at work until its Job says so: to call it queued again would be a step back.
+    running = pod is not None and pod.get("status", {}).get("phase") in ("Running", "Succeeded") and not reason
     return replace(child, state="Running" if running else "Queued", reason=reason, message=message)
 
 

@@ -13,6 +13,7 @@ from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.loop import Key, ResourceKind
 from flowstill_operator.engine.queue import KeyQueue
 from flowstill_operator.jobs import OWNER_KIND, OWNER_NAME
+from flowstill_operator.quiet import NoComparison
 from flowstill_operator.rollout.promote import TARGET_LABEL
 
 IDLE_SECONDS = 1.0
@@ -125,6 +126,7 @@ def settings(silence_seconds: float) -> kopf.OperatorSettings:
     for plural in ("jobs", "pods"):
         result.watching.label_selectors[plural] = OWNER_KIND
     result.watching.label_selectors["deployments"] = f"{TARGET_LABEL}=true"
+    result.persistence.diffbase_storage = NoComparison()
     result.persistence.finalizer = f"{GROUP}/never-set"
     result.peering.standalone = True
     return result

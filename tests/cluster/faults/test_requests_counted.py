@@ -12,8 +12,8 @@ from tests.cluster.stand_in_kubelet import is_waiting
 from tests.cluster.waiting import until
 
 SIZE = 60
-READS, WRITES, EVENTS = 6, 6, 8
-"""At most, for each."""
+READS, WRITES, EVENTS = 5.5, 5.5, 8
+"""At most for each, on average; promised are 6 reads and 6 writes."""
 
 
 def test_reads_and_writes_of_each_resource(scene: Scene, proxy: FaultProxy) -> None:

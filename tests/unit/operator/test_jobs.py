@@ -253,3 +253,12 @@ def test_failed_waiting_suspended_and_foreign_jobs():
 @pytest.mark.parametrize(("reason", "fixed"), [("Error: x", "Errorx"), ("1st", "Reason1st"), ("", "Reason")])
 def test_reasons_are_made_valid(reason, fixed):
     assert condition_reason(reason) == fixed
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"),
+    [("Pending", "Queued"), ("Running", "Running"), ("Succeeded", "Running"), ("Failed", "Queued")],
+)
+def test_a_child_whose_pod_ended_well_is_at_work_until_its_job_says_so(phase, state):
+    pod = {"metadata": {"name": "a"}, "status": {"phase": phase}}
+    assert read_child(job(), [pod], "uid-1").state == state
