@@ -13,7 +13,7 @@ from typing import Any
 from tests.cluster.harness import binaries
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.processes import Background, start
-from tests.cluster.operator_process import installed_crds
+from tests.cluster.operator_process import CRDS, await_crds
 from tests.unit.operator.builders import trained
 
 MEMORY = Path("/dev/shm")
@@ -54,8 +54,10 @@ def running_world(size: int) -> Iterator[tuple[ControlPlane, Path]]:
             plane.kubectl("create", "namespace", NAMESPACE)
             plane.apply(*(_node(number) for number in range(size // PODS_A_NODE + 1)), *_store())
             kwok = _start_kwok(plane, Path(folder))
-            with installed_crds(plane):
-                yield plane, audit
+            # They go with the plane: whoever leaves finalizers behind would hold up their deletion.
+            plane.kubectl("apply", "-f", str(CRDS))
+            await_crds(plane)
+            yield plane, audit
         finally:
             if kwok is not None:
                 kwok.stop()
