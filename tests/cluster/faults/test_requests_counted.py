@@ -12,7 +12,7 @@ from tests.cluster.stand_in_kubelet import is_waiting
 from tests.cluster.waiting import until
 
 SIZE = 60
-READS, WRITES, EVENTS = 5.5, 5.5, 8
+READS, WRITES, EVENTS = 5.5, 6, 8
 """At most for each, on average; promised are 6 reads and 6 writes."""
 
 

@@ -68,5 +68,5 @@ def test_an_operator_that_was_upgraded_takes_nothing_back_that_was_promoted(phas
 )
 def test_limits_that_are_none_are_refused_by_name(text, words, capsys):
     with pytest.raises(SystemExit):
-        arguments(["--trainer-image=t", "--evaluator-image=e", f"--safety-limits={text}"])
+        arguments(["--store=pvc://s", "--trainer-image=t", "--evaluator-image=e", f"--safety-limits={text}"])
     assert words in capsys.readouterr().err
