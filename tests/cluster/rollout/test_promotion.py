@@ -129,7 +129,7 @@ def test_another_policy_than_the_evaluated_one_supersedes(scene: Scene) -> None:
     scene.deploy()
     scene.start("late", FIRST)
     scene.play("late", "parity")
-    scene.await_condition("late", "Evaluated", "Queued")
+    scene.await_phase("late", "Evaluating")
     other = text(SECOND)
     scene.plane.kubectl("set", "env", f"deployment/{TARGET}", "-n", scene.namespace, f"FLOWSTILL_POLICY={other}")
     scene.await_phase("late", "Superseded")
