@@ -21,10 +21,13 @@ CONDITIONS = {"train": "Trained", "parity": "Validated", "rollouts": "Evaluated"
 
 
 class Scene:
-    """One namespace of a control plane on which an operator works."""
+    """One namespace of a control plane on which an operator works.
 
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
-        self.plane, self.namespace = plane, namespace
+    ``patience``: how long each step may take (s).
+    """
+
+    def __init__(self, plane: ControlPlane, namespace: str, patience: float = 60.0) -> None:
+        self.plane, self.namespace, self.patience = plane, namespace, patience
         self.objects = Objects(plane, namespace)
         self.kubelet = StandInKubelet(self.objects)
 
@@ -47,7 +50,7 @@ class Scene:
             seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
             return bool(seen and counts == [wanted] * 3)
 
-        until(available, "the Deployment is available", self.target)
+        until(available, "the Deployment is available", self.target, self.patience)
 
     def target(self) -> Document:
         """The Deployment."""
@@ -132,6 +135,7 @@ class Scene:
             lambda: self.condition(name, kind, plural)[1] == reason,
             f"{kind} of {name} is {reason}",
             lambda: json.dumps(self.status(name, plural), indent=1),
+            self.patience,
         )
         return self.condition(name, kind, plural)[2]
 
@@ -141,6 +145,7 @@ class Scene:
             lambda: self.status(name, plural).get("phase") == phase,
             f"{name} is {phase}",
             lambda: json.dumps(self.status(name, plural), indent=1),
+            self.patience,
         )
         return self.status(name, plural)
 
@@ -154,7 +159,7 @@ class Scene:
             mine = [e for e in self.objects.list("events") if e["involvedObject"]["name"] == name]
             return [f"{e['reason']} {e['message'].partition(':')[0]}" for e in mine]
 
-        until(lambda: until_last in found(), f"the event {until_last}", found)
+        until(lambda: until_last in found(), f"the event {until_last}", found, self.patience)
         return found()
 
     def jobs(self) -> dict[str, str]:

@@ -45,4 +45,5 @@ def operator(running: tuple[FaultProxy, OperatorProcess]) -> OperatorProcess:
 @pytest.fixture
 def scene(plane: ControlPlane, operator: OperatorProcess, namespace: str) -> Scene:
     assert operator.is_running()
-    return Scene(plane, namespace)
+    # One look makes some requests: when each may fail, looks fail several times in a row, and the back-off doubles.
+    return Scene(plane, namespace, patience=300.0)
