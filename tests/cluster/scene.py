@@ -29,7 +29,7 @@ class Scene:
     def __init__(self, plane: ControlPlane, namespace: str, patience: float = 60.0) -> None:
         self.plane, self.namespace, self.patience = plane, namespace, patience
         self.objects = Objects(plane, namespace)
-        self.kubelet = StandInKubelet(self.objects)
+        self.kubelet = StandInKubelet(self.objects, patience)
 
     def deploy(self, *, labelled: bool = True) -> None:
         """Apply the example Deployment, whose policy comes from a ConfigMap, and let its first pods run."""

@@ -50,10 +50,10 @@ def stand_in(plane: ControlPlane) -> Iterator[None]:
 
 
 class StandInKubelet:
-    """Plays what would happen to the pods of one namespace."""
+    """Plays what would happen to the pods of one namespace, each of which it awaits for ``patience`` seconds."""
 
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
+    def __init__(self, objects: Objects, patience: float = 60.0) -> None:
+        self.objects, self.patience = objects, patience
 
     def child(self, owner: str, role: str, *, reader: bool = False, number: int = 1) -> Document:
         """The unfinished pod of that child of that round, once it is there and the scheduler has looked at it.
@@ -67,7 +67,7 @@ class StandInKubelet:
             pods = self.objects.list("pods", selector)
             return next((p for p in pods if _job(p).rpartition("-")[0] + "-" == prefix and is_waiting(p)), None)
 
-        pod = until(found, f"a waiting pod of {prefix}", lambda: self.objects.list("pods", selector))
+        pod = until(found, f"a waiting pod of {prefix}", lambda: self.objects.list("pods", selector), self.patience)
         assert pod is not None
         return pod
 
@@ -87,7 +87,9 @@ class StandInKubelet:
             waiting = [pod for pod in pods if is_waiting(pod)]
             return waiting if len(waiting) == count else []
 
-        pods = until(found, f"{count} waiting pods of {prefix}", lambda: self.objects.list("pods", selector))
+        pods = until(
+            found, f"{count} waiting pods of {prefix}", lambda: self.objects.list("pods", selector), self.patience
+        )
         return sorted(pods, key=lambda pod: int(pod["metadata"]["annotations"][INDEX_ANNOTATION]))
 
     def run(self, pod: Document) -> None:
