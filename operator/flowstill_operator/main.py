@@ -31,7 +31,7 @@ from flowstill_operator.engine.queue import KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
 from flowstill_operator.observation import explain
 from flowstill_operator.platform import Platform, kubernetes_platform
-from flowstill_operator.store_flags import add_store_flags, check_store_flags, remote_stores
+from flowstill_operator.store_flags import add_store_flags, check_store_flags, names, remote_stores
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options.safety_limits = SafetyLimits.model_validate_json(options.safety_limits)
     except ValidationError as error:
         parser.error(f"--safety-limits: {explain(error, 'safetyLimits')}")
-    for namespace in _names(options.namespaces):
+    for namespace in names(options.namespaces):
         # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
             parser.error(f"--namespaces: {namespace!r} is not the name of a namespace")
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.evaluator_image,
         options.store or None,
         options.image_pull_policy,
-        _names(options.image_pull_secrets),
+        names(options.image_pull_secrets),
         remote=remote_stores(options),
         prometheus=bool(options.prometheus_url),
         safety_limits=options.safety_limits,
@@ -170,7 +170,7 @@ async def run(options: argparse.Namespace, platform: Platform) -> None:
     parts = Parts(api, platform, Prometheus(options.prometheus_url) if options.prometheus_url else None)
     server = await serve(parts.health, parts.read_metrics, options.health_port)
     try:
-        wished = _names(options.namespaces)
+        wished = names(options.namespaces)
         namespaces = await watchable(api, wished)
         lost = [namespace for namespace in wished if namespace not in namespaces]
         log.info("watching %s", ", ".join(namespaces) or "the whole cluster")
@@ -208,10 +208,6 @@ async def _until_the_first_ends(*parts: object) -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     for task in done:
         task.result()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 if __name__ == "__main__":

@@ -65,13 +65,17 @@ def check_store_flags(options: argparse.Namespace) -> str | None:
     return None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """What a comma-separated flag names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def remote_stores(options: argparse.Namespace) -> RemoteStores:
     """What the flags say."""
     path_style = options.s3_path_style == "true" if options.s3_path_style else options.s3_endpoint is not None
-    buckets = tuple(name.strip() for name in options.s3_buckets.split(",") if name.strip())
     hub = HubAccess(options.hub_endpoint, options.hub_secret) if options.hub == "true" else None
     return RemoteStores(
-        s3=S3Access(options.s3_endpoint, options.s3_region, path_style, options.s3_secret, buckets),
+        s3=S3Access(options.s3_endpoint, options.s3_region, path_style, options.s3_secret, names(options.s3_buckets)),
         hub=hub,
         work=options.store_work,
         ca=options.store_ca,

@@ -117,6 +117,12 @@ class Scene:
         self.play(name, "rollouts")
         self.play(name, "judge", judged(verdict))
 
+    def serve(self, name: str, phase: str = "Completed") -> dict[str, Any]:
+        """The student is put on the target, whose pods become available; returns the status in the phase after it."""
+        self.await_condition(name, "Promoted", "WaitingForDeployment")
+        self.await_available()
+        return self.await_phase(name, phase)
+
     def status(self, name: str, plural: str = "studentrollouts") -> dict[str, Any]:
         """The status, empty before the first write."""
         found = self.objects.get(plural, name)

@@ -187,8 +187,8 @@ def _remember(each: tuple[Item, ...], once: tuple[Item, ...], processes: int, wh
     total = processes * _total(each) + _total(once)
     if total <= free:
         return
-    listed = _listed(each) + (f" in each of {processes} processes" if processes > 1 else "")
-    listed = "; ".join(filter(None, (listed, _listed(once)))) if processes > 1 else _listed((*each, *once))
+    parts = [f"{_listed(each)} in each of {processes} processes", _listed(once)]
+    listed = "; ".join(filter(None, parts)) if processes > 1 else _listed((*each, *once))
     raise MemoryShort(
         f"training needs at least {gib(total)} more of {what} ({listed}) and {gib(free)} are left: {fix}",
         field="spec.runtime",

@@ -2,7 +2,7 @@
 
 from tests.cluster.scene import Scene, student, text
 from tests.cluster.waiting import until
-from tests.unit.operator.builders import judged, parity
+from tests.unit.operator.builders import reused
 
 FIRST = student("a")
 
@@ -11,18 +11,14 @@ def test_a_rollout_that_is_created_again_evaluates_nothing_and_rolls_nothing_out
     scene.deploy()
     scene.start("again", FIRST)
     scene.judge("again")
-    scene.await_condition("again", "Promoted", "WaitingForDeployment")
-    scene.await_available()
-    before = scene.await_phase("again", "Completed")
+    before = scene.serve("again")
     scene.objects.delete("studentrollouts", "again")
     until(lambda: scene.jobs() == {}, "its Jobs are gone", scene.jobs)
     assert scene.entry() == text(FIRST)
     assert scene.revision() == 2
 
     uid = scene.start("again", FIRST)
-    known = judged()
-    facts = {name: getattr(known, name) for name in ("verdict", "gates", "arms", "evidence")}
-    scene.play("again", "parity", parity(reason="Reused", reused=True, **facts))
+    scene.play("again", "parity", reused())
     status = scene.await_phase("again", "Completed")
     assert set(scene.jobs()) == {"again-parity"}
     assert scene.condition("again", "Evaluated")[:2] == ("True", "Reused")

@@ -37,9 +37,7 @@ def serve(scene: Scene, name: str, policy: Any = FIRST, **monitoring: Any) -> st
     """A rollout of that student whose window has begun; its UID."""
     uid = scene.start(name, policy, monitoring=monitoring)
     scene.judge(name)
-    scene.await_condition(name, "Promoted", "WaitingForDeployment")
-    scene.await_available()
-    scene.await_phase(name, "Monitoring")
+    scene.serve(name, "Monitoring")
     return uid
 
 
@@ -160,9 +158,7 @@ def test_drift_is_reported_with_its_manager_and_left_alone(scene: Scene) -> None
     scene.deploy()
     scene.start("drifted", FIRST)
     scene.judge("drifted")
-    scene.await_condition("drifted", "Promoted", "WaitingForDeployment")
-    scene.await_available()
-    before = scene.await_phase("drifted", "Completed")
+    before = scene.serve("drifted")
     other = f"FLOWSTILL_POLICY={text(SECOND)}"
     scene.plane.kubectl("set", "env", f"deployment/{TARGET}", "-n", scene.namespace, other)
     message = scene.await_condition("drifted", "Drifted", "EntryChanged")

@@ -65,9 +65,7 @@ def test_a_rollout_waits_for_an_approval_and_its_promotion_can_be_aborted_and_tr
     assert typed("retry", "careful", "--reason", "mended")[0] == 0
     scene.await_condition("careful", "Approved", "ApprovalUsed")
     assert typed("approve", "careful", "--reason", "saw it again")[0] == 0
-    scene.await_condition("careful", "Promoted", "WaitingForDeployment")
-    scene.await_available()
-    scene.await_phase("careful", "Completed")
+    scene.serve("careful")
     with pytest.raises(CommandError, match="until the student is promoted"):
         start(scene, "careful", approval="Automatic")
     described = typed("describe", "careful")[1]

@@ -5,10 +5,15 @@ from datetime import UTC, datetime, timedelta
 from flowstill.api.children import Result
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import ArmResult, GateResult, Interval
+from flowstill_operator.engine.loop import Key
 from flowstill_operator.platform import kubernetes_platform
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PLATFORM = kubernetes_platform("trainer:1", "evaluator:1", "pvc://claim/flowstill", prometheus=True)
+DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
+"""Keys of a resource of each kind."""
+TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
+"""Phases in which either has ended."""
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 
 
@@ -111,6 +116,14 @@ def judged(verdict="Pass", **changes):
 
 
 RESULTS = {"train": trained, "parity": parity, "rollouts": records, "judge": judged}
+
+
+def reused(verdict="Pass", **changes):
+    """What parity says of a question that was judged before."""
+    found = judged(verdict)
+    facts = {name: getattr(found, name) for name in ("verdict", "gates", "arms", "evidence")}
+    said = {"reason": "Reused", "reused": True, "message": "judged before as robots/first", "rollouts": RECORDS}
+    return parity(**{**said, **facts, **changes})
 
 
 def deployment(served=None, *, labelled=True, available=True, rollout=None, completed=None, version="7", **entry):

@@ -18,11 +18,14 @@ from flowstill_operator.children import is_finished
 from flowstill_operator.clusters.interface import Conflict, Sample
 from flowstill_operator.engine.loop import Key, Reconciler
 from tests.unit.operator.builders import (
+    DISTILL,
     EVIDENCE,
     NOW,
     PLATFORM,
     RESULTS,
+    ROLLOUT,
     TARGET_SPEC,
+    TERMINAL,
     deployment,
     distill_spec,
     gates,
@@ -33,8 +36,6 @@ from tests.unit.operator.builders import (
 from tests.unit.operator.fake_cluster import Crash, FakeCluster
 from tests.unit.operator.watching import ERRORS, pod
 
-DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
-TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
 RUNNER = asyncio.Runner()
 ROUNDS = 60
 EPISODES = (10, 10)

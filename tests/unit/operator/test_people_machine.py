@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowstill_operator.clusters.interface import Conflict
-from flowstill_operator.engine.loop import Key, Reconciler
+from flowstill_operator.engine.loop import Reconciler
 from flowstill_operator.observation import is_finished
 from tests.unit.operator.builders import (
+    DISTILL,
     EVIDENCE,
     NOW,
     PLATFORM,
     RESULTS,
+    ROLLOUT,
     STUDENT,
     TARGET_SPEC,
     deployment,
@@ -29,7 +31,6 @@ from tests.unit.operator.builders import (
 )
 from tests.unit.operator.fake_cluster import Crash, FakeCluster
 
-DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 KEYS = st.sampled_from([DISTILL, ROLLOUT])
 TERMINAL = {"Succeeded", "Completed", "Superseded", "RolledBack", "Failed"}
 RUNNER = asyncio.Runner()

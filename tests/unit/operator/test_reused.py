@@ -13,20 +13,11 @@ from tests.unit.operator.builders import (
     deployment,
     digest,
     gates,
-    judged,
     later,
-    parity,
+    reused,
     rollout_spec,
 )
 from tests.unit.operator.test_rollout_plan import OLD, SERVED, STUDENT_TEXT, after, dump, observed, step, with_child
-
-
-def reused(verdict="Pass", **changes):
-    """What parity says of a question that was judged before."""
-    found = judged(verdict)
-    facts = {name: getattr(found, name) for name in ("verdict", "gates", "arms", "evidence")}
-    said = {"reason": "Reused", "reused": True, "message": "judged before as robots/first", "rollouts": RECORDS}
-    return parity(**{**said, **facts, **changes})
 
 
 @pytest.mark.parametrize("verdict", ["Pass", "Fail", "Inconclusive"])

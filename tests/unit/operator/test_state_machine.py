@@ -17,14 +17,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flowstill_operator.clusters.heard import Hearsay
 from flowstill_operator.clusters.interface import Conflict
-from flowstill_operator.engine.loop import Key, Reconciler
+from flowstill_operator.engine.loop import Reconciler
 from flowstill_operator.observation import is_finished
 from tests.unit.operator.builders import (
+    DISTILL,
     NOW,
     PLATFORM,
     RESULTS,
+    ROLLOUT,
     STUDENT,
     TARGET_SPEC,
+    TERMINAL,
     deployment,
     distill_spec,
     gates,
@@ -37,8 +40,6 @@ from tests.unit.operator.builders import (
 from tests.unit.operator.fake_cluster import Crash, FakeCluster, end_rank, index_of
 from tests.unit.operator.gossip import Gossip
 
-DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
-TERMINAL = {"Succeeded", "Completed", "Rejected", "Inconclusive", "Superseded", "RolledBack", "Failed"}
 CONDITIONS = {
     ("DistillJob", "train"): "Trained",
     ("DistillJob", "parity"): "ParityVerified",

@@ -10,14 +10,16 @@ from flowstill_operator.clusters.interface import Conflict
 from flowstill_operator.distilljob import manifests
 from flowstill_operator.distilljob.observe import read_resource
 from flowstill_operator.distilljob.plan import plan
-from flowstill_operator.engine.loop import Key, Reconciler
+from flowstill_operator.engine.loop import Reconciler
 from flowstill_operator.rollout import observe as rollout_observe
 from flowstill_operator.rollout.plan import plan as rollout_plan
 from flowstill_operator.steps import ChildJob, timestamp
 from tests.unit.operator.builders import (
+    DISTILL,
     NOW,
     PLATFORM,
     RESULTS,
+    ROLLOUT,
     TARGET_SPEC,
     conditions,
     deployment,
@@ -192,9 +194,6 @@ def test_progress_says_no_remaining_time_while_nothing_runs():
     status = running() | {"progress": {"step": 5, "totalSteps": 10, "estimatedRemainingSeconds": 60}}
     held = step(status=dump(step(job(), status).status)).status
     assert (held.progress.step, held.progress.estimated_remaining_seconds) == (5, None)
-
-
-DISTILL, ROLLOUT = Key("DistillJob", "robots", "dj"), Key("StudentRollout", "robots", "sr")
 
 
 class World:
