@@ -147,7 +147,8 @@ class ReachAroundEnv(SawyerTask):
 
     def _state(self) -> npt.NDArray[np.float64]:
         current = self.sim._get_curr_obs_combined_no_goal()
-        return np.concatenate([current[:HAND], self.sim.target])[: self.view.state_dim]
+        state: npt.NDArray[np.float64] = np.concatenate([current[:HAND], self.sim.target])
+        return state[: self.view.state_dim]
 
     def _picture(self, camera: CameraView) -> npt.NDArray[np.uint8]:
         return self._drawer.draw(self.sim.data, self.film_camera, camera.height, camera.width)
