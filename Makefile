@@ -43,7 +43,7 @@ local: setup     ## the chain with processes, and the report in a browser
 cluster: setup   ## a real control plane, and real containers
 	$(BIN)/pytest tests/cluster -m "not long"
 
-images:          ## the three container images (REGISTRY=, TAG=, BASE_IMAGE=, BUILDER=podman|buildah|docker)
+images:          ## the three container images (REGISTRY=, TAG=, BASE_IMAGE=, EXTRAS=, BUILDER=podman|buildah|docker)
 	@scripts/images.sh
 
 lock: setup      ## renew requirements.lock

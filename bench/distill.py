@@ -3,14 +3,19 @@
     .venv/bin/python bench/distill.py                          # the three policies, tiny, and the quickstart's teacher
     .venv/bin/python bench/distill.py --policy quickstart --batch-size 128
     .venv/bin/python bench/distill.py --size full              # full-size networks, random weights, on a CUDA device
+    .venv/bin/python bench/distill.py --size full --policy smolvla --batch-size 2 --steps 3   # fits a CPU of 24 GiB
 
 The plain loop (plain_loop.py) calls LeRobot's own training forward for every velocity and holds a second copy of the
-model as teacher, also at two target steps, where targets are the student's own. A step is the batch and the update.
+model as teacher, also at two target steps, where targets are the student's own. A step is the batch and the update;
+on a CPU its processor time counts, which other processes of the machine hardly change, and on a GPU the wall clock's.
 Both take the same samples; before anything is timed their losses and gradients must agree in fp32. Then they step in
 turn, so that they share whatever else the machine does; ratios are of medians. Calls of the expert and passes of the
 VLM are counted by hooks. Memory is the peak of three steps in a fresh process that has loaded one arm: of the whole
 process on a CPU, and in brackets what lies above its imports; of PyTorch's tensors on a GPU. The bank has few rows
 here; its prefixes are kept where those of a bank of ``BANK`` rollouts would be.
+
+A full-size network sees three pictures, one of a camera and two of empty ones, which LeRobot computes like any other.
+Without a GPU the memory is that of two steps; ``--no-memory`` leaves it out.
 """
 
 import argparse
@@ -29,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import Peak, cells, process_memory
 from plain_loop import Cost, PlainLoop, counted
 
 from flowstill.api.distilljob import Dataset, Method, Training
@@ -49,6 +55,8 @@ BANK = 12_000
 TOLERANCE = {"loss": 1e-4, "gradient": 1e-3}
 """Relative, fp32."""
 OURS, PLAIN = "Flowstill", "plain loop"
+EMPTY_CAMERAS = 2
+"""Beside the dataset's one: three pictures, as the published policies see."""
 PAPER = "| the paper's (2 target steps) | – | – | – | – | 2.0 | 1.0 | 1 | 1.0 |"
 """SnapFlow, arXiv 2604.05656: 2.0 expert calls a sample, 1.0 of them with gradient, one prefix pass a batch."""
 
@@ -96,11 +104,20 @@ def scene_of(options: argparse.Namespace, policy: str, folder: Path) -> Iterator
         with small(policy):
             Tiny(folder, policy)
     with small(policy) if options.size == "tiny" else nullcontext():
-        load = (lambda: load_flow_policy(teacher)) if options.size == "tiny" else (lambda: full_size(policy, teacher))
+        load = (
+            (lambda: load_flow_policy(teacher))
+            if options.size == "tiny"
+            else (lambda: full_size(policy, teacher, full_device()))
+        )
         yield Scene(load, folder / "dataset")
 
 
-def full_size(kind: str, tiny: Path, device: str = "cuda") -> Any:
+def full_device() -> str:
+    """Where full-size networks are measured."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def full_size(kind: str, tiny: Path, device: str) -> Any:
     """The policy as LeRobot builds it by default, with random weights and the tiny one's features and processors."""
     from lerobot.policies.factory import make_policy_config
 
@@ -112,7 +129,7 @@ def full_size(kind: str, tiny: Path, device: str = "cuda") -> Any:
         output_features=small.output_features,
         device=device,
         push_to_hub=False,
-        empty_cameras=1,
+        empty_cameras=EMPTY_CAMERAS,
     )
     flow.adapt_config(config, tiny, "--size")
     torch.manual_seed(0)
@@ -246,29 +263,31 @@ def compare(arms: dict[str, Arm]) -> tuple[dict[str, Cost], str]:
     return costs, f"loss {losses[OURS]:.4f}, apart by {said}"
 
 
-def timed(arms: dict[str, Arm], steps: int) -> dict[str, list[float]]:
-    """Seconds of every step, the arms in turn, after two that do not count. On a GPU in bf16, the spec's default."""
+def timed(arms: dict[str, Arm], steps: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """Seconds of every step, the arms in turn, after those that do not count. On a GPU in bf16, the spec's default."""
+    on_gpu = any(arm.student.device.type == "cuda" for arm in arms.values())
+    now = time.perf_counter if on_gpu else time.process_time
     for arm in arms.values():
-        if arm.student.device.type == "cuda":
+        if on_gpu:
             arm.loop.training = arm.loop.training.model_copy(update={"precision": "bf16"})
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for step in range(-2, steps):
+    for step in range(-warm_up, steps):
         for name, arm in arms.items():
-            started = time.perf_counter()
+            started = now()
             arm.step()
             if step >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(now() - started)
     return seconds
 
 
-def process_memory(what: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most. Not getrusage: that includes the process that started this one."""
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
+def warm_up(options: argparse.Namespace) -> int:
+    """Steps before those that count, beside the one that is compared: a full-size one takes a minute on a CPU."""
+    return 0 if options.size == "full" and full_device() == "cpu" else 2
 
 
 def alone(options: argparse.Namespace) -> None:
     """Print the MiB at most of three steps of one arm, and how many of them are above the imports."""
-    policy, full = options.policy, options.size == "full"
+    policy, on_gpu = options.policy, options.size == "full" and full_device() == "cuda"
     TEACHERS.get(policy, TEACHERS["smolvla"])()
     for module in ("lerobot.datasets.lerobot_dataset", "torch._dynamo"):  # what frames and optimizers import
         import_module(module)
@@ -279,17 +298,19 @@ def alone(options: argparse.Namespace) -> None:
         # Of the plain loop's second copy only the student stays; ours shares the teacher's VLM.
         arm = bench.arm(options.alone, teacher, teacher if options.alone == OURS else scene.load())
         gc.collect()
-        if full:
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
-        timed({options.alone: arm}, 1)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if full else process_memory("VmHWM")
-    print(json.dumps([peak, peak if full else peak - imported]))
+        timed({options.alone: arm}, 1 + (warm_up(options) == 0), warm_up(options))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else process_memory("VmHWM")
+    print(json.dumps([peak, peak if on_gpu else peak - imported]))
 
 
-def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: int, folder: Path) -> tuple[float, float]:
-    """:func:`alone` in a fresh process."""
+def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: int, folder: Path) -> Peak | None:
+    """:func:`alone` in a fresh process; None where it is left out."""
+    if options.no_memory:
+        return None
     command = [sys.executable, __file__, "--alone", name, "--setting", str(setting), "--folder", str(folder)]
     command += ["--policy", policy, "--size", options.size]
     command += ["--batch-size", str(options.batch_size), "--threads", str(options.threads)]
@@ -298,17 +319,16 @@ def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: in
     return whole, above
 
 
-def report(bench: Bench, arms: dict[str, Arm], memory: dict[str, tuple[float, float]], steps: int) -> None:
+def report(bench: Bench, arms: dict[str, Arm], memory: dict[str, Peak | None], options: argparse.Namespace) -> None:
     """Measure one setting and print its rows."""
     size = bench.batch_size
     costs, said = compare(arms)
-    medians = {name: statistics.median(found) for name, found in timed(arms, steps).items()}
+    medians = {name: statistics.median(found) for name, found in timed(arms, options.steps, warm_up(options)).items()}
     print(f"| **{bench.setting}** ({said}) | | | | | | | | |")
     for name, cost in costs.items():
-        whole, above = memory[name]
         print(
-            f"| {name} | {size / medians[name]:.1f} | {medians[PLAIN] / medians[name]:.2f} | {whole:.0f} ({above:.0f}) "
-            f"| {above / memory[PLAIN][1]:.2f} | {cost.expert / size:.1f} | {cost.gradient / size:.1f} "
+            f"| {name} | {size / medians[name]:.3g} | {medians[PLAIN] / medians[name]:.2f} "
+            f"| {cells(memory[name], memory[PLAIN])} | {cost.expert / size:.1f} | {cost.gradient / size:.1f} "
             f"| {cost.passes} | {cost.prefix / size:.1f} |"
         )
     print(PAPER, flush=True)
@@ -319,11 +339,11 @@ def measure(options: argparse.Namespace, policy: str, folder: Path) -> None:
     with scene_of(options, policy, folder) as scene:
         memory = [
             {name: peak_memory(name, options, policy, setting, folder) for name in (OURS, PLAIN)}
-            for setting in range(len(SETTINGS))
+            for setting in options.settings
         ]
         teacher, base = scene.load(), scene.load()
         parameters = sum(parameter.numel() for parameter in teacher.policy.parameters()) / 1e6
-        where = torch.cuda.get_device_name() if options.size == "full" else f"CPU, {options.threads} thread(s)"
+        where = torch.cuda.get_device_name() if teacher.device.type == "cuda" else f"CPU, {options.threads} thread(s)"
         print(
             f"\n### {policy}, {options.size if policy in TEACHERS else 'as it is'}: {parameters:.2f} M parameters, "
             f"batch {options.batch_size}, {options.steps} steps an arm, {where}\n\n"
@@ -331,10 +351,10 @@ def measure(options: argparse.Namespace, policy: str, folder: Path) -> None:
             "| expert calls a sample | with gradient | prefix passes a step | prefix rows a sample |\n"
             "|---|---|---|---|---|---|---|---|---|"
         )
-        for setting, found in zip(SETTINGS, memory, strict=True):
-            bench = Bench(scene, setting, options.batch_size, folder)
+        for setting, found in zip(options.settings, memory, strict=True):
+            bench = Bench(scene, SETTINGS[setting], options.batch_size, folder)
             arms = {OURS: bench.arm(OURS, teacher, teacher), PLAIN: bench.arm(PLAIN, teacher, base)}
-            report(bench, arms, found, options.steps)
+            report(bench, arms, found, options)
             del arms
             gc.collect()
 
@@ -345,15 +365,19 @@ def main() -> None:
     parser.add_argument("--policy", choices=(*POLICIES, "all"), default="all")
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
     parser.add_argument("--steps", type=int, default=20)
+    numbered = "; ".join(f"{number}: {setting}" for number, setting in enumerate(SETTINGS))
+    every = range(len(SETTINGS))
+    parser.add_argument("--settings", type=int, nargs="+", choices=every, default=[*every], help=f"{numbered}; all")
     parser.add_argument("--batch-size", type=int, help="default: 32, and the paper's 4 at full size")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out, which takes six loads")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--setting", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     full = options.size == "full"
-    if full and not torch.cuda.is_available():
-        parser.error("--size full needs a CUDA device, and PyTorch sees none here; leave --size out for tiny networks")
+    if full and options.policy != "smolvla" and full_device() == "cpu":
+        parser.error("PyTorch sees no CUDA device; of the full-size networks only --policy smolvla fits a CPU's memory")
     if full and options.policy == "quickstart":
         parser.error(f"the quickstart's teacher has one size; give --policy {', '.join(TEACHERS)} or all")
     options.batch_size = options.batch_size or (4 if full else 32)
@@ -361,12 +385,12 @@ def main() -> None:
     if options.alone:
         alone(options)
         return
-    every = TEACHERS if full else POLICIES
-    for policy in every if options.policy == "all" else [options.policy]:
+    policies = TEACHERS if full else POLICIES
+    for policy in policies if options.policy == "all" else [options.policy]:
         with tempfile.TemporaryDirectory() as folder:
             measure(options, policy, Path(folder))
         gc.collect()
-        if full:
+        if full and full_device() == "cuda":
             torch.cuda.empty_cache()  # the next policy's processes need it
 
 

@@ -3,6 +3,7 @@
 The operator is killed with SIGKILL five times on the way, and nothing is lost.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,9 +16,10 @@ import yaml
 
 from flowstill.api.fields import ArtifactRef
 from flowstill.artifacts.stores import fetch
+from tests.cluster.chart import remove_crds
 from tests.cluster.harness.cache import Report
 from tests.cluster.harness.node import Node
-from tests.cluster.harness.processes import CommandError
+from tests.cluster.harness.processes import Background, CommandError, run, start
 from tests.cluster.resources import distill_job
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(2700)]
@@ -28,6 +30,7 @@ QUICKSTART = ROOT / "examples" / "quickstart"
 SYSTEM = "flowstill-system"
 CLAIM = "flowstill-store"
 GATES = {"S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6"}
+FLOWSTILL = str(Path(sys.executable).parent / "flowstill")
 RUN_LIMIT_S = 1500.0
 
 
@@ -66,6 +69,21 @@ class Installed:
         """The children's Jobs."""
         found: list[dict[str, Any]] = self.get("jobs", "--selector", "flowstill.dev/role")["items"]
         return found
+
+    def follow(self, name: str, folder: Path) -> Background:
+        """``flowstill logs NAME --follow``, which runs beside the test."""
+        command = [FLOWSTILL, "logs", name, "--follow", "--namespace", self.namespace]
+        return start("followed", command, folder, self.node.plane.environment())
+
+    def logs(self, *arguments: str) -> str:
+        """What ``flowstill logs`` prints."""
+        command = [FLOWSTILL, "logs", *arguments, "--namespace", self.namespace]
+        return run(command, environment=self.node.plane.environment())
+
+    def pod_log(self, role: str) -> str:
+        """What the one pod of that child wrote, by kubectl."""
+        (pod,) = self.get("pods", "--selector", f"flowstill.dev/role={role}")["items"]
+        return self.node.plane.kubectl("logs", pod["metadata"]["name"], "--namespace", self.namespace)
 
     def kill_operator(self) -> None:
         """SIGKILL; the pod goes too, so that the kubelet's growing back-off does not make the test slow."""
@@ -106,6 +124,9 @@ def installed(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield cluster
     finally:
         _show(cluster)
+        # Tests of other files have operators of their own on this node.
+        plane.helm("uninstall", "flowstill", "--namespace", SYSTEM, "--wait")
+        remove_crds(plane)
 
 
 def _show(cluster: Installed) -> None:
@@ -119,9 +140,10 @@ def _show(cluster: Installed) -> None:
 
 
 Moment = tuple[str, Callable[[dict[str, Any], dict[str, Any]], bool]]
+TRAINING = "training makes progress"
 MOMENTS: tuple[Moment, ...] = (
     ("the trainer's Job exists", lambda job, rollout: job.get("phase") in ("Queued", "Running")),
-    ("training makes progress", lambda job, rollout: job.get("progress", {}).get("step", 0) > 0),
+    (TRAINING, lambda job, rollout: job.get("progress", {}).get("step", 0) > 0),
     ("parity", lambda job, rollout: rollout.get("phase") == "Validating"),
     ("rollouts", lambda job, rollout: rollout.get("phase") == "Evaluating"),
     ("judging", lambda job, rollout: rollout.get("phase") == "Judging"),
@@ -130,11 +152,17 @@ MOMENTS: tuple[Moment, ...] = (
 
 
 def test_the_quickstart_completes_though_the_operator_is_killed_five_times(
-    installed: Installed, report: Report, monkeypatch: pytest.MonkeyPatch
+    installed: Installed, report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     installed.apply(QUICKSTART / "distilljob.yaml")
     installed.apply(QUICKSTART / "studentrollout.yaml")
-    kills, seen = _drive(installed, report)
+    followers: list[Background] = []
+
+    def at(moment: str) -> None:
+        if moment == TRAINING:
+            followers.append(installed.follow("dj/reach-around", tmp_path))
+
+    kills, seen = _drive(installed, report, at)
     assert kills == [name for name, _ in MOMENTS]
     job = installed.status("distilljob", "reach-around")
     rollout = installed.status("studentrollout", "reach-around")
@@ -157,11 +185,17 @@ def test_the_quickstart_completes_though_the_operator_is_killed_five_times(
     assert "S3" in page
     log = installed.node.plane.kubectl("logs", "--namespace", SYSTEM, "deployment/flowstill-operator")
     assert "orbidden" not in log
+    (follower,) = followers
+    assert follower.process.wait(60) == 0
+    assert follower.log.read_text() == installed.pod_log("train"), "--follow is the whole log, to its end"
     report(_arms(rollout))
 
 
-def _drive(installed: Installed, report: Report) -> tuple[list[str], set[str]]:
-    """Wait for the rollout's end, killing the operator at each moment; returns those, and the Jobs' UIDs."""
+def _drive(installed: Installed, report: Report, at: Callable[[str], None]) -> tuple[list[str], set[str]]:
+    """Wait for the rollout's end, killing the operator at each moment; returns those, and the Jobs' UIDs.
+
+    ``at``: called before each kill.
+    """
     kills: list[str] = []
     seen: set[str] = set()
     started = time.monotonic()
@@ -171,6 +205,7 @@ def _drive(installed: Installed, report: Report) -> tuple[list[str], set[str]]:
         seen |= {found["metadata"]["uid"] for found in installed.jobs()}
         due = [name for name, is_now in MOMENTS if name not in kills and is_now(job, rollout)]
         if due:
+            at(due[0])
             installed.kill_operator()
             kills.append(due[0])
             report(f"{time.monotonic() - started:.0f} s: killed the operator while {due[0]}")
@@ -184,6 +219,18 @@ def _drive(installed: Installed, report: Report) -> tuple[list[str], set[str]]:
 
 def _arms(rollout: dict[str, Any]) -> str:
     return "in pods: " + ", ".join(f"{arm['name']} {arm['success']:.1%}" for arm in rollout["arms"])
+
+
+def test_the_logs_of_children_are_read_after_their_end(installed: Installed) -> None:
+    """Needs the quickstart's pods from the test before."""
+    trained = installed.pod_log("train")
+    assert trained
+    for flags in ((), ("--follow",), ("--role", "train")):
+        assert installed.logs("dj/reach-around", *flags) == trained
+    assert installed.logs("dj/reach-around", "--tail", "2").split("\n") == trained.split("\n")[-3:]
+    for role in ("parity", "rollouts", "judge"):
+        assert installed.logs("sr/reach-around", "--role", role) == installed.pod_log(role)
+    assert installed.logs("sr/reach-around") == installed.pod_log("judge"), "without a role it is of the newest"
 
 
 def test_the_student_is_served_by_the_example_deployment(installed: Installed) -> None:

@@ -16,6 +16,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PART = 2048
 BATCH = 256
+"""Rollouts whose random numbers are drawn together, and as many as are computed together at most."""
 PREFIX_LIMIT = 2**30
 """Bytes of prefixes that are kept in memory."""
 
@@ -125,14 +127,17 @@ def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -
     """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
     if len(frames.tasks) > 1 and not student.fixed_length:
         return None
+    with plan.autocast():
+        size = cache_size(student, frames, bank.frame_N)
+    if size * plan.size > PREFIX_LIMIT:
+        return None
     found: list[Prefix] = []
-    for first in range(0, plan.size, BATCH):
-        rows = slice(first, first + BATCH)
+    count = rows_at_once(size, BATCH)
+    for first in range(0, plan.size, count):
+        rows = slice(first, first + count)
         batch = student.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
         with plan.autocast():
             found.append(student.encode_prefix(batch))
-        if found[0].size_in_bytes() * plan.size / len(bank.frame_N[:BATCH]) > PREFIX_LIMIT:
-            return None
     return concatenate(found)
 
 
@@ -153,21 +158,27 @@ def _roll_out(
 ) -> dict[str, Tensor]:  # fmt: skip
     order = Order(plan.seed, "bank", len(frames.training_T))
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
+    with plan.autocast():
+        rows = rows_at_once(cache_size(teacher, frames, frames.training_T), BATCH)
     for first in range(start, start + count, BATCH):
-        if stopped():
-            raise Interrupted(f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept")
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
         index_B = frames.training_T[order.take(first, size)]
         noise_BHD = torch.randn((size, teacher.chunk_size, teacher.padded_action_dim), generator=random)
         jitter_BS = jitter_noise(plan.jitter, size, teacher.state_dim, random)
-        batch = teacher.preprocess(frames.observations(index_B), jitter_BS)
-        with torch.no_grad(), plan.autocast():
-            chunk_BHD = teacher.chunk(teacher.encode_prefix(batch), noise_BHD.to(teacher.device), plan.steps)
+        chunks = []
+        for row in range(0, size, rows):
+            if stopped():
+                raise Interrupted(f"stopped after {first} of {plan.size} teacher rollouts; finished parts are kept")
+            seen = slice(row, row + rows)
+            batch = teacher.preprocess(frames.observations(index_B[seen]), jitter_BS[seen])
+            with torch.no_grad(), plan.autocast():
+                prefix = teacher.encode_prefix(batch)
+                chunks.append(teacher.chunk(prefix, noise_BHD[seen].to(teacher.device), plan.steps).cpu())
         for name, value in (
             ("frame", index_B),
             ("noise", noise_BHD),
-            ("chunk", chunk_BHD.cpu()),
+            ("chunk", torch.cat(chunks)),
             ("jitter", jitter_BS),
         ):
             made[name].append(value)

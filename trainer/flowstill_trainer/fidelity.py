@@ -19,12 +19,13 @@ from flowstill.artifacts.curve import Look
 from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
+from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.randomness import Order, generator
 
 OBSERVATIONS = 64
 CHUNKS = 16
 ROWS = 256
-"""Noises of one call of the expert: what a look takes in memory does not grow with the policy's draws."""
+"""Noises of one call of the expert at most: what a look takes in memory does not grow with the policy's draws."""
 NO_SPREAD = 1e-6
 """Below it a policy counts as certain; a student that is as certain as its teacher has the ratio 1."""
 
@@ -126,8 +127,9 @@ class HeldOut:
             Interrupted: ``stopped()``, asked before every call of the expert.
         """
         count, chunks, draws = noise_BNKHD.shape[:3]
-        size = max(1, ROWS // (chunks * draws))
-        group = min(chunks, max(1, ROWS // draws))
+        rows = rows_at_once(cache_size(policy, self.frames, self.index_B), ROWS)
+        size = max(1, rows // (chunks * draws))
+        group = min(chunks, max(1, rows // draws))
         parts = []
         for first in range(0, count, size):
             index_b = self.index_B[first : first + size]

@@ -26,12 +26,13 @@ _KUBERNETES_FLAGS = " ".join(
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: its name, the module folder it is built in, the Go package, and linker flags."""
+    """One binary: its name, the module folder it is built in, the Go package, linker flags, and build tags."""
 
     name: str
     module: Path
     package: str
     link_flags: str = _STRIPPED
+    tags: str = ""
 
 
 def _kubernetes(name: str) -> Tool:
@@ -53,6 +54,16 @@ KUEUE = Tool("kueue", TOOLS / "kueue", "sigs.k8s.io/kueue/cmd/kueue")
 KWOK = Tool("kwok", TOOLS / "kwok", "sigs.k8s.io/kwok/cmd/kwok")
 
 
+def _prometheus(name: str) -> Tool:
+    # Without the tag it knows the clouds' service discoveries, and with `builtinassets` it would have a web UI
+    # (its README, "Building from source").
+    return Tool(name, TOOLS / "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", _STRIPPED, "remove_all_sd")
+
+
+PROMETHEUS, PROMTOOL = _prometheus("prometheus"), _prometheus("promtool")
+"""Minutes each."""
+
+
 def ensure(tools: tuple[Tool, ...], report: Report = silent) -> dict[str, Path]:
     """Build what is missing or damaged in the cache, and return each tool's path by its name.
 
@@ -68,7 +79,7 @@ def _ensure_one(tool: Tool, go: str, go_version: str, report: Report) -> Path:
     sources = sorted(
         path for path in tool.module.iterdir() if path.name in {"go.mod", "go.sum"} or path.suffix == ".go"
     )
-    key = content_key(*sources, go_version, tool.link_flags)
+    key = content_key(*sources, go_version, f"{tool.link_flags}{tool.tags}")
     folder = cache_root() / "bin" / key
     target, record = folder / tool.name, folder / f"{tool.name}.sha256"
     with file_lock(folder / f"{tool.name}.lock", report):
@@ -77,8 +88,8 @@ def _ensure_one(tool: Tool, go: str, go_version: str, report: Report) -> Path:
         started = time.monotonic()
         report(f"building {tool.name} with {go_version} (once per version; kept in {folder})")
         unfinished = folder / f"{tool.name}.unfinished"
-        build = [go, "build", "-trimpath", "-ldflags", tool.link_flags, "-o", str(unfinished), tool.package]
-        _run(build, tool.module)
+        build = [go, "build", "-trimpath", "-tags", tool.tags, "-ldflags", tool.link_flags]
+        _run([*build, "-o", str(unfinished), tool.package], tool.module)
         record.write_text(file_digest(unfinished))
         unfinished.rename(target)
         report(f"built {tool.name} in {time.monotonic() - started:.0f} s, {target.stat().st_size / 1e6:.0f} MB")
