@@ -21,7 +21,6 @@ Without a GPU the memory is that of two steps; ``--no-memory`` leaves it out.
 import argparse
 import gc
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import Peak, cells, process_memory
 from plain_loop import Cost, PlainLoop, counted
 
 from flowstill.api.distilljob import Dataset, Method, Training
@@ -285,11 +285,6 @@ def warm_up(options: argparse.Namespace) -> int:
     return 0 if options.size == "full" and full_device() == "cpu" else 2
 
 
-def process_memory(what: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most. Not getrusage: that includes the process that started this one."""
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
-
-
 def alone(options: argparse.Namespace) -> None:
     """Print the MiB at most of three steps of one arm, and how many of them are above the imports."""
     policy, on_gpu = options.policy, options.size == "full" and full_device() == "cuda"
@@ -312,10 +307,10 @@ def alone(options: argparse.Namespace) -> None:
     print(json.dumps([peak, peak if on_gpu else peak - imported]))
 
 
-def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: int, folder: Path) -> tuple[float, float]:
-    """:func:`alone` in a fresh process; no numbers where it is left out."""
+def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: int, folder: Path) -> Peak | None:
+    """:func:`alone` in a fresh process; None where it is left out."""
     if options.no_memory:
-        return math.nan, math.nan
+        return None
     command = [sys.executable, __file__, "--alone", name, "--setting", str(setting), "--folder", str(folder)]
     command += ["--policy", policy, "--size", options.size]
     command += ["--batch-size", str(options.batch_size), "--threads", str(options.threads)]
@@ -324,19 +319,16 @@ def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: in
     return whole, above
 
 
-def report(
-    bench: Bench, arms: dict[str, Arm], memory: dict[str, tuple[float, float]], options: argparse.Namespace
-) -> None:
+def report(bench: Bench, arms: dict[str, Arm], memory: dict[str, Peak | None], options: argparse.Namespace) -> None:
     """Measure one setting and print its rows."""
     size = bench.batch_size
     costs, said = compare(arms)
     medians = {name: statistics.median(found) for name, found in timed(arms, options.steps, warm_up(options)).items()}
     print(f"| **{bench.setting}** ({said}) | | | | | | | | |")
     for name, cost in costs.items():
-        whole, above = memory[name]
         print(
-            f"| {name} | {size / medians[name]:.3g} | {medians[PLAIN] / medians[name]:.2f} | {whole:.0f} ({above:.0f}) "
-            f"| {above / memory[PLAIN][1]:.2f} | {cost.expert / size:.1f} | {cost.gradient / size:.1f} "
+            f"| {name} | {size / medians[name]:.3g} | {medians[PLAIN] / medians[name]:.2f} "
+            f"| {cells(memory[name], memory[PLAIN])} | {cost.expert / size:.1f} | {cost.gradient / size:.1f} "
             f"| {cost.passes} | {cost.prefix / size:.1f} |"
         )
     print(PAPER, flush=True)

@@ -50,10 +50,16 @@ class Student:
 
 @dataclass
 class Results:
-    """Everything that is finished. Arms by ``ARM/PURPOSE``; a student's arm is ``SETTING/SEED/DRAWS``."""
+    """Everything that is finished. Arms by ``ARM/PURPOSE``; a student's arm is ``SETTING/SEED/DRAWS``.
+
+    Attributes:
+        teacher: its digest.
+        dataset: the digest of what students were distilled on.
+    """
 
     path: Path
     teacher: str = ""
+    dataset: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     students: dict[str, Student] = field(default_factory=dict)
     arms: dict[str, ArmResult] = field(default_factory=dict)
@@ -67,6 +73,7 @@ class Results:
         return cls(
             path,
             teacher=value["teacher"],
+            dataset=value.get("dataset", ""),
             versions=value["versions"],
             students={name: Student(**student) for name, student in value["students"].items()},
             arms={name: ArmResult(**arm) for name, arm in value["arms"].items()},

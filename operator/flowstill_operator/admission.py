@@ -4,7 +4,7 @@ Kueue owns the Job's ``suspend``: it is read here and never written.
 """
 
 from flowstill.api.runtime import Runtime
-from flowstill_operator.children import WAITING_FOR_QUOTA, WAITING_FOR_QUOTA_TEXT, Child
+from flowstill_operator.children import WAITING_FOR_QUOTA, Child, waiting_for_quota
 from flowstill_operator.steps import Draft, HasConditions
 
 CONDITION = "Admitted"
@@ -17,6 +17,6 @@ def note_admission[S: HasConditions](draft: Draft[S], runtime: Runtime, child: C
     if not child.at_work:
         return
     if child.held_back:
-        draft.condition(CONDITION, "False", WAITING_FOR_QUOTA, WAITING_FOR_QUOTA_TEXT)
+        draft.condition(CONDITION, "False", WAITING_FOR_QUOTA, waiting_for_quota(child.queue))
     elif runtime.queue_name is not None or draft.find(CONDITION) is not None:
         draft.condition(CONDITION, "True", ADMITTED, ADMITTED_TEXT)

@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 CONTAINER = "child"
 WAITING_FOR_QUOTA = "WaitingForQuota"
-WAITING_FOR_QUOTA_TEXT = "the Job is suspended: it waits for quota"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
 Retry = Literal["never", "counted", "free"]
@@ -34,6 +34,7 @@ class Child:
         failures: of its pods, as far as its Job counts them against its backoffLimit.
         ending: its Job is being deleted, and is there until its pods are gone.
         held_back: whoever queues Jobs has suspended its Job.
+        queue: that its Job is in.
     """
 
     state: ChildState = "Missing"
@@ -54,6 +55,7 @@ class Child:
     failures: int = 0
     ending: bool = False
     held_back: bool = False
+    queue: str = ""
 
     @property
     def at_work(self) -> bool:
@@ -121,6 +123,7 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
         failures=int(counts.get("failed") or 0),
         ending="deletionTimestamp" in job["metadata"],
         held_back=bool(job["spec"].get("suspend")),
+        queue=_queue(job),
     )
     if job_condition(job, "Complete"):
         return replace(child, state="Succeeded", result=read_result(pod))
@@ -139,6 +142,17 @@ def read_child(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
     return replace(child, state="Running" if running else "Queued", reason=reason, message=message)
 
 
+def waiting_for_quota(queue: str) -> str:
+    """What a Job that is held back waits for, and where it is said why it gets none."""
+    where = f" of queue {queue} (why: kubectl describe workload)" if queue else ""
+    return f"the Job is suspended: it waits for quota{where}"
+
+
+def _queue(job: Document) -> str:
+    name: str = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL, "")
+    return name
+
+
 def container_status(pod: Document | None) -> Document:
     """The status of the child's container; empty before there is one."""
     statuses = (pod or {}).get("status", {}).get("containerStatuses") or []
@@ -149,7 +163,7 @@ def container_status(pod: Document | None) -> Document:
 def why_waiting(job: Document, pod: Document | None) -> tuple[str, str]:
     """Why the child does not run yet: suspended, unschedulable, its image cannot be pulled."""
     if job.get("spec", {}).get("suspend"):
-        return WAITING_FOR_QUOTA, WAITING_FOR_QUOTA_TEXT
+        return WAITING_FOR_QUOTA, waiting_for_quota(_queue(job))
     waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     if waiting.get("reason"):
         return waiting["reason"], waiting.get("message") or ""

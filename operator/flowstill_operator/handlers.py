@@ -50,6 +50,10 @@ class Ear:
         """Queue the resource itself, or that of a child, or those that have the Deployment as their target."""
         if kind in PLURALS:
             key = Key(kind, metadata["namespace"], metadata["name"])
+            if thing is None:
+                # One of them may wait until this rollout has watched its student.
+                for other in self.dependents.beside(key):
+                    self.queue.add(other)
             self.dependents.note(key, thing)
             self.queue.add(key)
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flowstill.api import API_VERSION, GROUP
 from flowstill.api.children import shard_work
 from flowstill.api.runtime import Runtime
-from flowstill_operator.children import CONTAINER, USER_ERROR_EXIT_CODES, Document
+from flowstill_operator.children import CONTAINER, QUEUE_LABEL, USER_ERROR_EXIT_CODES, Document
 from flowstill_operator.platform import VOLUMES_ROOT, Platform
 from flowstill_operator.remote_stores import environment, mounts, volumes
 from flowstill_operator.steps import Wanted
@@ -21,7 +21,6 @@ SPEC_FILE = f"{SPEC_FOLDER}/spec.json"
 PROGRESS_PORT = 8090
 OWNER_KIND, OWNER_NAME = f"{GROUP}/owner-kind", f"{GROUP}/owner-name"
 GPU = "nvidia.com/gpu"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """What every container of an Indexed Job is told."""
 INDEX_REFERENCE = f"$({INDEX_VARIABLE})"

@@ -62,7 +62,8 @@ def read_ranks(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
     if ending:
         message = f"{ending.get('message') or 'it failed'}; waiting until all its pods have ended"
         return replace(child, state="Queued", reason="AttemptFailed", message=message)
-    reason, message = next((found for found in (why_waiting(job, pod) for pod in pods) if found[0]), ("", ""))
+    reasons = [why_waiting(job, pod) for pod in pods] or [why_waiting(job, None)]
+    reason, message = next((found for found in reasons if found[0]), ("", ""))
     running = sum(pod.get("status", {}).get("phase") == "Running" for pod in pods)
     together = running >= job["spec"]["parallelism"] and not reason
     return replace(child, state="Running" if together else "Queued", reason=reason, message=message)

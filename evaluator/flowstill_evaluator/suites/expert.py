@@ -23,6 +23,21 @@ class ExpertAction:
     executed: npt.NDArray[np.float64]
 
 
+class Pushes:
+    """Disturbances of dx, dy, dz that last a handful of actions, in action units."""
+
+    def __init__(self, generator: np.random.Generator, disturbance: float) -> None:
+        self._draw = generator
+        self._spread = disturbance * np.sqrt(1 - _PUSH_DECAY**2)
+        self._push: npt.NDArray[np.float64] = np.zeros(3)
+
+    def disturb(self, label: npt.NDArray[np.float64]) -> ExpertAction:
+        """The action to record is ``label``; the next push is added to the one to execute."""
+        self._push = _PUSH_DECAY * self._push + self._draw.normal(0.0, self._spread, 3)
+        executed = np.clip(label + np.append(self._push, 0.0), -1.0, 1.0)
+        return ExpertAction(label=label, executed=executed)
+
+
 class WayRoundExpert:
     """Follows a cubic curve round the post, with its side, width, speed and height drawn anew each time.
 
@@ -55,7 +70,7 @@ class WayRoundExpert:
         steps_P = np.linalg.norm(np.diff(self._path_P3, axis=0), axis=1)
         self._length_P = np.concatenate([[0.0], np.cumsum(steps_P)])
         self._nearest = 0
-        self._push: npt.NDArray[np.float64] = np.zeros(3)
+        self._pushes = Pushes(self._draw, self._disturbance)
 
     def act(self, state: npt.NDArray[np.float32]) -> ExpertAction:
         """Steer towards the point a little ahead on the path; close the gripper on the way."""
@@ -67,7 +82,4 @@ class WayRoundExpert:
         direction = (ahead - hand) / max(float(np.linalg.norm(ahead - hand)), 1e-6)
         travelled = self._length_P[self._nearest] / self._length_P[-1]
         label = np.append(self.speed * direction, 1.2 * travelled - 0.6)
-        spread = self._disturbance * np.sqrt(1 - _PUSH_DECAY**2)
-        self._push = _PUSH_DECAY * self._push + self._draw.normal(0.0, spread, 3)
-        executed = np.clip(label + np.append(self._push, 0.0), -1.0, 1.0)
-        return ExpertAction(label=label, executed=executed)
+        return self._pushes.disturb(label)

@@ -29,20 +29,22 @@ class MetaWorld:
             raise UserError("Meta-World is not installed; install flowstill[evaluator]", field="spec.evaluation.suite")
         from flowstill_evaluator.suites import reach_around
 
-        return chosen(self.name, {**_instructions(), reach_around.TASK_NAME: reach_around.INSTRUCTION}, tasks)
+        return chosen(
+            self.name, {**_instructions(), **dict.fromkeys(reach_around.TASK_NAMES, reach_around.INSTRUCTION)}, tasks
+        )
 
     def offer(self, task: str) -> Offer:
         """What that task's environments can show."""
         from flowstill_evaluator.suites import metaworld_env, reach_around
 
-        return reach_around.OFFER if task == reach_around.TASK_NAME else metaworld_env.OFFER
+        return reach_around.OFFER if task in reach_around.TASK_NAMES else metaworld_env.OFFER
 
     def environment(self, task: str, view: View | None = None) -> Environment:
         """Make the environment of one task; by default a policy sees its whole state and a black camera."""
         from flowstill_evaluator.suites import metaworld_env, reach_around
 
-        if task == reach_around.TASK_NAME:
-            return reach_around.ReachAroundEnv(view)
+        if task in reach_around.TASK_NAMES:
+            return reach_around.ReachAroundEnv(view, wide=task == reach_around.WIDE_TASK_NAME)
         try:
             return metaworld_env.MetaWorldEnv(task, view)
         except ValueError as error:

@@ -15,16 +15,20 @@ import numpy.typing as npt
 from metaworld.envs.sawyer_reach_v3 import SawyerReachEnvV3
 
 from flowstill_evaluator.suites.interface import CameraView, Offer, View
-from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, SawyerTask, prepare, states_only
+from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, HAND, SawyerTask, prepare, states_only
 
-TASK_NAME = "reach-around"
+TASK_NAME, WIDE_TASK_NAME = "reach-around", "reach-around-wide"
+TASK_NAMES = (TASK_NAME, WIDE_TASK_NAME)
 INSTRUCTION = "reach behind the post"
 STATE_NAMES = ("hand_x", "hand_y", "hand_z", "gripper", "goal_x", "goal_y", "goal_z")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper_effort")
 MAX_STEPS = 120  # the scripted expert needs 40 to 80
 FRONT_CAMERA, BLACK_CAMERA = "observation.images.front", "observation.images.top"
 OFFER = Offer(
-    states={len(STATE_NAMES): ", ".join(STATE_NAMES)},
+    states={
+        len(STATE_NAMES): ", ".join(STATE_NAMES),
+        HAND: f"{', '.join(STATE_NAMES[:HAND])}; the goal is seen through a camera",
+    },
     cameras=(FRONT_CAMERA,),
     black=(BLACK_CAMERA,),
     action_size=ACTION_SIZE,
@@ -36,6 +40,8 @@ POST_HEIGHT = 0.28
 # Around the middle of each interval the scene is its own mirror image, left and right.
 START_LOW, START_HIGH = np.array([-0.004, 0.515, 0.13]), np.array([0.004, 0.525, 0.18])
 GOAL_LOW, GOAL_HIGH = np.array([-0.03, 0.81, 0.09]), np.array([0.03, 0.85, 0.14])
+# Every goal above lies within 5 cm of their middle, so a policy that never looks can succeed. Not with these.
+WIDE_GOAL_LOW, WIDE_GOAL_HIGH = np.array([-0.10, 0.81, 0.09]), np.array([0.10, 0.85, 0.14])
 
 _POST = "post"
 _POST_BIT = 1 << 3  # a collision bit of its own: the post meets the whole robot, even its visual meshes
@@ -107,30 +113,42 @@ def add_post(spec: mujoco.MjSpec) -> None:
 class ReachAroundEnv(SawyerTask):
     """Hand within 5 cm of the goal: success. Any contact of the arm with the post: failure.
 
-    State: hand xyz, gripper opening (0 closed, 1 open), goal xyz, in metres, seven float32. The goal
+    State: hand xyz, gripper opening (0 closed, 1 open), goal xyz, in metres, seven float32; or the first four. The goal
     distance is Meta-World's: from the point between the finger tips.
     """
 
     sim: _ReachAroundSim
     offer = OFFER
 
-    def __init__(self, view: View | None = None, max_steps: int = MAX_STEPS) -> None:
+    def __init__(self, view: View | None = None, max_steps: int = MAX_STEPS, *, wide: bool = False) -> None:
+        """Load the scene.
+
+        Args:
+            view: what the policy looks at; default: the seven numbers and a black camera.
+            max_steps: an episode without success ends as a failure after so many steps (1 to 500).
+            wide: the goal lies anywhere within 10 cm to the left or right, instead of 3.
+
+        Raises:
+            ValueError: Meta-World refuses such a limit.
+        """
         if not 1 <= max_steps <= _ReachAroundSim.max_path_length:
             raise ValueError(f"max_steps: {max_steps} is outside 1 to {_ReachAroundSim.max_path_length}")
         super().__init__(prepare(_ReachAroundSim()), max_steps, view or states_only(len(STATE_NAMES), BLACK_CAMERA))
         self.film_camera = _camera()
+        self._goals = (WIDE_GOAL_LOW, WIDE_GOAL_HIGH) if wide else (GOAL_LOW, GOAL_HIGH)
 
     def _place(self, seed: int) -> None:
         draw = np.random.default_rng(seed)
         self.sim.start = draw.uniform(START_LOW, START_HIGH)
-        self.sim.target = draw.uniform(GOAL_LOW, GOAL_HIGH)
+        self.sim.target = draw.uniform(*self._goals)
         self.sim.curr_path_length = 0
         mujoco.mj_resetData(self.sim.model, self.sim.data)
         self.sim.reset_model()
 
     def _state(self) -> npt.NDArray[np.float64]:
         current = self.sim._get_curr_obs_combined_no_goal()
-        return np.concatenate([current[:4], self.sim.target])
+        state: npt.NDArray[np.float64] = np.concatenate([current[:HAND], self.sim.target])
+        return state[: self.view.state_dim]
 
     def _picture(self, camera: CameraView) -> npt.NDArray[np.uint8]:
         return self._drawer.draw(self.sim.data, self.film_camera, camera.height, camera.width)

@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
+from subject import ACTION_NAMES, QUICKSTART, Subject
 
+from flowstill_evaluator.records import SEEDS as FIRST_SEED
 from flowstill_evaluator.suites.expert import WayRoundExpert
 from flowstill_evaluator.suites.interface import STATE
-from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ, IMAGE_SIZE
-from flowstill_evaluator.suites.reach_around import (
-    ACTION_NAMES,
-    BLACK_CAMERA,
-    INSTRUCTION,
-    STATE_NAMES,
-    ReachAroundEnv,
-)
+from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ
+from flowstill_evaluator.suites.reach_around import ReachAroundEnv
 
-FIRST_SEED = 1_000_000
-REPO_ID = "flowstill/reach-around"
+Attempt = Callable[[int], "Demonstration | None"]
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One successful episode: what was seen before each action, and the action. T steps."""
+    """One successful episode: what was seen before each action, and the action. T steps.
+
+    Attributes:
+        pictures: uint8 (height, width, 3) by frame: of some frames, of all, or of none.
+    """
 
     state_TS: npt.NDArray[np.float32]
     action_TD: npt.NDArray[np.float32]
+    pictures: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
 
 _env: ReachAroundEnv | None = None
@@ -59,7 +60,7 @@ def demonstrate(seed: int) -> Demonstration | None:
             return Demonstration(np.stack(states), np.stack(actions)) if result.success else None
 
 
-def record(count: int, workers: int) -> list[Demonstration]:
+def record(count: int, workers: int, attempt: Attempt = demonstrate) -> list[Demonstration]:
     """Collect ``count`` successful demonstrations, in the order of their seeds: the same for any ``workers``.
 
     Raises:
@@ -68,11 +69,11 @@ def record(count: int, workers: int) -> list[Demonstration]:
     kept: list[Demonstration] = []
     tried = 0
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        attempts = pool.imap(demonstrate, range(FIRST_SEED, FIRST_SEED + 2 * count), chunksize=8)
-        for attempt in track(attempts, total=count, description="demonstrations"):
+        attempts = pool.imap(attempt, range(FIRST_SEED, FIRST_SEED + 2 * count), chunksize=8)
+        for made in track(attempts, total=count, description="demonstrations"):
             tried += 1
-            if attempt is not None:
-                kept.append(attempt)
+            if made is not None:
+                kept.append(made)
             if len(kept) == count:
                 pool.terminate()
                 break
@@ -83,40 +84,49 @@ def record(count: int, workers: int) -> list[Demonstration]:
 
 
 def save_arrays(demonstrations: list[Demonstration], path: Path) -> None:
-    """Write all episodes end to end, with their lengths, for ``train_teacher.py``."""
+    """Write all episodes end to end, with their lengths, for ``train_teacher.py``; and the pictures that there are."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    length = np.array([len(d.state_TS) for d in demonstrations])
+    first = np.cumsum(length) - length
+    pictured = [start + frame for start, d in zip(first, demonstrations, strict=True) for frame in d.pictures]
+    pictures = [picture for d in demonstrations for picture in d.pictures.values()]
     np.savez(
         path,
         state=np.concatenate([d.state_TS for d in demonstrations]),
         action=np.concatenate([d.action_TD for d in demonstrations]),
-        length=np.array([len(d.state_TS) for d in demonstrations]),
+        length=length,
+        **({"pictured": np.array(pictured), "picture": np.stack(pictures)} if pictures else {}),
     )
 
 
-def save_dataset(demonstrations: list[Demonstration], root: Path) -> None:
-    """Write a LeRobotDataset v3 with LeRobot's own API. ``root`` must not exist yet."""
+def save_dataset(demonstrations: list[Demonstration], root: Path, subject: Subject = QUICKSTART) -> None:
+    """Write a LeRobotDataset v3 with LeRobot's own API. ``root`` must not exist yet.
+
+    Raises:
+        KeyError: the camera is not black, and a frame has no picture.
+    """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    size = subject.image_size
     dataset = LeRobotDataset.create(
-        repo_id=REPO_ID,
+        repo_id=f"flowstill/{subject.task}",
         root=root,
         fps=CONTROL_HZ,
         robot_type="sawyer",
         features={
-            STATE: {"dtype": "float32", "shape": (len(STATE_NAMES),), "names": list(STATE_NAMES)},
-            BLACK_CAMERA: {
-                "dtype": "image",
-                "shape": (IMAGE_SIZE, IMAGE_SIZE, 3),
-                "names": ["height", "width", "channels"],
-            },
+            STATE: {"dtype": "float32", "shape": (len(subject.state_names),), "names": list(subject.state_names)},
+            subject.camera: {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]},
             "action": {"dtype": "float32", "shape": (len(ACTION_NAMES),), "names": list(ACTION_NAMES)},
         },
         use_videos=False,
     )
-    black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    for demonstration in track(demonstrations, description="LeRobotDataset"):
-        for state_S, action_D in zip(demonstration.state_TS, demonstration.action_TD, strict=True):
-            dataset.add_frame({STATE: state_S, BLACK_CAMERA: black, "action": action_D, "task": INSTRUCTION})
+    black = np.zeros((size, size, 3), dtype=np.uint8)
+    for each in track(demonstrations, description="LeRobotDataset"):
+        for frame, (state_S, action_D) in enumerate(zip(each.state_TS, each.action_TD, strict=True)):
+            picture = black if subject.black else each.pictures[frame]
+            dataset.add_frame(
+                {STATE: state_S, subject.camera: picture, "action": action_D, "task": subject.instruction}
+            )
         dataset.save_episode()
     dataset.finalize()
 

@@ -25,8 +25,8 @@ IMAGE_TOKENS = {
 }
 
 
-def write_vlm_folder(folder: Path, instruction: str) -> None:
-    """Write config, processor and a word tokenizer that knows exactly ``instruction``."""
+def write_vlm_folder(folder: Path, instruction: str, image_size: int = IMAGE_SIZE) -> None:
+    """Write config, processor and a word tokenizer that knows exactly ``instruction``; pictures are square."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [*SPECIAL.values(), *IMAGE_TOKENS.values(), *sorted(instruction.split())]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
@@ -35,8 +35,8 @@ def write_vlm_folder(folder: Path, instruction: str) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL, extra_special_tokens=IMAGE_TOKENS).save_pretrained(
         folder
     )
-    _config(vocabulary).save_pretrained(folder)
-    size = {"longest_edge": IMAGE_SIZE}
+    _config(vocabulary, image_size).save_pretrained(folder)
+    size = {"longest_edge": image_size}
     processor = {
         "processor_class": "SmolVLMProcessor",
         "image_processor": {
@@ -55,7 +55,7 @@ def write_vlm_folder(folder: Path, instruction: str) -> None:
     (folder / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
-def _config(vocabulary: dict[str, int]) -> SmolVLMConfig:
+def _config(vocabulary: dict[str, int], image_size: int) -> SmolVLMConfig:
     return SmolVLMConfig(
         image_token_id=vocabulary["<image>"],
         pad_token_id=vocabulary["<pad>"],
@@ -66,7 +66,7 @@ def _config(vocabulary: dict[str, int]) -> SmolVLMConfig:
             "intermediate_size": 64,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
-            "image_size": IMAGE_SIZE,
+            "image_size": image_size,
             "patch_size": 16,
         },
         text_config={

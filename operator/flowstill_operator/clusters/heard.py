@@ -99,6 +99,15 @@ class Heard:
         found: Document | None = None if entry is None else json.loads(entry.text)
         return found
 
+    def with_uid(self, kind: HeardKind, namespace: str, uid: str) -> Document | None:
+        """The object of that kind with that UID."""
+        for name, entry in self._known[kind].items():
+            if name[0] == namespace and uid.encode() in entry.text:
+                found: Document = json.loads(entry.text)
+                if found["metadata"]["uid"] == uid:
+                    return found
+        return None
+
     def pods(self, job: Document) -> list[Document]:
         """The pods of that very Job."""
         namespace, name, uid = (job["metadata"][key] for key in ("namespace", "name", "uid"))
@@ -174,6 +183,10 @@ class Hearsay:
     async def known_deployment(self, namespace: str, name: str) -> Document | None:
         """That Deployment."""
         return self._heard.find("Deployment", namespace, name)
+
+    async def find_rollout(self, namespace: str, uid: str) -> Document | None:
+        """Raises Unheard: whoever asks decides on it."""
+        raise Unheard(uid)
 
     async def measure(self, query: str) -> Sample:
         """Raises Unheard: a measurement is a request."""

@@ -83,6 +83,9 @@ class Reads(Protocol):
     async def known_deployment(self, namespace: str, name: str) -> Document | None:
         """That Deployment as it was heard of, if it may be a target; nobody is asked."""
 
+    async def find_rollout(self, namespace: str, uid: str) -> Document | None:
+        """The StudentRollout with that UID, as it is now; None when there is none."""
+
     async def measure(self, query: str) -> Sample:
         """The value now of that Prometheus query; no number, and why, whatever goes wrong."""
 

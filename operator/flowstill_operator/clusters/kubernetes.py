@@ -168,6 +168,23 @@ class KubernetesCluster:
         jobs: list[Document] = body.get("items") or []
         return jobs
 
+    async def find_rollout(self, namespace: str, uid: str) -> Document | None:
+        """The StudentRollout with that UID; a list is asked for only when none of that UID was heard of."""
+        known = self.heard.with_uid("StudentRollout", namespace, uid)
+        if known is not None:
+            found = await self.get("StudentRollout", namespace, known["metadata"]["name"])
+            return found if found is not None and found["metadata"]["uid"] == uid else None
+        token = ""
+        while True:
+            body = await self.page("StudentRollout", namespace, token)
+            for item in body.get("items") or []:
+                if item["metadata"]["uid"] == uid:
+                    rollout: Document = item
+                    return rollout
+            token = body["metadata"].get("continue") or ""
+            if not token:
+                return None
+
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
         """Delete in the foreground: while its pods end, and save a checkpoint, the Job is still there to be seen."""
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}

@@ -152,6 +152,10 @@ class LocalCluster:
         """None: a Job here is a file beside its logs, and time to live is for what fills a cluster."""
         return []
 
+    async def find_rollout(self, namespace: str, uid: str) -> Document | None:
+        """None: nothing is served here, so nothing is watched."""
+        return None
+
     async def known_deployment(self, namespace: str, name: str) -> Document | None:
         """None: there is none here."""
         return None

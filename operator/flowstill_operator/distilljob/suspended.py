@@ -40,7 +40,8 @@ def _add_attempts(draft: Draft[DistillJobStatus], child: Child) -> None:
     """On one node, where the Job counts its attempts and their failures."""
     status = draft.status
     earlier = status.earlier_attempts or 0
-    attempts = earlier + max(1, child.attempts)
+    # One that was never admitted has begun nothing.
+    attempts = max(status.attempts, earlier + max(0 if child.held_back else 1, child.attempts))
     failures = earlier - (status.disruptions or 0) + child.failures
     draft.set(attempts=attempts, disruptions=attempts - failures)
 

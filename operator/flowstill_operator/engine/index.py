@@ -30,6 +30,11 @@ class Dependents:
         """The resources that depend on that object."""
         return sorted(self._waiting.get((kind, namespace, name), ()))
 
+    def beside(self, key: Key) -> list[Key]:
+        """The other rollouts of the same target."""
+        targets = (source for source in self._sources.get(key, ()) if source[0] == "Deployment")
+        return sorted({other for target in targets for other in self._waiting[target]} - {key})
+
     def all(self) -> list[Key]:
         """Every resource that is known."""
         return sorted(self._sources)

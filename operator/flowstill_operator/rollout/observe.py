@@ -60,7 +60,8 @@ class Observed:
     """One StudentRollout, the child it is at, its target, and what people ask for.
 
     ``jobs``: all its Jobs; looked for when a request may need them, or when it has ended. ``check``: the signals of
-    what is watched, when they were to be looked at.
+    what is watched, when they were to be looked at. ``unwatched``: the rollout whose student the target serves, and of
+    which the target says that it watches, has ended or was deleted.
     """
 
     owner: Owner
@@ -77,6 +78,7 @@ class Observed:
     requests: tuple[Request, ...] = ()
     jobs: tuple[ChildJob, ...] = ()
     check: Check | None = None
+    unwatched: bool = False
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -149,7 +151,8 @@ async def observe(cluster: Reads, resource: Document, platform: Platform, now: d
         return replace(observed, jobs=await find_children(cluster, observed.owner))
     role = current_role(status)
     if role is None:
-        return replace(observed, check=await _check(cluster, observed, spec, now))
+        unwatched = await _unwatched(cluster, observed, now)
+        return replace(observed, check=await _check(cluster, observed, spec, now), unwatched=unwatched)
     begun = started(status.conditions, dict(STEPS)[role], NOT_STARTED)
     number = observed.round_of(role)
     child, reader = await observe_child(
@@ -169,6 +172,23 @@ def is_replaced(status: StudentRolloutStatus, target: Target | None, uid: str) -
     if target is None or target.problem is not None or status.start_time is None:
         return False
     return target.rollout != uid and status.promotion_time is None and target.served != status.previous
+
+
+def waits_for(observed: Observed, now: datetime) -> str | None:
+    """UID of the rollout whose student the target serves until its window is over; None where nobody waits for one."""
+    target = observed.target
+    if target is None or observed.status.promotion_time is not None or target.rollout in ("", observed.owner.uid):
+        return None
+    return target.rollout if target.soaking_until is not None and target.soaking_until > now else None
+
+
+async def _unwatched(cluster: Reads, observed: Observed, now: datetime) -> bool:
+    """Whether whoever is waited for watches no more: it may leave the record of it behind."""
+    uid = waits_for(observed, now)
+    if uid is None:
+        return False
+    other = await cluster.find_rollout(observed.owner.namespace, uid)
+    return other is None or (other.get("status") or {}).get("phase") in TERMINAL
 
 
 async def _unaskable(cluster: Reads, monitoring: Monitoring) -> Problem | None:

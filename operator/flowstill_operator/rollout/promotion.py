@@ -10,7 +10,7 @@ from flowstill_operator.actions import ABORTED
 from flowstill_operator.clusters.interface import FieldOwned
 from flowstill_operator.rollout.drift import note_drift
 from flowstill_operator.rollout.monitoring import BREACHED, monitoring_stage
-from flowstill_operator.rollout.observe import Observed
+from flowstill_operator.rollout.observe import Observed, waits_for
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail, passed, supersede
 from flowstill_operator.rollout.promote import Target, mark_completed, put, put_back, reference
 from flowstill_operator.steps import STOP, WAITING_LOOK_SECONDS, Move, parse_timestamp, timestamp
@@ -32,16 +32,13 @@ WAITING_FOR_SOAK_TEXT = (
 
 def soak_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft) -> Move | None:
     """Let the policy before this student end its window: cut short each night, none would ever be proven."""
-    target = observed.target
-    if target is None or draft.status.promotion_time is not None or target.rollout in ("", observed.owner.uid):
+    target, uid = observed.target, waits_for(observed, draft.now)
+    if uid is None or observed.unwatched or target is None or target.soaking_until is None:
         return None
-    left = (target.soaking_until - draft.now).total_seconds() if target.soaking_until is not None else 0.0
-    if left <= 0:
-        return None
-    until = target.watched_until
-    text = WAITING_FOR_SOAK_TEXT.format(uid=target.rollout, until=until)
+    text = WAITING_FOR_SOAK_TEXT.format(uid=uid, until=target.watched_until)
     draft.condition("Promoted", "Unknown", WAITING_FOR_SOAK, text)
     draft.set(phase="Judging", message=text)
+    left = (target.soaking_until - draft.now).total_seconds()
     return Move(requeue_after=min(WAITING_LOOK_SECONDS, left + 1))
 
 

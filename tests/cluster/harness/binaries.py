@@ -50,6 +50,7 @@ NODE = (_kubernetes("kubelet"), _kubernetes("kube-proxy"), Tool("pause", TOOLS /
 COREDNS = Tool("coredns", TOOLS / "coredns", ".")
 HELM = Tool("helm", TOOLS / "helm", "helm.sh/helm/v4/cmd/helm")
 S3_SERVER = Tool("versitygw", TOOLS / "versitygw", "github.com/versity/versitygw/cmd/versitygw")
+KUEUE = Tool("kueue", TOOLS / "kueue", "sigs.k8s.io/kueue/cmd/kueue")
 KWOK = Tool("kwok", TOOLS / "kwok", "sigs.k8s.io/kwok/cmd/kwok")
 
 

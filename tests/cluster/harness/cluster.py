@@ -1,7 +1,7 @@
 """The two clusters that tests use, started and stopped whole: a control plane, and one with a node."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from tests.cluster.harness.packages import ensure_packages
 
 
 @contextmanager
-def running_control_plane(report: Report = silent, address: str = "127.0.0.1") -> Iterator[ControlPlane]:
-    """Run a control plane without nodes: pods stay Pending."""
+def running_control_plane(
+    report: Report = silent, address: str = "127.0.0.1", flags: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[ControlPlane]:
+    """Run a control plane without nodes: pods stay Pending. ``flags``: more of the command lines, by process."""
     with tempfile.TemporaryDirectory(prefix="fst-plane-") as folder:
-        plane = ControlPlane(Path(folder), address, report)
+        plane = ControlPlane(Path(folder), address, report, flags)
         try:
             plane.start()
             yield plane

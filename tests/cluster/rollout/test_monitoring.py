@@ -138,6 +138,20 @@ def test_a_candidate_waits_for_the_window_before_and_goes_with_what_it_was_compa
     assert scene.entry() is None
 
 
+def test_a_candidate_does_not_wait_for_a_rollout_that_was_deleted(scene: Scene) -> None:
+    scene.deploy()
+    serve(scene, "watched", FIRST, **LONG)
+    scene.start("candidate", SECOND, monitoring=LONG)
+    scene.judge("candidate")
+    scene.await_condition("candidate", "Promoted", "WaitingForSoak")
+    scene.objects.delete("studentrollouts", "watched")
+    scene.serve("candidate", "Monitoring")
+    assert scene.entry() == text(SECOND)
+    restart(scene, 3)
+    scene.await_phase("candidate", "RolledBack")
+    assert scene.entry() is None, "the first had not completed its window"
+
+
 def test_of_two_candidates_one_is_promoted_and_the_other_stopped(scene: Scene) -> None:
     scene.deploy()
     for name, policy in (("one", FIRST), ("two", SECOND)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowstill_evaluator.suites.expert import WayRoundExpert
-from flowstill_evaluator.suites.interface import STATE
+from flowstill_evaluator.suites.interface import STATE, View
 from flowstill_evaluator.suites.metaworld_env import MetaWorldEnv
 from flowstill_evaluator.suites.reach_around import (
     BLACK_CAMERA,
@@ -16,8 +16,10 @@ from flowstill_evaluator.suites.reach_around import (
     POST_XY,
     START_HIGH,
     START_LOW,
+    WIDE_TASK_NAME,
     ReachAroundEnv,
 )
+from flowstill_evaluator.suites.registry import METAWORLD
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +195,25 @@ def test_plain_reach_succeeds_when_driven_to_its_goal():
         if result.done:
             break
     assert result.success
+
+
+def test_wide_goals_lie_where_their_middle_does_not_reach():
+    wide = METAWORLD.environment(WIDE_TASK_NAME, View(4))
+    states = [(wide.reset(seed)[STATE], wide.sim.target) for seed in range(40)]
+    assert {state.shape for state, _ in states} == {(4,)}
+    goals = np.stack([goal for _, goal in states])
+    assert (np.abs(goals[:, 0]) > 0.05).mean() > 0.3
+    assert (np.linalg.norm((GOAL_HIGH - GOAL_LOW) / 2)) < 0.05
+
+
+def test_the_expert_reaches_wide_goals_on_both_sides():
+    wide = METAWORLD.environment(WIDE_TASK_NAME)
+    reached = [
+        (np.sign(states[0][4]), expert.side)
+        for seed in range(16)
+        for expert in [WayRoundExpert(np.random.default_rng(seed))]
+        for result, states in [drive(wide, seed, expert)]
+        if result.success
+    ]
+    assert len(reached) >= 10
+    assert len(set(reached)) == 4

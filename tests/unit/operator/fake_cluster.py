@@ -66,6 +66,10 @@ class FakeCluster:
     async def find_jobs(self, namespace, labels):
         return copy.deepcopy([job for job in self.jobs() if labels.items() <= job["metadata"]["labels"].items()])
 
+    async def find_rollout(self, namespace, uid):
+        rollouts = [thing for thing in self.objects.values() if thing["kind"] == "StudentRollout"]
+        return copy.deepcopy(next((thing for thing in rollouts if thing["metadata"]["uid"] == uid), None))
+
     async def known_deployment(self, namespace, name):
         return await self.get("Deployment", namespace, name)
 

@@ -46,6 +46,8 @@ def test_waiting_for_quota_is_a_condition_and_no_busy_wait():
     assert (made.status.phase, made.requeue_after) == ("Queued", QUOTA_LOOK_SECONDS)
     assert conditions(made.status)["Admitted"] == ("False", "WaitingForQuota")
     assert conditions(made.status)["Trained"] == ("Unknown", "WaitingForQuota")
+    [admitted] = [c for c in made.status.conditions if c.type == "Admitted"]
+    assert admitted.message.endswith("it waits for quota of queue robots (why: kubectl describe workload)")
     assert {note.type for note in made.events} == {"Normal"}
     admitted = step(
         read_child(job(), [], "uid-1"), made.status.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -7,12 +7,13 @@ import pytest
 
 from flowstill_operator.clusters.heard import Heard, Hearsay
 from flowstill_operator.clusters.interface import Unavailable
+from flowstill_operator.clusters.kubernetes import KubernetesCluster
 from flowstill_operator.engine.index import Dependents
 from flowstill_operator.engine.listing import Listing
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.queue import KeyQueue
 from flowstill_operator.handlers import Ear
-from tests.unit.operator.builders import NOW, PLATFORM, distill_spec, resource, trained
+from tests.unit.operator.builders import NOW, PLATFORM, TARGET_SPEC, distill_spec, resource, rollout_spec, trained
 from tests.unit.operator.fake_cluster import FakeCluster
 from tests.unit.operator.gossip import Gossip
 
@@ -175,6 +176,50 @@ def test_what_is_no_news_wakes_nobody(ear):
     assert len(ear.queue) == 0
     ear.news("DistillJob", versioned(6), deleted=True)
     assert (len(ear.queue), ear.dependents.all()) == (1, [])
+
+
+def test_a_deleted_rollout_wakes_those_of_its_target(ear):
+    """One of them may wait until it has watched its student."""
+    for name, target in (("watcher", TARGET_SPEC), ("candidate", TARGET_SPEC), ("elsewhere", None)):
+        thing = resource("StudentRollout", rollout_spec(**({"target": target} if target else {})), name=name)
+        ear.news("StudentRollout", thing)
+        ear.queue.forget(Key("StudentRollout", "robots", name))
+    thing = resource("StudentRollout", rollout_spec(target=TARGET_SPEC), name="watcher")
+    thing["metadata"]["resourceVersion"] = "9"
+    ear.news("StudentRollout", thing, deleted=True)
+    assert {key.name for key in ear.queue._entries} == {"watcher", "candidate"}
+
+
+class Rollouts(KubernetesCluster):
+    """An API server with some StudentRollouts, which remembers what it was asked for."""
+
+    def __init__(self, *names):
+        super().__init__(None)
+        self.there = {name: resource("StudentRollout", rollout_spec(), name=name, uid=f"uid-{name}") for name in names}
+        self.asked = []
+
+    async def get(self, kind, namespace, name):
+        self.asked.append(name)
+        return self.there.get(name)
+
+    async def page(self, kind, namespace, token):
+        self.asked.append(f"page {token}")
+        first, *rest = self.there.values()
+        return {"metadata": {"continue": "" if token else "more"}, "items": rest if token else [first]}
+
+
+async def test_a_rollout_is_found_by_its_uid():
+    cluster = Rollouts("a", "b")
+    assert await cluster.find_rollout("robots", "uid-b") == cluster.there["b"]
+    assert await cluster.find_rollout("robots", "uid-c") is None
+    assert cluster.asked == ["page ", "page more"] * 2
+    cluster.asked.clear()
+    cluster.heard.note("StudentRollout", cluster.there["b"])
+    assert await cluster.find_rollout("robots", "uid-b") == cluster.there["b"]
+    # One of the same name took its place, and was not heard of yet.
+    cluster.there["b"] = resource("StudentRollout", rollout_spec(), name="b", uid="uid-d")
+    assert await cluster.find_rollout("robots", "uid-b") is None
+    assert cluster.asked == ["b", "b"]
 
 
 class Pages:

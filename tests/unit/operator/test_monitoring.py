@@ -266,6 +266,23 @@ def test_a_candidate_lets_the_one_before_it_end_its_window():
     assert look(dump(chosen.status), later(20), target=proven).target.value == STUDENT_TEXT
 
 
+@pytest.mark.parametrize(("watcher", "waits"), [("Monitoring", True), ("Inconclusive", False), (None, False)])
+async def test_nobody_waits_for_a_rollout_that_was_deleted_or_has_ended(watcher, waits):
+    """The Deployment's record names it all the same."""
+    cluster = FakeCluster()
+    held = dump(look(candidate(soaking(OLD)), later(10), target=soaking(OLD)).status)
+    cluster.put(resource("StudentRollout", spec(), held))
+    cluster.put({"kind": "Deployment", **soaking(OLD)})
+    if watcher is not None:
+        cluster.put(resource("StudentRollout", spec(), {"phase": watcher}, "watcher", uid="uid-0"))
+    found = await cluster.get("StudentRollout", "robots", "sample")
+    made = plan(await observe(cluster, found, PLATFORM, later(20)), later(20))
+    reason = "WaitingForSoak" if waits else "Promoting"
+    assert (made.target, conditions(made.status)["Promoted"]) == (None, ("Unknown", reason))
+    put = plan(await observe(cluster, {**found, "status": dump(made.status)}, PLATFORM, later(20)), later(20))
+    assert (put.target is None) == waits
+
+
 def test_a_candidate_of_a_student_that_was_taken_back_is_superseded():
     held = look(candidate(soaking(OLD)), later(10), target=soaking(OLD))
     made = look(dump(held.status), later(20), target=deployment())

@@ -187,6 +187,13 @@ def test_it_runs_when_all_ranks_run():
     assert read_ranks(job, pods, "other") == Child("Running", ours=False)
 
 
+def test_before_it_is_admitted_it_has_no_pods_and_waits_for_quota():
+    job = made_job()
+    job["spec"]["suspend"] = True
+    child = read_ranks({**job, "status": {}}, [], "uid-1")
+    assert (child.state, child.reason) == ("Queued", "WaitingForQuota")
+
+
 def test_a_job_that_is_failing_has_not_failed_yet():
     job = made_job()
     pods = [rank_pod(job, i) for i in range(3)]

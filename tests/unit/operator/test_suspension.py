@@ -182,6 +182,17 @@ def test_a_job_that_never_ran_has_used_no_seconds():
     assert (status.get("activeSeconds"), status["attempts"], status["disruptions"]) == (None, 1, 1)
 
 
+def test_a_job_that_was_never_admitted_is_no_attempt():
+    waiting = Child("Queued", name="n", uid="u", reason="WaitingForQuota", held_back=True)
+    queued = dump(step(waiting, dump(step(suspend=False).status), suspend=False).status)
+    held = dump(step(waiting, queued).status)
+    assert (held["attempts"], held["disruptions"]) == (0, 0)
+    # One that ran and was preempted is one, though its Job has no pod.
+    preempted = dump(step(waiting, running(), suspend=False).status)
+    held = dump(step(waiting, preempted).status)
+    assert (held["attempts"], held["disruptions"]) == (1, 1)
+
+
 def test_on_several_nodes_the_next_attempt_has_the_next_number_and_suspension_is_no_failure():
     spec = {"runtime": {"nodes": 2}}
     held = step(status=stopping(**spec), **spec).status
