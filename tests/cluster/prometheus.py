@@ -1,7 +1,6 @@
 """The real Prometheus, and something for it to scrape: a server of a policy whose metrics the test says."""
 
 import json
-import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from tests.cluster.chart import CHART, Documents
 from tests.cluster.harness import binaries
 from tests.cluster.harness.cache import Report
 from tests.cluster.harness.processes import Background, free_port, run, start, wait_until
+from tests.support.serving import serving
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,14 +55,8 @@ class PolicyServer:
 def policy_server() -> Iterator[PolicyServer]:
     """One that runs until the end of the block."""
     server = PolicyServer()
-    thread = threading.Thread(target=server.http.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server.http):
         yield server
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
 
 
 class RealPrometheus:

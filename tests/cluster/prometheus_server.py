@@ -1,11 +1,12 @@
 """A server on loopback that speaks Prometheus's ``/api/v1/query``, and answers as it is told."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
+
+from tests.support.serving import serving
 
 
 class PrometheusServer:
@@ -50,11 +51,5 @@ class PrometheusServer:
 def prometheus_server() -> Iterator[PrometheusServer]:
     """One that runs until the end of the block."""
     server = PrometheusServer()
-    thread = threading.Thread(target=server.http.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server.http):
         yield server
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
