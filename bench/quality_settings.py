@@ -64,14 +64,17 @@ class Setting:
         )
 
 
+REFINED = {"name": "dmd", "steps": 500}
 NO_BANK = {"bankSize": 0, "mixRatio": 0.5}
 SETTINGS = (
     Setting("10, bank"),
     Setting("4, bank", {"targetSteps": 4}),
-    Setting("10, bank, refined", {"refine": {"name": "dmd", "steps": 500}}),
+    Setting("10, bank, refined", {"refine": REFINED}),
     Setting("10, bank, half flow matching", {"mixRatio": 0.5}),
     Setting("2", {"targetSteps": 2, **NO_BANK}),
     Setting("2, the paper's weight", {"targetSteps": 2, "consistencyWeight": 0.1, **NO_BANK}),
+    Setting("4, bank, refined", {"targetSteps": 4, "refine": REFINED}),
+    Setting("2, refined", {"targetSteps": 2, "refine": REFINED, **NO_BANK}),
 )
 """In the order of use: what finishes first is published first."""
 

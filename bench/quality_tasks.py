@@ -5,8 +5,8 @@
     .venv/bin/python bench/quality_tasks.py run --task drawer-open-v3
     .venv/bin/python bench/quality_tasks.py table          # what is finished, with its N
 
-As bench/quality.py, with the same arms, noise and table: the default setting and the paper's, one training seed, 400
-episodes, trained for less (:data:`LESS`). Results: bench/results/quality_tasks/TASK.json.
+As bench/quality.py, with the same arms, noise and table: the default setting, the paper's and the refined one, one
+training seed, 400 episodes, trained for less (:func:`less`). Results: bench/results/quality_tasks/TASK.json.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RESULTS = ROOT / "bench" / "results" / "quality_tasks"
 EPISODES = Episodes("claim", seed=12, count=400)
 SEEDS = (0,)
 STEPS, BANK = 800, 6_000
-COMPARISON = ("10, bank", "2, the paper's weight")
+COMPARISON = ("10, bank", "2, the paper's weight", "10, bank, refined")
 
 
 def less(wanted: Setting) -> Setting:

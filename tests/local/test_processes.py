@@ -142,7 +142,10 @@ def ended_after_a_checkpoint(warm, folder, store, rank, number):
 
 
 def finish(ranks, folder):
-    return [rank.wait() for rank in ranks], json.loads((folder / "termination").read_text())
+    codes = [rank.wait() for rank in ranks]
+    said = folder / "termination"
+    assert said.exists(), f"{codes} without a word: {(folder / 'stderr').read_text()[-4000:]}"
+    return codes, json.loads(said.read_text())
 
 
 def weights(store, result):

@@ -137,6 +137,11 @@ def _run(request: dict[str, Any], descriptors: list[int]) -> int:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    import torch
+
+    # A fork's pool of threads is made anew by the first who needs it; two threads at once get none ("Invalid thread
+    # pool!", caffe2/utils/threadpool/pthreadpool-cpp.cc of PyTorch 2.11), so it is made while there is but one.
+    torch.set_num_threads(1)
     from flowstill_evaluator import memory
     from flowstill_evaluator.cli import main as evaluate
     from flowstill_trainer import preflight
