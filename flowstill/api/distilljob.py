@@ -145,6 +145,7 @@ class Export(Model):
         Literal["auto", "fp32", "bf16", "fp16"],
         Field(
             description="Type of the graph's weights and matrix products; inputs, outputs and the rest are float32. "
+            "fp16: layers whose numbers are too large for it stay float32 too. "
             "auto: the type that the teacher is stored in where ONNX Runtime has kernels for it, else fp32."
         ),
     ] = "auto"

@@ -76,7 +76,9 @@ class PairDescription(Model):
 class OnnxDescription(Model):
     """The exported graph; ``file`` is a path within the artifact.
 
-    ``parity`` was measured at export, against PyTorch in float32, with ONNX Runtime's ``provider``.
+    ``parity`` was measured at export, against PyTorch in float32, with ONNX Runtime's ``provider``. In fp16,
+    ``products`` counts the linear layers that could be in it, and ``float32_products`` names those of them that stay
+    float32, because their numbers are too large; in the other precisions none is watched.
     """
 
     file: str
@@ -85,6 +87,8 @@ class OnnxDescription(Model):
     parity: list[GraphParity] = Field(default_factory=list)
     provider: str = "CPUExecutionProvider"
     pair: PairDescription | None = None
+    products: Annotated[int, Field(ge=0)] = 0
+    float32_products: list[str] = Field(default_factory=list)
 
 
 PARITY_THRESHOLDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 2e-2}

@@ -1,6 +1,7 @@
 """Reading a LeRobot checkpoint: its files, its configuration and its processors."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lerobot_policy_flowstill  # noqa: F401  registers the students' types
 from flowstill.errors import TeacherRejected
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
 TOKENIZER_FOLDER = "tokenizer"
 NEEDED = ("config.json", WEIGHTS, "policy_preprocessor.json", "policy_postprocessor.json")
 KNOWN_STEPS = {
@@ -48,10 +50,10 @@ def check_folder(folder: Path, accepted: set[str], field: str) -> str:
     Raises:
         TeacherRejected: it is not, with what to do.
     """
-    if (folder / "adapter_config.json").exists():
+    if (folder / ADAPTER).exists():
         raise TeacherRejected(
-            f"{folder} is a PEFT adapter, not a whole policy; merge it first "
-            "(peft: PeftModel.from_pretrained(policy, folder).merge_and_unload().save_pretrained(merged))",
+            f"{folder} is a PEFT adapter, not a whole policy; where peft is installed merge it first, and give the "
+            f"new folder: python -m flowstill.policies.merge_adapter {shlex.quote(str(folder))} MERGED",
             field=field,
         )
     missing = [name for name in NEEDED if not (folder / name).is_file()]

@@ -38,8 +38,10 @@ def export_student(
     teacher = tiny_smolvla.write_teacher(root / "teacher", state_dim=state_dim, action_dim=action_dim)
     flow = load_flow_policy(teacher).make_student(draws=DRAWS, neighbours=3, action_steps=None, multi_step=True)
     flow.save(root / "student" / "policy")
-    batch = flow.preprocess(tensors(tiny_smolvla.observations(8, state_dim=state_dim)))
-    export(flow, batch, root / "student" / "onnx" / "student.onnx", ExportPlan(precision))
+    batch, probe = (
+        flow.preprocess(tensors(tiny_smolvla.observations(8, seed=seed, state_dim=state_dim))) for seed in (0, 1)
+    )
+    export(flow, batch, root / "student" / "onnx" / "student.onnx", ExportPlan(precision), probe)
     return Exported(teacher, root / "student", precision, action_dim)
 
 

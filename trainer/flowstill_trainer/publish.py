@@ -33,6 +33,7 @@ LIBRARIES = (
     "safetensors",
 )
 GRAPH = "onnx/student.onnx"
+PROBED = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ def export_batch(student: FlowPolicy, frames: Frames) -> dict[str, Any]:
     return student.preprocess(frames.observations(index_B))
 
 
+def probe_batch(student: FlowPolicy, frames: Frames) -> dict[str, Any]:
+    """Preprocessed observations from all over the training frames, on which too large numbers are looked for."""
+    place_B = torch.linspace(0, len(frames.training_T) - 1, PROBED).long()
+    return student.preprocess(frames.observations(frames.training_T[place_B]))
+
+
 def build_folder(
     folder: Path, student: FlowPolicy, frames: Frames, curve: Curve | None = None, plan: ExportPlan = FP32
 ) -> Graph:
@@ -70,7 +77,8 @@ def build_folder(
         student.save(folder / "policy")
         if curve is not None:
             write_curve(folder, curve)
-        return export(student, batch, folder / GRAPH, plan)
+        probe = probe_batch(student, frames) if plan.precision == "fp16" else None
+        return export(student, batch, folder / GRAPH, plan, probe)
 
 
 def publish_student(

@@ -58,7 +58,7 @@ def test_missing_files_are_named(copy):
 
 def test_an_adapter_is_refused_with_the_way_to_merge_it(copy):
     (copy / "adapter_config.json").write_text("{}")
-    with pytest.raises(TeacherRejected, match="merge_and_unload"):
+    with pytest.raises(TeacherRejected, match=r"python -m flowstill\.policies\.merge_adapter \S+ MERGED"):
         load_flow_policy(copy)
 
 

@@ -20,9 +20,11 @@ from flowstill.policies.numpy_processors import NumpyProcessors
 from flowstill.policies.onnx_runner import OnnxRunner
 from flowstill.policies.torch_runner import TorchRunner
 from flowstill_trainer.export import ExportPlan, PrecisionLost, describe, export, plan_export, rehearse
+from flowstill_trainer.export import products as watched
 from flowstill_trainer.export.onnx_files import Example, write
 from flowstill_trainer.export.precision import CPU
-from flowstill_trainer.publish import build_folder, export_batch
+from flowstill_trainer.export.products import Products, fp16_products
+from flowstill_trainer.publish import build_folder, export_batch, probe_batch
 from tests.support import tiny_smolvla
 from tests.support.tiny_run import Tiny, small
 
@@ -93,6 +95,12 @@ def types(model):
 def small_operators(model, small):
     kinds = types(model)
     return {n.op_type for n in model.graph.node if any(kinds.get(v) == small for v in (*n.input, *n.output))}
+
+
+def small_products(model):
+    """How many products are in float16."""
+    kinds = types(model)
+    return sum(kinds.get(node.input[1]) == FLOAT16 for node in model.graph.node if node.op_type == "MatMul")
 
 
 def cast_weights(model):
@@ -195,7 +203,7 @@ class Wide(torch.nn.Module):
 @pytest.mark.parametrize(("precision", "small"), [("fp16", FLOAT16), ("bf16", BFLOAT16)])
 def test_large_weights_are_stored_small(tmp_path, precision, small):
     example = Example({"x": torch.randn(2, 600)}, None, ("y",))
-    model = onnx.load(str(write(Wide().eval(), example, tmp_path / "wide.onnx", precision).file))
+    model = onnx.load(str(write(Wide().eval(), example, tmp_path / "wide.onnx", Products(precision)).file))
     stored = {i.data_type: np.prod(i.dims) for i in model.graph.initializer}
     assert stored[small] == 600 * 500
     assert not cast_weights(model)
@@ -235,33 +243,141 @@ def test_what_is_asked_for_is_given_or_refused(tmp_path):
     assert refused.value.reason == "NoKernels"
 
 
+class Deep(torch.nn.Module):
+    """Three layers, of which the first gives what the second's float16 products have no room for."""
+
+    def __init__(self, factor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Sequential(*(torch.nn.Linear(16, 16) for _ in range(3))))
+        with torch.no_grad():
+            self.model[0][1].weight *= factor
+            self.model[0][2].weight /= factor
+
+    def forward(self, named):
+        return (self.model(named["x"]),)
+
+
+def normal(seed, size=2):
+    return {"x": torch.randn(size, 16, generator=torch.Generator().manual_seed(seed))}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "large"),
+    [
+        (lambda layers: None, ()),
+        (lambda layers: layers[1].weight.mul_(1e5), ("0.1", "0.2")),  # its products, and what the next one takes
+        (lambda layers: layers[2].weight.mul_(1e6), ("0.2",)),
+        (lambda layers: layers[2].bias.fill_(1e6), ()),  # is added in float32
+        (lambda layers: layers[1].weight[0].fill_(float("nan")), ("0.1", "0.2")),
+    ],
+)
+def test_layers_with_large_numbers_are_found(spoil, large):
+    network = Deep(1.0)
+    with torch.no_grad():
+        spoil(network.model[0])
+    found = fp16_products(network.model, lambda: [network(normal(seed)) for seed in range(3)])
+    assert found == Products("fp16", large, 3)
+
+
+def test_a_number_that_one_observation_has_is_enough():
+    network = Deep(1.0)
+    large = {"x": normal(1)["x"] * 1e5}
+    for order in ([normal(1), large], [large, normal(1)]):
+        assert "0.0" in fp16_products(network.model, lambda order=order: [network(x) for x in order]).float32
+
+
+def test_a_layer_that_overflows_stays_float32(tmp_path):
+    network = Deep(1e6).eval()
+    islands = fp16_products(network.model, lambda: network(normal(1)))
+    assert islands == Products("fp16", ("0.1", "0.2"), 3)
+    fresh = normal(2, 8)
+    with torch.no_grad():
+        expected = network(fresh)[0].numpy()
+    example = Example(normal(0), None, ("y",))
+    for name, products, close in (("kept", islands, True), ("all", Products("fp16"), False)):
+        file = write(network, example, tmp_path / f"{name}.onnx", products).file
+        assert np.allclose(run(file, {"x": fresh["x"].numpy()})["y"], expected, rtol=1e-2, atol=1e-2) == close
+    model = onnx.load(str(tmp_path / "kept.onnx"))
+    kinds = types(model)
+    multiplied = Counter(kinds[n.input[0]] for n in model.graph.node if n.op_type in {"MatMul", "Gemm"})
+    assert multiplied == {FLOAT16: 1, onnx.TensorProto.FLOAT: 2}
+
+
 def overflowing(tiny):
     """The same function in float32; in float16 an MLP's products are infinite."""
-    student = tiny.student(tiny.teacher())
-    mlp = student.policy.model.vlm_with_expert.lm_expert.layers[0].mlp
+    student = a_student(tiny)
+    name, mlp = next(
+        (name, module)
+        for name, module in student.policy.model.named_modules()
+        if any(part in name for part in ("lm_expert.", "gemma_expert.")) and name.endswith("layers.0.mlp")
+    )
     with torch.no_grad():
         mlp.up_proj.weight *= 1e7
         mlp.down_proj.weight *= 1e-7
-    return student
+    return student, [f"{name}.down_proj", f"{name}.up_proj"]
 
 
-def test_an_overflow_is_found_before_training(smolvla, tmp_path):
-    student = overflowing(smolvla)
-    batch = export_batch(student, smolvla.frames(student))
-    asked = ExportPlan("fp16")
+def test_what_overflows_stays_fp32_and_the_rest_is_fp16(tiny, halved, tmp_path, caplog):
+    student, large = overflowing(tiny)
+    frames, asked = tiny.frames(student), ExportPlan("fp16", split=True)
+    rehearse(student, export_batch(student, frames), tmp_path / "rehearsal", asked, probe_batch(student, frames))
+    with caplog.at_level(logging.WARNING):
+        graph = build_folder(tmp_path / "student", student, frames, plan=asked)
+    assert (graph.plan, list(graph.products.float32)) == (asked, large)
+    assert f"2 of {graph.products.count} linear layers stay fp32" in caplog.text
+    assert ", ".join(large) in caplog.text
+    assert [p.batch for p in graph.parity] == [1, *range(1, 9)]
+    assert 1e-6 < graph.difference < LIMIT
+    said = describe(graph, tmp_path / "student")
+    assert (said.float32_products, said.products) == (large, graph.products.count)
+    model = onnx.load(str(graph.file))
+    assert small_operators(model, FLOAT16) <= {"Cast", "MatMul"}
+    assert small_products(model) == small_products(onnx.load(str(halved[1].file))) - 2
+    seen, noise, given = seen_and_noise(tmp_path / "student", 3, 4)
+    expected = in_torch(tmp_path / "student", seen, noise).all_normalised_BKHD
+    kept = run(tmp_path / "student" / "onnx" / "prefix.onnx", given)
+    parts = run(tmp_path / "student" / "onnx" / "expert.onnx", given | kept)
+    for found in (run(graph.file, given)["all_actions"], parts["all_actions"]):
+        assert np.abs(found[..., : tiny_smolvla.ACTION_DIM] - expected).max() < LIMIT
+
+
+def blind(monkeypatch):
+    """Nothing is seen to overflow, as when frames are larger than all that were tried."""
+    monkeypatch.setattr(watched, "ROOM", 1e-30)
+
+
+def test_an_overflow_that_was_not_foreseen_is_found_before_training(smolvla, tmp_path, monkeypatch):
+    student, _ = overflowing(smolvla)
+    frames = smolvla.frames(student)
+    batch, probe, asked = export_batch(student, frames), probe_batch(student, frames), ExportPlan("fp16")
+    blind(monkeypatch)
     with pytest.raises(PrecisionLost, match=r"spec\.export\.precision: .*not finite in fp16; choose fp32"):
-        rehearse(student, batch, tmp_path / "rehearsal", asked)
+        rehearse(student, batch, tmp_path / "rehearsal", asked, probe)
     assert not (tmp_path / "rehearsal").exists()
     assert student.policy.model.folded_time_1E is None
     for plan in (ExportPlan(), replace(asked, or_fp32=True)):  # nothing to try
-        rehearse(student, {}, tmp_path / "rehearsal", plan)
+        rehearse(student, {}, tmp_path / "rehearsal", plan, {})
 
 
-def test_auto_falls_back_to_fp32_in_the_end(smolvla, tmp_path, caplog):
-    student = overflowing(smolvla)
-    batch = export_batch(student, smolvla.frames(student))
-    graph = export(student, batch, tmp_path / "student.onnx", ExportPlan("fp16", or_fp32=True))
+def test_auto_falls_back_to_fp32_in_the_end(smolvla, tmp_path, caplog, monkeypatch):
+    student, _ = overflowing(smolvla)
+    blind(monkeypatch)
+    graph = build_folder(tmp_path, student, smolvla.frames(student), plan=ExportPlan("fp16", or_fp32=True))
     assert (graph.plan.precision, graph.plan.provider) == ("fp32", CPU)
     assert graph.difference < 1e-3
     assert "not finite in fp16" in caplog.text
     assert not small_operators(onnx.load(str(graph.file)), FLOAT16)
+
+
+def test_a_student_of_which_no_layer_fits_is_refused(smolvla, tmp_path, monkeypatch):
+    student = a_student(smolvla)
+    monkeypatch.setattr(watched, "ROOM", 1e30)
+    with pytest.raises(PrecisionLost, match=r"spec\.export\.precision: .*all \d+ linear layers.*fp16; choose fp32"):
+        build_folder(tmp_path, student, smolvla.frames(student), plan=ExportPlan("fp16"))
+
+
+def test_fp16_without_observations_to_probe_is_a_mistake(smolvla, tmp_path):
+    student = a_student(smolvla)
+    with pytest.raises(ValueError, match="observations to probe"):
+        export(student, export_batch(student, smolvla.frames(student)), tmp_path / "s.onnx", ExportPlan("fp16"))

@@ -2,6 +2,7 @@
 
 from flowstill_trainer.export.onnx_files import float64_values
 from flowstill_trainer.export.precision import FP32, ExportFailed, ExportPlan, PrecisionLost, plan_export
+from flowstill_trainer.export.products import Products
 from flowstill_trainer.export.student import CHECKED, Graph, Pair, describe, export, rehearse
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Graph",
     "Pair",
     "PrecisionLost",
+    "Products",
     "describe",
     "export",
     "float64_values",

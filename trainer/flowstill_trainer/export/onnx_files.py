@@ -9,7 +9,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from flowstill_trainer.export.precision import ExportFailed, Precision, products_in
+from flowstill_trainer.export.precision import ExportFailed
+from flowstill_trainer.export.products import Products, products_in
 
 OPSET = 18
 INLINE = 2**30
@@ -42,7 +43,7 @@ class Written:
     outputs: Described
 
 
-def write(graph: nn.Module, example: Example, file: Path, precision: Precision) -> Written:
+def write(graph: nn.Module, example: Example, file: Path, products: Products) -> Written:
     """Trace a graph of a student's ``model`` with batch and draws dynamic, and write it.
 
     Raises:
@@ -55,7 +56,7 @@ def write(graph: nn.Module, example: Example, file: Path, precision: Precision) 
     names = list(example.named)
     if example.noise is not None:
         arguments, shapes, names = (*arguments, example.noise), (*shapes, {0: size, 1: many}), [*names, "noise"]
-    with torch.no_grad(), products_in(graph.model, precision):
+    with torch.no_grad(), products_in(graph.model, products):
         program = torch.onnx.export(
             graph,
             arguments if example.noise is not None else (*arguments, {}),  # a dictionary at the end is keywords
@@ -66,7 +67,7 @@ def write(graph: nn.Module, example: Example, file: Path, precision: Precision) 
             dynamic_shapes=shapes,
             verbose=False,
         )
-    if precision != "fp32":
+    if products.precision != "fp32":
         fold_casts(program.model)
     weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(str(file), external_data=weights > INLINE)

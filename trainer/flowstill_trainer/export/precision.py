@@ -1,25 +1,15 @@
-"""The type of a graph's matrix products: which one, whether ONNX Runtime runs it here, and how it is written.
-
-With ``fp16`` and ``bf16`` the weights of the transformers' linear layers are stored in that type, and their products
-are computed and rounded in it; that is nearly all of a policy's weights and work. Everything else stays float32: the
-residual stream, norms, softmax and its masks (−2.4e38 is no float16), rotary tables, convolutions, the projections of
-state and actions, the times (constants, computed in float32), and the distances between draws.
-"""
+"""The type of a graph's matrix products: which one, and whether ONNX Runtime runs it here."""
 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from flowstill.api.distilljob import Export
 from flowstill.errors import FlowstillError, UserError
@@ -52,7 +42,7 @@ class ExportPlan:
     """How a graph is written.
 
     Attributes:
-        precision: type of the matrix products.
+        precision: type of the matrix products; in fp16, of those whose numbers fit.
         provider: ONNX Runtime's execution provider on which the graph is held against PyTorch.
         split: also in two parts, prefix and expert.
         or_fp32: whether a graph that differs too much is written in fp32 instead.
@@ -155,31 +145,3 @@ def _probe(precision: Precision) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     serialized: bytes = model.SerializeToString()
     return serialized
-
-
-@contextmanager
-def products_in(network: nn.Module, precision: Precision) -> Iterator[None]:
-    """The transformers' linear layers multiply in ``precision``; LeRobot keeps the same layers in float32 that stay so.
-
-    The modules keep their float32 weights, which LeRobot's code asks for the type to compute in.
-    """
-    layers = [
-        module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and "." in name and "norm" not in name and not name.startswith("target_time.")
-    ]
-    if precision == "fp32":
-        layers = []
-    for layer in layers:
-        layer.forward = partial(_product, layer, TYPES[precision])
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _product(layer: Any, dtype: torch.dtype, x: Tensor) -> Tensor:
-    """x·Wᵀ in ``dtype``, its bias in float32."""
-    product = nn.functional.linear(x.to(dtype), layer.weight.to(dtype)).float()
-    return product if layer.bias is None else product + layer.bias

@@ -22,6 +22,7 @@ from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.export.graphs import OUTPUTS, STATE, ExpertGraph, Inputs, OneStepGraph, PrefixGraph
 from flowstill_trainer.export.onnx_files import Example, Written, write
 from flowstill_trainer.export.precision import FIELD, FP32, ExportFailed, ExportPlan, PrecisionLost
+from flowstill_trainer.export.products import Products, fp16_products
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,12 @@ EXAMPLES = 2
 CHECKED = 8
 """Largest batch on which a graph is held against PyTorch."""
 PREFIX, EXPERT = "prefix.onnx", "expert.onnx"
+NAMED = 8
+"""Layers that the log names; the manifest names all."""
+PROBE_SEED = 1_000
+"""Of the noise with which numbers that are too large are looked for: not that of any comparison."""
 
+Batch = dict[str, Any]
 Sizes = Sequence[tuple[int, int]]
 """Pairs of batch and draws."""
 
@@ -49,6 +55,7 @@ class Graph(Written):
     """What was exported, and the plan that it was exported by; ``parity`` is against PyTorch in float32."""
 
     plan: ExportPlan
+    products: Products
     parity: list[GraphParity]
     pair: Pair | None
 
@@ -58,22 +65,24 @@ class Graph(Written):
         return max(parity.difference for parity in self.parity)
 
 
-def export(student: FlowPolicy, batch: dict[str, Any], file: Path, plan: ExportPlan = FP32) -> Graph:
+def export(student: FlowPolicy, batch: Batch, file: Path, plan: ExportPlan = FP32, probe: Batch | None = None) -> Graph:
     """Write the graph, and the pair beside it, and hold them against PyTorch.
 
     Args:
         student: what to write.
-        batch: eight preprocessed observations.
+        batch: eight preprocessed observations, on which graphs are compared.
         file: where to; the pair lies beside it.
         plan: precision and parts.
+        probe: others, on which layers are looked for that are too large for float16; needed in fp16 only.
 
     Raises:
         ExportFailed: normalised actions differ by more than 1e-3 in fp32, or float64 is left in the graph.
-        PrecisionLost: they differ by more than 2e-2 in fp16 or bf16, and ``plan`` allows nothing else.
+        PrecisionLost: they differ by more than 2e-2 in fp16 or bf16, or no layer fits fp16; and ``plan`` allows
+            nothing else.
     """
     sizes = [(1, 1), *((size, student.draws) for size in range(1, CHECKED + 1))]
     try:
-        return _export(student, batch, file, plan, sizes)
+        return _export(student, batch, file, plan, sizes, probe)
     except PrecisionLost as error:
         if not plan.or_fp32:
             raise
@@ -81,10 +90,10 @@ def export(student: FlowPolicy, batch: dict[str, Any], file: Path, plan: ExportP
         return _export(student, batch, file, ExportPlan(split=plan.split), sizes)
 
 
-def rehearse(student: FlowPolicy, batch: dict[str, Any], folder: Path, plan: ExportPlan) -> None:
+def rehearse(student: FlowPolicy, batch: Batch, folder: Path, plan: ExportPlan, probe: Batch) -> None:
     """Before hours of training: does a student with these weights survive the precision that was asked for?
 
-    Nothing is done for fp32, nor where the graph may become fp32 in the end.
+    Nothing is done for fp32, nor where the graph may become fp32 in the end. Arguments are those of :func:`export`.
 
     Raises:
         PrecisionLost: it does not.
@@ -92,7 +101,8 @@ def rehearse(student: FlowPolicy, batch: dict[str, Any], folder: Path, plan: Exp
     if plan.precision == "fp32" or plan.or_fp32:
         return
     try:
-        graph = _export(student, batch, folder / "student.onnx", replace(plan, split=False), [(CHECKED, student.draws)])
+        once, file = replace(plan, split=False), folder / "student.onnx"
+        graph = _export(student, batch, file, once, [(CHECKED, student.draws)], probe)
         logger.info("before training, a graph in %s differs from PyTorch by %.2e", plan.precision, graph.difference)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,19 +118,54 @@ def describe(graph: Graph, artifact: Path) -> OnnxDescription:
     pair = graph.pair and PairDescription(
         prefix=part(graph.pair.prefix), expert=part(graph.pair.expert), parity=graph.pair.parity
     )
-    return OnnxDescription(**dict(part(graph)), parity=graph.parity, provider=graph.plan.provider, pair=pair)
+    return OnnxDescription(
+        **dict(part(graph)),
+        parity=graph.parity,
+        provider=graph.plan.provider,
+        pair=pair,
+        products=graph.products.count,
+        float32_products=list(graph.products.float32),
+    )
 
 
-def _export(student: FlowPolicy, batch: dict[str, Any], file: Path, plan: ExportPlan, sizes: Sizes) -> Graph:
+def _export(
+    student: FlowPolicy, batch: Batch, file: Path, plan: ExportPlan, sizes: Sizes, probe: Batch | None = None
+) -> Graph:
     # LeRobot builds the prefix's attention mask from a Python list, so the number of tokens is a constant.
     observation = student.prepared(batch).padded_to(student.token_length).named()
     with _folded(student):
         graph = OneStepGraph(student).eval()
         traced = Example(_rows(observation, EXAMPLES), _traced_noise(student), OUTPUTS)
-        written = write(graph, traced, file, plan.precision)
+        products = _products(graph, student, probe) if plan.precision == "fp16" else Products(plan.precision)
+        written = write(graph, traced, file, products)
         parity, given = _against_torch(graph, student, observation, written, plan, sizes)
-        pair = _export_pair(student, observation, file.parent, plan, sizes, given) if plan.split else None
-    return Graph(written.file, written.inputs, written.outputs, plan, parity, pair)
+        pair = _export_pair(student, observation, file.parent, plan, products, sizes, given) if plan.split else None
+    return Graph(written.file, written.inputs, written.outputs, plan, products, parity, pair)
+
+
+def _products(graph: OneStepGraph, student: FlowPolicy, probe: Batch | None) -> Products:
+    """Which layers fit fp16, as far as these observations show."""
+    if probe is None:
+        raise ValueError("a graph in fp16 needs observations to probe")
+    observation = student.prepared(probe).padded_to(student.token_length).named()
+    noise = _noise(student, len(next(iter(observation.values()))), student.draws, PROBE_SEED)
+
+    def run() -> None:
+        for start in range(0, len(noise), CHECKED):
+            rows = slice(start, start + CHECKED)
+            graph({name: value[rows] for name, value in observation.items()}, noise[rows].to(student.device))
+
+    products = fp16_products(graph.model, run)
+    large, count = products.float32, products.count
+    if len(large) == count:
+        said = f"the numbers of all {count} linear layers are too large for fp16; choose fp32"
+        raise PrecisionLost(said, field=FIELD)
+    if large:
+        names = ", ".join(large[:NAMED]) + (", …" if len(large) > NAMED else "")
+        logger.warning(
+            "%d of %d linear layers stay fp32, their numbers are too large for fp16: %s", len(large), count, names
+        )
+    return products
 
 
 @contextmanager
@@ -150,16 +195,17 @@ def _against_torch(
 
 
 def _export_pair(
-    student: FlowPolicy, observation: Inputs, folder: Path, plan: ExportPlan, sizes: Sizes, given: list[Any]
-) -> Pair:
+    student: FlowPolicy, observation: Inputs, folder: Path, plan: ExportPlan, products: Products, sizes: Sizes,
+    given: list[Any],
+) -> Pair:  # fmt: skip
     """Both parts, held against what the one graph gave."""
     prefix_graph, example = PrefixGraph(student).eval(), _rows(observation, EXAMPLES)
     with torch.no_grad():
         seen = prefix_graph.named(example)
     names = tuple(name for name in seen if name != STATE)
-    prefix = write(prefix_graph, Example(example, None, names), folder / PREFIX, plan.precision)
+    prefix = write(prefix_graph, Example(example, None, names), folder / PREFIX, products)
     traced = Example(seen, _traced_noise(student), OUTPUTS)
-    expert = write(ExpertGraph(student).eval(), traced, folder / EXPERT, plan.precision)
+    expert = write(ExpertGraph(student).eval(), traced, folder / EXPERT, products)
     encode, act = _Session(prefix, plan), _Session(expert, plan)
     differences = []
     for (size, draws), expected in zip(sizes, given, strict=True):
@@ -219,6 +265,6 @@ def _traced_noise(student: FlowPolicy) -> torch.Tensor:
     return _noise(student, EXAMPLES, max(2, student.draws)).to(student.device)
 
 
-def _noise(student: FlowPolicy, size: int, draws: int) -> torch.Tensor:
+def _noise(student: FlowPolicy, size: int, draws: int, seed: int = 0) -> torch.Tensor:
     shape = (size, draws, student.chunk_size, student.padded_action_dim)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(size))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + size))

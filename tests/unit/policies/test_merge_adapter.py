@@ -1,0 +1,90 @@
+"""A PEFT adapter of LeRobot becomes a teacher, or what is missing is said."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from flowstill.errors import TeacherRejected
+from flowstill.policies import merge_adapter
+from flowstill.policies.registry import load_flow_policy
+from flowstill.policies.torch_runner import tensors
+from tests.support import tiny_smolvla
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """What LeRobot's training leaves behind, but for the adapter's weights."""
+    base = tiny_smolvla.write_teacher(tmp_path / "base")
+    folder = tmp_path / "adapter"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("model.safetensors", "vlm"))
+    (folder / "adapter_config.json").write_text(json.dumps({merge_adapter.BASE: str(base)}))
+    return folder
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """As where peft is; nothing here gets as far as using it."""
+    monkeypatch.setattr(merge_adapter, "import_peft", object)
+
+
+def test_without_peft_it_says_what_to_install(adapter, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert merge_adapter.main([str(adapter), str(tmp_path / "merged")]) == 65
+    assert "pip install 'peft<1'" in capsys.readouterr().err
+
+
+def test_a_base_that_is_not_here_must_be_given(installed, adapter, tmp_path):
+    (adapter / "adapter_config.json").write_text(json.dumps({merge_adapter.BASE: "lerobot/smolvla_base"}))
+    with pytest.raises(TeacherRejected, match=r"base: .*'lerobot/smolvla_base' is no folder.*--base"):
+        merge_adapter.merge(adapter, tmp_path / "merged")
+
+
+def test_processors_that_are_missing_are_named(installed, adapter, tmp_path):
+    (adapter / "policy_postprocessor.json").unlink()
+    with pytest.raises(TeacherRejected, match=r"adapter: .*lacks policy_postprocessor\.json"):
+        merge_adapter.merge(adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_nothing_is_overwritten(installed, adapter):
+    with pytest.raises(TeacherRejected, match=r"merged: .*exists already"):
+        merge_adapter.merge(adapter, adapter)
+    assert (adapter / "adapter_config.json").exists()
+
+
+def test_a_merged_adapter_is_a_teacher(tmp_path):
+    """LeRobot's own wrapping and saving; needs peft, which Flowstill does not."""
+    peft = pytest.importorskip("peft")
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class
+
+    base, adapter, merged = tiny_smolvla.write_teacher(tmp_path / "base"), tmp_path / "adapter", tmp_path / "merged"
+    config = PreTrainedConfig.from_pretrained(base)
+    config.vlm_model_name, config.pretrained_path = str(base / "vlm"), base
+    policy = get_policy_class(config.type).from_pretrained(base, config=config)
+    wrapped = policy.wrap_with_peft(peft_cli_overrides={"r": 4})
+    torch.manual_seed(0)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    for part in (wrapped, wrapped.config):  # the order of lerobot.common.train_utils.save_checkpoint
+        part.save_pretrained(adapter)
+    for file in base.glob("policy_*"):
+        shutil.copy2(file, adapter)
+
+    with pytest.raises(TeacherRejected, match=f"merge_adapter {adapter} MERGED"):
+        load_flow_policy(adapter)
+    assert merge_adapter.main([str(adapter), str(merged)]) == 0
+    seen, noise = tensors(tiny_smolvla.observations(2)), torch.randn(2, tiny_smolvla.CHUNK, tiny_smolvla.PADDED)
+    teacher, old = load_flow_policy(merged), load_flow_policy(base)
+    batch = teacher.preprocess(seen)
+    found, before = (flow.policy.predict_action_chunk(batch, noise=noise) for flow in (teacher, old))
+    assert isinstance(wrapped, peft.PeftModel)
+    with torch.no_grad():
+        expected = wrapped.base_model.model.eval().predict_action_chunk(batch, noise=noise)
+    assert np.allclose(found.numpy(), expected.numpy(), atol=1e-5)
+    assert (found - before).abs().max() > 1e-2
