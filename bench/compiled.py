@@ -44,8 +44,8 @@ def main() -> None:
                 raise AssertionError(f"the compiled expert gives the loss {loss}, the other {plain}")
             seconds = {name: statistics.median(found) for name, found in timed(arms, options.steps, 1).items()}
     eager, compiled = seconds["eager"], seconds["compiled"]
-    print(f"{options.policy}, {options.size}, batch {options.batch_size}, {bench.setting}: eager {eager:.4f} s, ", end="")
-    print(f"compiled {compiled:.4f} s, {eager / compiled:.2f} times as fast; the first compiled step {first:.0f} s")
+    print(f"{options.policy}, {options.size}, batch {options.batch_size}, {bench.setting}")
+    print(f"eager {eager:.4f} s, compiled {compiled:.4f} s, {eager / compiled:.2f} times as fast; the first compiled step {first:.0f} s")
 
 
 if __name__ == "__main__":
