@@ -47,7 +47,8 @@ class Setting:
 
     def spec(self, teacher: str, dataset: str, seed: int) -> DistillJobSpec:
         """The DistillJob of this setting and that training seed."""
-        method = {"targetSteps": 10, "mixRatio": 1.0, "bankSize": BANK, "stateJitter": 0.02, **self.method}
+        plain = {"targetSteps": 10, "mixRatio": 1.0, "bankSize": BANK, "stateJitter": 0.02, "refine": {"steps": 0}}
+        method = plain | self.method
         training = {
             "steps": 1500, "batchSize": 128, "learningRate": 5e-4, "warmupSteps": 100, "ema": 0.999,
             "precision": "fp32", "seed": seed, **self.training,

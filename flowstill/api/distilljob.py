@@ -60,7 +60,7 @@ class Refine(Model):
     """Distribution matching (DMD, arXiv 2311.18828) after the training, for one step only."""
 
     name: Literal["dmd"] = "dmd"
-    steps: Annotated[int, Field(ge=1, le=10_000_000, description="Updates of the student.")]
+    steps: Annotated[int, Field(ge=0, le=10_000_000, description="Updates of the student; 0: no refinement.")] = 500
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0, description="Of the student; constant.")] = 1e-4
     fake_learning_rate: Annotated[
         float, Field(gt=0.0, le=1.0, description="Of the net that follows the student's own samples; constant.")
@@ -83,12 +83,17 @@ class Method(Model):
     state_jitter: Annotated[
         float, Field(ge=0.0, le=1.0, description="Std of noise on the normalised state, while training.")
     ] = 0.0
-    refine: Refine | None = None
+    refine: Refine = Field(default_factory=Refine)
+
+    @property
+    def refinement(self) -> Refine | None:
+        """The refinement, if there is one."""
+        return self.refine if self.refine.steps else None
 
     @property
     def multi_step(self) -> bool:
         """Whether more than one step is trained: by the flow-matching half, unless refinement undoes it."""
-        return self.mix_ratio < 1 and self.refine is None
+        return self.mix_ratio < 1 and self.refinement is None
 
     @model_validator(mode="after")
     def _options_agree(self) -> "Method":

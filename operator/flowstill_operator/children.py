@@ -14,6 +14,8 @@ Document = dict[str, Any]
 CONTAINER = "child"
 WAITING_FOR_QUOTA = "WaitingForQuota"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+FEWEST_PODS = "kueue.x-k8s.io/job-min-parallelism"
+"""Annotation: with so many pods at a time a Job may begin where its queue has no quota for all (partial admission)."""
 USER_ERROR_EXIT_CODES = tuple(range(64, 79))
 ChildState = Literal["Missing", "Queued", "Running", "Succeeded", "Failed"]
 Retry = Literal["never", "counted", "free"]

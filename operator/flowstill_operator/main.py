@@ -27,7 +27,7 @@ from flowstill_operator.engine.logs import set_up
 from flowstill_operator.engine.loop import Key, Reconciler, Worker
 from flowstill_operator.engine.metrics import Metrics, WatchAge
 from flowstill_operator.engine.news import News
-from flowstill_operator.engine.queue import KeyQueue, run_workers
+from flowstill_operator.engine.queue import MAX_PATIENCE_SECONDS, KeyQueue, run_workers
 from flowstill_operator.handlers import Ear, bind, settings
 from flowstill_operator.observation import explain
 from flowstill_operator.platform import Platform, kubernetes_platform
@@ -145,7 +145,7 @@ class Parts:
     async def list(self, namespaces: Sequence[str], seconds: float) -> None:
         """List everything now and then."""
         listing = Listing(self.cluster, self.ear, namespaces)
-        await listing.run(seconds, self.listed, lambda: self._look_at(self.dependents.all()))
+        await listing.run(seconds, self.listed, lambda: self._look_at(self.dependents.all(), MAX_PATIENCE_SECONDS))
 
     async def work(self, workers: int) -> None:
         """Look at what is due, once everything was listed.
@@ -159,9 +159,9 @@ class Parts:
         """All metrics as text."""
         return self.metrics.text(len(self.queue), self.health.lag, self.age.seconds())
 
-    def _look_at(self, keys: Iterable[Key]) -> None:
+    def _look_at(self, keys: Iterable[Key], patience: float = 0.0) -> None:
         for key in keys:
-            self.queue.add(key)
+            self.queue.add(key, patience=patience)
 
 
 async def run(options: argparse.Namespace, platform: Platform) -> None:

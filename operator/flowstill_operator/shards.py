@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flowstill.api.children import Result
-from flowstill_operator.children import Child, Document, job_condition, newest, read_child, read_result, why_waiting
+from flowstill_operator.children import (
+    FEWEST_PODS,
+    QUEUE_LABEL,
+    Child,
+    Document,
+    job_condition,
+    newest,
+    read_child,
+    read_result,
+    why_waiting,
+)
 from flowstill_operator.ranks import completion_index, exit_code, read_ranks, speaker
 from flowstill_operator.steps import Wanted
 
@@ -16,10 +26,14 @@ MAX_NAMED = 4
 
 
 def in_shards(job: Document, wanted: Wanted) -> Document:
-    """The Job with a pod for each shard; ``backoffLimit`` is each one's own."""
+    """The Job with a pod for each shard; ``backoffLimit`` is each one's own. A queue may run them one by one."""
     spec = {key: value for key, value in job["spec"].items() if key != "backoffLimit"}
+    metadata = job["metadata"]
+    if QUEUE_LABEL in metadata.get("labels", {}):
+        metadata = {**metadata, "annotations": {**metadata.get("annotations", {}), FEWEST_PODS: "1"}}
     return {
         **job,
+        "metadata": metadata,
         "spec": {
             **spec,
             "completionMode": "Indexed",

@@ -29,7 +29,7 @@ KEYS, WORK = "store-keys", "scratch"
 SMALL: dict[str, Any] = {
     "teacher": {"uri": TEACHER},
     "dataset": {"uri": "store://datasets/reach-around"},
-    "method": {"targetSteps": 2, "mixRatio": 0.5, "bankSize": 0},
+    "method": {"targetSteps": 2, "mixRatio": 0.5, "bankSize": 0, "refine": {"steps": 0}},
     "training": {"steps": 10, "batchSize": 8, "warmupSteps": 2, "precision": "fp32"},
     "runtime": {"gpusPerNode": 0},
     "validation": {"after": True},

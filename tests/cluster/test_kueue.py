@@ -336,3 +336,21 @@ def test_an_evaluation_in_shards_is_preempted_and_runs_only_what_is_left(scene: 
     scene.kubelet.end(again, records())
     scene.play("wide", "judge", judged(rollouts=records().rollouts))
     scene.await_phase("wide", "Completed")
+
+
+def test_shards_that_the_quota_does_not_hold_together_run_one_after_another(scene: Scene) -> None:
+    open_queue(scene, 1)
+    scene.start("narrow", student("a"), target=False, shards=2, runtime={"queueName": QUEUE, "gpusPerNode": 1})
+    scene.play("narrow", "parity")
+    (first,) = scene.kubelet.shards("narrow", 1)
+    scene.kubelet.run(first)
+    scene.await_condition("narrow", "Evaluated", "Running")
+    assert [pod["metadata"]["uid"] for pod in pods_of(scene, "narrow") if is_waiting(pod)] == []
+    scene.kubelet.end(first, records())
+    (second,) = scene.kubelet.shards("narrow", 1)
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    scene.kubelet.run(second)
+    until(lambda: "1 of 2 shards" in scene.condition("narrow", "Evaluated")[2], "the second shard runs")
+    scene.kubelet.end(second, records())
+    scene.play("narrow", "judge", judged(rollouts=records().rollouts))
+    scene.await_phase("narrow", "Completed")

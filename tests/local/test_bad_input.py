@@ -36,7 +36,13 @@ TRAINING = {"steps": 40, "batchSize": 2, "warmupSteps": 0, "precision": "fp32", 
 
 
 def distill(**changes: Any) -> dict[str, Any]:
-    return {"teacher": {"uri": "store://t"}, "dataset": {"uri": "store://d"}, "training": {"steps": 1}, **changes}
+    return {
+        "teacher": {"uri": "store://t"},
+        "dataset": {"uri": "store://d"},
+        "training": {"steps": 1},
+        "method": {"refine": {"steps": 0}},
+        **changes,
+    }
 
 
 def evaluate(**changes: Any) -> dict[str, Any]:

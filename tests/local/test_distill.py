@@ -17,7 +17,10 @@ from tests.support.ground import Ground, Said
 from tests.support.tiny_run import Tiny
 from tests.support.warm_children import WarmProcess
 
-QUICK = ("--steps", "6", "--batch-size", "2", "--target-steps", "4", "--bank-size", "8", "--precision", "fp32")
+QUICK = (
+    "--steps", "6", "--batch-size", "2", "--target-steps", "4", "--bank-size", "8", "--refine-steps", "0",
+    "--precision", "fp32",
+)  # fmt: skip
 
 
 class Desk(Ground):

@@ -101,7 +101,7 @@ def test_bank_checkpoint_and_publication_on_a_disk_that_grows(
     ground.store = store.path / "store"
     job = resource("DistillJob", "job", {
         "teacher": {"uri": f"file://{tiny.teacher_folder}"}, "dataset": {"uri": f"file://{tiny.dataset_folder}"},
-        "method": {"targetSteps": 2 + 1, "bankSize": 4096},  # two parts of 844 KiB
+        "method": {"targetSteps": 2 + 1, "bankSize": 4096, "refine": {"steps": 0}},  # two parts of 844 KiB
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4},
     })  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(
     ground.store = store.path / "store"
     job = resource("DistillJob", "job", {
         "teacher": {"uri": f"file://{tiny.teacher_folder}"}, "dataset": {"uri": f"file://{tiny.dataset_folder}"},
-        "method": {"targetSteps": 3, "bankSize": 1024},
+        "method": {"targetSteps": 3, "bankSize": 1024, "refine": {"steps": 0}},
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4},
     })  # fmt: skip
     assert ground.run(job).code == 1

@@ -76,7 +76,7 @@ def spec(frames: str, **changes: Any) -> dict[str, Any]:
     return {
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": frames},
-        "method": {"targetSteps": 4, "bankSize": 32},
+        "method": {"targetSteps": 4, "bankSize": 32, "refine": {"steps": 0}},
         "training": {"steps": 2, "batchSize": 4, "warmupSteps": 1, "precision": "fp32", "checkpointEvery": 2},
     } | changes
 
@@ -144,7 +144,8 @@ def test_the_command_line_of_this_machine_reads_them_and_pushes_the_student(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     desk = Ground(tmp_path, stores.warm)
-    quick = ("--steps", "2", "--batch-size", "2", "--target-steps", "4", "--bank-size", "8", "--precision", "fp32")
+    quick = ("--steps", "2", "--batch-size", "2", "--target-steps", "4", "--bank-size", "8", "--refine-steps", "0")
+    quick += ("--precision", "fp32")
     said = desk.give("distill", f"{STORE}/teachers/tiny", "--dataset", frames, "--name", "tiny", *quick)
     assert said.code == 0, (said.output, said.errors, desk.log("tiny", "train"))
     student = desk.resource("DistillJob", "tiny")["status"]["student"]

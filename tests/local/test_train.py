@@ -56,7 +56,7 @@ def write_spec(folder, student=None, refine=None, **training):
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": "store://datasets/tiny"},
         "student": student or {},
-        "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5} | ({"refine": refine} if refine else {}),
+        "method": {"targetSteps": 4, "bankSize": 32, "mixRatio": 0.5, "refine": refine or {"steps": 0}},
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
         | training,
     }

@@ -89,13 +89,17 @@ def test_the_sentence_is_the_one_that_the_suite_tells():
     assert METAWORLD.preflight(names) == {name: task.subject.instruction for name, task in TASKS.items()}
 
 
-def test_fewer_steps_for_both_settings_and_a_smaller_bank_where_there_is_one():
-    banked, paper = (quality_tasks.less(setting(name)) for name in quality_tasks.COMPARISON)
-    specs = [each.spec("file:///t", "file:///d", 0) for each in (banked, paper)]
-    assert [spec.training.steps for spec in specs] == [quality_tasks.STEPS] * 2
-    assert [spec.method.bank_size for spec in specs] == [quality_tasks.BANK, 0]
-    assert [spec.method.target_steps for spec in specs] == [10, 2]
-    assert [spec.method.consistency_weight for spec in specs] == [1.0, 0.1]
+def test_fewer_steps_for_all_settings_and_a_smaller_bank_where_there_is_one():
+    specs = {
+        name: quality_tasks.less(setting(name)).spec("file:///t", "file:///d", 0) for name in quality_tasks.COMPARISON
+    }
+    banked, refined, paper = (specs[name] for name in ("10, bank", "10, bank, refined", "2, the paper's weight"))
+    assert len(specs) == 3
+    assert {spec.training.steps for spec in specs.values()} == {quality_tasks.STEPS}
+    assert [spec.method.bank_size for spec in (banked, refined, paper)] == [quality_tasks.BANK, quality_tasks.BANK, 0]
+    assert [spec.method.target_steps for spec in (banked, refined, paper)] == [10, 10, 2]
+    assert [spec.method.refine.steps for spec in (banked, refined, paper)] == [0, 500, 0]
+    assert [spec.method.consistency_weight for spec in (banked, paper)] == [1.0, 0.1]
 
 
 def test_tasks_not_made_yet_say_how_to_make_them(tmp_path, monkeypatch):

@@ -49,3 +49,8 @@ def test_every_requirement_is_locked() -> None:
     }
     wanted = {re.sub(r"[-_.]+", "-", name).lower() for extra in EXTRAS for name in requirements(extra)}
     assert not wanted - locked
+
+
+def test_there_is_one_build_of_opencv() -> None:
+    locked = [line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    assert [name for name in locked if name.startswith("opencv")] == ["opencv-python-headless"]

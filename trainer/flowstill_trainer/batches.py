@@ -5,7 +5,7 @@ A step's samples are those of all processes together, and each process computes 
 changes what is learnt.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,16 +110,25 @@ class Batches:
             noise_BHD[flow:], jitter_BS[flow:] = bank.noise_NHD[jump_C], bank.jitter_NS[jump_C]
         return Sampled(torch.cat([self.frames.training_T[flow_F], jump_frame_C]), noise_BHD, jitter_BS, t_F, jump_C)
 
+    def expect(self, sampled: Sampled, numbers: Iterable[int], parts: int) -> None:
+        """Begin to read the images of these parts of an update, which will be asked for next."""
+        rows = [self._seen(sampled.part(number, parts)) for number in numbers]
+        self.frames.images.expect(torch.cat(rows))
+
+    def _seen(self, part: Sampled) -> Tensor:
+        """The frames of the rows whose prefix is not known yet, which are the first."""
+        known = self.bank is not None and self.bank.prefix is not None
+        return part.frame_B[: len(part.t_F)] if known else part.frame_B
+
     def batch(self, sampled: Sampled, number: int = 0, parts: int = 1) -> Batch:
         """One of the parts of an update, or all of it: images are read and preprocessed for these rows only."""
         part, bank, to = sampled.part(number, parts), self.bank, self.policy.device
-        flow, size = len(part.t_F), len(part.frame_B)
+        flow, seen = len(part.t_F), len(self._seen(part))
         prefix, rollout_CHD = None, None
         if bank is not None:
             rollout_CHD = bank.chunk_NHD[part.jump_C].to(to)
             if bank.prefix is not None and len(part.jump_C):
                 prefix = bank.prefix[part.jump_C.to(to)]
-        seen = size if prefix is None else flow
         observations, action_FHD, valid_FH = self._observe(part.frame_B[:seen], part.jitter_BS[:seen], flow)
         samples = Samples(
             action_FHD, valid_FH.to(to), part.t_F.to(to), part.noise_BHD.to(to), rollout_CHD, self._counts(sampled)

@@ -33,7 +33,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Steps of the training and of the refinement after it."""
-        refine = self.spec.method.refine
+        refine = self.spec.method.refinement
         return self.spec.training.steps + (refine.steps if refine is not None else 0)
 
     def checkpoints(self, phase: str) -> CheckpointFolder:
@@ -60,7 +60,7 @@ def train(run: Run, watch: Watch | None = None) -> float:
     Raises:
         Interrupted: SIGTERM; the next attempt with the same work folder continues.
     """
-    refine = run.spec.method.refine
+    refine = run.spec.method.refinement
     if refine is None:
         return _train(run, watch)
     checkpoints, method, training = run.checkpoints("refine"), run.spec.method, run.spec.training

@@ -117,7 +117,7 @@ def needs(spec: DistillJobSpec, sizes: Sizes, processes: int = 1) -> Needs:
     bank = Item("bank", sizes.rollout, spec.method.bank_size)
     bank = Item("bank", bank.bytes)
 
-    keep, refine = training.keep_checkpoints, spec.method.refine
+    keep, refine = training.keep_checkpoints, spec.method.refinement
 
     def checkpoints(count: int) -> Item:
         return Item("checkpoints", parts * trained, min(count, saves))

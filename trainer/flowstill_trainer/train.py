@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,11 +83,12 @@ class Trainer:
         if found is not None:
             self.restore(found)
         self._look(stopped)
-        for sampled in self.batches.iterate(self.step):
+        for sampled, following in pairwise(chain(self.batches.iterate(self.step), [None])):
+            assert sampled is not None
             if self.processes.any(stopped()):
                 self._stop()
             started = time.monotonic()
-            loss = self.update(sampled)
+            loss = self.update(sampled, following)
             spent = time.monotonic() - started
             self.seconds += spent
             self.last_loss = loss
@@ -121,11 +123,19 @@ class Trainer:
             if self.watch is not None and self.last_loss is not None:
                 self.watch.look(self.step, self.last_loss, weights, stopped)
 
-    def update(self, sampled: Sampled) -> float:
-        """One step of the optimizer; returns the loss."""
+    def update(self, sampled: Sampled, following: Sampled | None = None) -> float:
+        """One step of the optimizer, while images of the ``following`` one are read; returns the loss."""
         rank, size = self.processes.rank, self.processes.size
         parts = size * self.training.gradient_accumulation
-        mine = [partial(self.batches.batch, sampled, number, parts) for number in range(rank, parts, size)]
+        numbers = range(rank, parts, size)
+
+        def batch(number: int) -> Batch:
+            made = self.batches.batch(sampled, number, parts)
+            if following is not None and number == numbers[-1]:
+                self.batches.expect(following, numbers, parts)
+            return made
+
+        mine = [partial(batch, number) for number in numbers]
         try:
             value = self.learner.update(mine, learning_rate(self.step, self.training))
         except FloatingPointError as error:

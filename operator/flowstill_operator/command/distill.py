@@ -63,11 +63,7 @@ FLAGS = Flags(
         Flag("--seed", "training.seed", "of everything random"),
         Flag("--target-steps", "method.targetSteps", "Euler steps of the rollout that makes the target"),
         Flag("--bank-size", "method.bankSize", "teacher rollouts computed once and reused; 0: fresh ones every step"),
-        Flag(
-            "--refine-steps",
-            "method.refine.steps",
-            "steps of distribution matching after the training (default: none)",
-        ),
+        Flag("--refine-steps", "method.refine.steps", "steps of distribution matching after the training; 0: none"),
         Flag("--draws", "student.draws", "noises that the student takes at once: 1, or 8 to 64"),
         Flag("--teacher-steps", "teacher.steps", "denoising steps of the teacher as it is used today"),
         Flag("--threshold", "validation.threshold", "of --validate-after: largest difference of normalised actions"),

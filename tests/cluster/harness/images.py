@@ -88,7 +88,7 @@ class ImageStore:
         # Only what the script takes from pyproject.toml counts: a linter's setting must not cost gigabytes.
         wanted = run([sys.executable, str(script), str(pyproject), "trainer", "evaluator"])
         base = self.base()
-        key = content_key(containerfile, CHECKOUT / "requirements.lock", wanted, base)
+        key = content_key(containerfile, *sorted(CHECKOUT.glob("requirements*")), wanted, base)
         image = Image(
             f"localhost/flowstill-learning:{key}",
             containerfile,

@@ -5,9 +5,13 @@ The operator is real; only the kubelet is a stand-in.
 
 from typing import Any
 
+from flowstill_operator.jobs import SPEC_ANNOTATION
+from flowstill_operator.ranks import INDEX_ANNOTATION
+from tests.cluster.api_client import Document
 from tests.cluster.resources import distill_job
 from tests.cluster.scene import Scene, student
 from tests.cluster.waiting import until
+from tests.unit.operator.builders import judged, records
 
 PLURAL = "distilljobs"
 HOLD = "test.flowstill.dev/hold"
@@ -63,6 +67,37 @@ def test_a_rollout_is_suspended_while_it_evaluates(scene: Scene) -> None:
     scene.play("paused", "rollouts")
     scene.play("paused", "judge")
     scene.await_phase("paused", "Completed")
+
+
+def test_an_evaluation_in_shards_is_suspended_and_goes_on_in_the_same_folders(scene: Scene) -> None:
+    scene.start("wide", student("a"), target=False, shards=2)
+    scene.play("wide", "parity")
+    before = scene.kubelet.shards("wide", 2)
+    for pod in before:
+        scene.kubelet.run(pod)
+    scene.await_condition("wide", "Evaluated", "Running")
+    scene.kubelet.end(before[0], records())
+    until(lambda: "1 of 2 shards" in scene.condition("wide", "Evaluated")[2], "a shard is done")
+    scene.objects.patch("studentrollouts", "wide", {"spec": {"suspend": True}})
+    scene.await_phase("wide", "Suspended")
+    assert [name for name in scene.jobs() if "rollouts" in name] == []
+    assert scene.objects.list("pods", "flowstill.dev/owner-name=wide,flowstill.dev/role=rollouts") == []
+    scene.objects.patch("studentrollouts", "wide", {"spec": {"suspend": False}})
+    after = scene.kubelet.shards("wide", 2)
+    assert [places(pod) for pod in after] == [places(pod) for pod in before], "a shard that was done finds its episodes"
+    for pod in after:
+        scene.kubelet.run(pod)
+        scene.kubelet.end(pod, records())
+    scene.play("wide", "judge", judged(rollouts=records().rollouts))
+    scene.await_phase("wide", "Completed")
+    assert "Resumed Suspended" in scene.events("wide", "Resumed Suspended")
+
+
+def places(pod: Document) -> tuple[object, ...]:
+    """What a shard does, and where its files are."""
+    (container,) = pod["spec"]["containers"]
+    metadata = pod["metadata"]["annotations"]
+    return metadata[SPEC_ANNOTATION], metadata[INDEX_ANNOTATION], container["command"], container["volumeMounts"]
 
 
 def test_whoever_queues_jobs_holds_one_back(scene: Scene) -> None:

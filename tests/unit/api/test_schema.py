@@ -160,7 +160,7 @@ def test_status_has_no_defaults(kind: Kind) -> None:
         ("DistillJob", "method.name", "snapflow", "magic"),
         ("DistillJob", "method.consistencyWeight", 0.001, 0),
         ("DistillJob", "method.mixRatio", 1, 1.5),
-        ("DistillJob", "method.refine", {"steps": 1}, {}),
+        ("DistillJob", "method.refine", {"steps": 0}, {"steps": -1}),
         ("DistillJob", "method.refine", {"name": "dmd", "steps": 1}, {"name": "gan", "steps": 1}),
         ("DistillJob", "method.refine", {"steps": 1, "learningRate": 1}, {"steps": 1, "learningRate": 0}),
         ("DistillJob", "method.refine", {"steps": 1, "fakeLearningRate": 1}, {"steps": 1, "fakeLearningRate": 1.1}),

@@ -115,12 +115,12 @@ def test_each_flag_sets_its_field_and_only_that(flag):
     }
 
 
-def test_the_help_says_the_defaults_and_that_there_is_no_refinement():
+def test_the_help_says_the_defaults():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     text = " ".join(parser.format_help().split())
     assert "training steps (default: 10000)" in text
-    assert "after the training (default: none)" in text
+    assert "after the training; 0: none (default: 500)" in text
     assert "Undefined" not in text
 
 
@@ -155,7 +155,7 @@ def test_warm_up_takes_at_most_a_tenth_unless_it_is_given(steps, warmup):
         (["--lr", "0"], "--lr: 0: Input should be greater than 0"),
         (["--mix-ratio", "nan"], "--mix-ratio: nan: Input should be a finite number"),
         (["--precision", "fp8"], "--precision: fp8: Input should be 'fp32' or 'bf16'"),
-        (["--refine-steps", "0"], "--refine-steps: 0: Input should be greater than or equal to 1"),
+        (["--refine-steps", "-1"], "--refine-steps: -1: Input should be greater than or equal to 0"),
         (["--draws", "4"], "--draws must be 1 or 8 to 64"),
         (["--target-steps", "1"], "--target-steps must be between 2 and 100"),
         (["--bank-size", "9", "--target-steps", "2"], "--bank-size needs --target-steps > 2"),

@@ -123,8 +123,54 @@ async def test_what_is_added_while_it_is_worked_on_keeps_its_moment(clock):
     queue.add("a")
     assert await drained(queue) == ["a"]
     queue.add("a", 5)
-    clock.now = 6.0
+    clock.now = 7.0
     assert await drained(queue) == []
     queue.add("b")
     queue.done("a")
     assert await drained(queue) == ["a", "b"]
+
+
+async def test_news_goes_before_what_is_only_looked_at_again(clock):
+    queue = KeyQueue(clock)
+    for key in ("again", "and again", "told"):
+        queue.add(key, 30)
+    clock.now = 31.0
+    queue.add("news")
+    queue.add("told")
+    assert await drained(queue) == ["news", "told", "again", "and again"]
+
+
+async def test_what_has_waited_long_enough_goes_before_news(clock):
+    queue = KeyQueue(clock)
+    queue.add("again", 30)
+    queue.add("long ago", 600)
+    queue.add("listed", patience=10)
+    clock.now = 9.0
+    queue.add("sooner")
+    clock.now = 41.0
+    queue.add("news")
+    assert await drained(queue) == ["sooner", "listed", "again", "news"]
+    clock.now = 611.0
+    queue.add("later news")
+    assert await drained(queue) == ["long ago", "later news"]
+
+
+async def test_news_is_heard_between_two_looks_that_wait_for_nobody(clock):
+    queue, seen = KeyQueue(clock), []
+    for key in ("again", "and again"):
+        queue.add(key, patience=10)
+
+    async def work(key):
+        seen.append(key)
+
+    async def listen():
+        while not seen:
+            await asyncio.sleep(0)
+        queue.add("news")
+
+    workers = asyncio.create_task(run_workers(queue, work, 1))
+    await listen()
+    while len(seen) < 3:
+        await asyncio.sleep(0)
+    workers.cancel()
+    assert seen == ["again", "news", "and again"]

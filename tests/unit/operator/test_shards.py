@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flowstill.api.children import JudgeRoundsTask, ProgressReport, Result, RolloutsTask
-from flowstill_operator.children import Child
+from flowstill_operator.children import FEWEST_PODS, Child
 from flowstill_operator.clusters.processes import Attempt, command_of, environment_of
 from flowstill_operator.jobs import READER_PROGRAM, Owner, child_name, work_uri
 from flowstill_operator.platform import local_platform
@@ -32,8 +32,9 @@ from tests.unit.operator.fake_cluster import end_rank, rank_pod
 OWNER = Owner("StudentRollout", "robots", "sample", "uid-1")
 
 
-def spec(shards=4, **evaluation):
-    return rollout_spec(evaluation={"suite": "metaworld", "tasks": ["reach", "push"], "shards": shards, **evaluation})
+def spec(shards=4, runtime=None, **evaluation):
+    evaluation = {"suite": "metaworld", "tasks": ["reach", "push"], "shards": shards, **evaluation}
+    return rollout_spec(evaluation=evaluation, runtime=runtime or {})
 
 
 def observed(status=None, child=None, role="rollouts", reader=None, **changes):
@@ -78,6 +79,15 @@ def test_a_pod_for_each_shard_each_tried_again_by_itself():
     ]
     task = RolloutsTask.model_validate_json(made["template"]["metadata"]["annotations"]["flowstill.dev/spec"])
     assert (task.shards, task.first_episode, task.episodes) == (4, 0, 50)
+
+
+def test_a_queue_may_run_them_one_after_another():
+    job, _ = wanted_job()
+    assert FEWEST_PODS not in job["metadata"].get("annotations", {})
+    queued, _ = wanted_job(runtime={"queueName": "robots"})
+    assert queued["metadata"]["annotations"][FEWEST_PODS] == "1"
+    one, _ = wanted_job(shards=1, runtime={"queueName": "robots"})
+    assert FEWEST_PODS not in one["metadata"].get("annotations", {}), "it has one pod anyway"
 
 
 def test_one_shard_is_a_job_as_ever():

@@ -1,5 +1,7 @@
 """The dataset as the trainer sees it."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,59 @@ def test_images_beyond_memory_are_read_from_disk(tiny, monkeypatch):
     assert isinstance(lazy.images, ImagesOnDisk)
     index = torch.tensor([3, 30])
     assert torch.equal(lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA])
+
+
+class Reads:
+    """A dataset that counts what is read."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def __getitem__(self, number):
+        self.numbers.append(number)
+        if number == 13:
+            raise OSError("frame 13 is unreadable")
+        return {"top": torch.full((3, 1, 1), float(number))}
+
+
+@pytest.fixture
+def read():
+    dataset = Reads()
+    with ThreadPoolExecutor(2) as pool:
+        yield dataset, ImagesOnDisk(dataset, {"top": "front"}, pool)
+
+
+def values(images, *numbers):
+    return images.read(torch.tensor(numbers))["front"][:, 0, 0, 0].tolist()
+
+
+def test_what_is_expected_is_read_once_and_before_it_is_asked_for(read):
+    dataset, images = read
+    images.expect(torch.tensor([4, 7, 4]))
+    wait(images.expected.values())
+    assert sorted(dataset.numbers) == [4, 7]
+    assert values(images, 7, 4, 7, 9) == [7.0, 4.0, 7.0, 9.0]
+    assert sorted(dataset.numbers) == [4, 7, 9]
+    assert values(images, 4) == [4.0]
+    assert sorted(dataset.numbers) == [4, 4, 7, 9], "nothing is kept"
+
+
+def test_what_is_no_longer_expected_is_let_go_and_memory_is_bounded(read, monkeypatch):
+    dataset, images = read
+    monkeypatch.setattr(data, "READ_AHEAD", 2)
+    images.expect(torch.tensor([1, 2, 3]))
+    images.expect(torch.tensor([2, 5, 6]))
+    assert list(images.expected) == [2, 5]
+    wait(images.expected.values())
+    assert dataset.numbers.count(2) == 1
+    assert 3 not in dataset.numbers
+
+
+def test_a_frame_that_cannot_be_read_is_an_error_where_it_is_needed(read):
+    _, images = read
+    images.expect(torch.tensor([13]))
+    with pytest.raises(OSError, match="frame 13"):
+        values(images, 12, 13)
 
 
 def test_chosen_episodes_only(tiny):

@@ -50,7 +50,8 @@ def test_what_changes_the_student(change):
 def test_every_option_of_refinement_changes_the_key_and_without_it_nothing_speaks_of_it():
     options = [{}, {"steps": 7}, {"learningRate": 1e-3}, {"fakeLearningRate": 1e-3}, {"fakeSteps": 3}]
     assert len({key(method={"refine": {"steps": 5} | option}) for option in options}) == 5
-    spec = DistillJobSpec.model_validate(BASE)
+    assert key(method={"refine": {"steps": 0}}) == key(method={"refine": {"steps": 0, "fakeSteps": 3}})
+    spec = DistillJobSpec.model_validate(BASE | {"method": {"refine": {"steps": 0}}})
     assert "refine" not in describe_inputs(spec, A, B)["method"]
 
 

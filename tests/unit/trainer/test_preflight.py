@@ -22,7 +22,8 @@ PLENTY = Room(Path("/work"), Path("/store"), 10**15, 10**15, one_disk=False, hos
 
 def needed(method=None, processes=1, **training):
     values = {"steps": 10_000, "fidelityEvery": 0} | training
-    spec = DistillJobSpec.model_validate(BASE | {"training": values, "method": method or {}})
+    options = {"refine": {"steps": 0}} | (method or {})
+    spec = DistillJobSpec.model_validate(BASE | {"training": values, "method": options})
     return needs(spec, SIZES, processes)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from flowstill.api.distilljob import Method, Training
 from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill_trainer import data
 from flowstill_trainer.bank import BankPlan, make_bank
 from flowstill_trainer.batches import Batches
 from flowstill_trainer.checkpoint import CheckpointFolder
@@ -54,6 +55,26 @@ def test_a_resumed_run_has_the_same_weights_bit_for_bit(tiny, tmp_path, method):
     assert all(torch.equal(p, weights(second)[n]) for n, p in weights(whole).items())
     start = weights(trainer(tiny, tmp_path / "new", method=method))
     assert any(not torch.equal(p, start[n]) for n, p in weights(second).items())
+
+
+@pytest.mark.parametrize("method", [METHOD, Method(target_steps=3, bank_size=10)])
+def test_images_of_the_next_step_are_read_while_this_one_is_computed(tiny, tmp_path, monkeypatch, method):
+    whole = trainer(tiny, tmp_path / "memory", method=method)
+    losses = run(whole)
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    lazy = trainer(tiny, tmp_path / "disk", method=method)
+    images, ahead = lazy.batches.frames.images, []
+    read = data.ImagesOnDisk.read
+
+    def noted(self, index_B):
+        ahead.append(set(index_B.tolist()) == self.expected.keys())
+        return read(self, index_B)
+
+    monkeypatch.setattr(data.ImagesOnDisk, "read", noted)
+    assert run(lazy) == losses
+    assert ahead == [False, True, True, True, True, True]
+    assert not images.expected
+    assert all(torch.equal(p, weights(lazy)[n]) for n, p in weights(whole).items())
 
 
 def test_a_killed_run_continues_from_the_last_checkpoint(tiny, tmp_path):
