@@ -1,6 +1,6 @@
 """DistillJob: from a teacher and a dataset to a published one-step student."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,6 +89,11 @@ class Method(Model):
     def refinement(self) -> Refine | None:
         """The refinement, if there is one."""
         return self.refine if self.refine.steps else None
+
+    def options(self) -> dict[str, Any]:
+        """What decides the student, as JSON: nothing is said of a refinement that there is not."""
+        unused = {"refine"} if self.refinement is None else None
+        return self.model_dump(mode="json", by_alias=True, exclude=unused)
 
     @property
     def multi_step(self) -> bool:
@@ -187,6 +192,10 @@ class DistillJobSpec(Model):
         default=False,
         description="Delete the Job once it has saved a checkpoint; false again: go on from there. May be changed.",
     )
+
+    def options(self) -> dict[str, Any]:
+        """The method's options with the training's, as a student's manifest records them."""
+        return self.method.options() | {"training": self.training.model_dump(mode="json", by_alias=True)}
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "DistillJobSpec":

@@ -173,3 +173,9 @@ def why_waiting(job: Document, pod: Document | None) -> tuple[str, str]:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return condition.get("reason") or "Unschedulable", condition.get("message") or ""
     return "", ""
+
+
+def why_any_waits(job: Document, pods: Sequence[Document]) -> tuple[str, str]:
+    """The same of the first of several pods that waits; of the Job alone while it has none."""
+    reasons = [why_waiting(job, pod) for pod in pods] or [why_waiting(job, None)]
+    return next((found for found in reasons if found[0]), ("", ""))

@@ -18,7 +18,7 @@ from flowstill_operator.children import (
     newest,
     read_child,
     read_result,
-    why_waiting,
+    why_any_waits,
 )
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
@@ -62,8 +62,7 @@ def read_ranks(job: Document | None, pods: Sequence[Document], uid: str) -> Chil
     if ending:
         message = f"{ending.get('message') or 'it failed'}; waiting until all its pods have ended"
         return replace(child, state="Queued", reason="AttemptFailed", message=message)
-    reasons = [why_waiting(job, pod) for pod in pods] or [why_waiting(job, None)]
-    reason, message = next((found for found in reasons if found[0]), ("", ""))
+    reason, message = why_any_waits(job, pods)
     running = sum(pod.get("status", {}).get("phase") == "Running" for pod in pods)
     together = running >= job["spec"]["parallelism"] and not reason
     return replace(child, state="Running" if together else "Queued", reason=reason, message=message)

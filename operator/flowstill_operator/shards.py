@@ -17,7 +17,7 @@ from flowstill_operator.children import (
     newest,
     read_child,
     read_result,
-    why_waiting,
+    why_any_waits,
 )
 from flowstill_operator.ranks import completion_index, exit_code, read_ranks, speaker
 from flowstill_operator.steps import Wanted
@@ -62,8 +62,7 @@ def read_job(job: Document | None, pods: Sequence[Document], uid: str) -> Child:
     if job_condition(job, "Failed"):
         return _failed(child, job, pods)
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
-    reasons = [why_waiting(job, pod) for pod in pods] or [why_waiting(job, None)]
-    reason, message = next((found for found in reasons if found[0]), ("", ""))
+    reason, message = why_any_waits(job, pods)
     done = f"{job.get('status', {}).get('succeeded') or 0} of {job['spec']['completions']} shards are done"
     if running:
         return replace(child, state="Running", reason="", message=done)

@@ -21,7 +21,7 @@ from flowstill_trainer.inputs import inputs_digest
 from flowstill_trainer.phases import Run, train
 from flowstill_trainer.preflight import preflight
 from flowstill_trainer.processes import Processes
-from flowstill_trainer.publish import Origin, build_folder, export_batch, probe_batch, publish_student
+from flowstill_trainer.publish import Origin, build_folder, export_batch, probe_for, publish_student
 from flowstill_trainer.train import check_parts
 from flowstill_trainer.watch import Reference, Watch, make_reference
 
@@ -64,8 +64,8 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
     if not processes.first:
         train(run)
         return processes.outcome()
-    if not any((context.work / phase).exists() for phase in ("checkpoints", "refine")):
-        batch, probe = export_batch(student, frames), probe_batch(student, frames)
+    if plan.at_risk and not any((context.work / phase).exists() for phase in ("checkpoints", "refine")):
+        batch, probe = export_batch(student, frames), probe_for(plan, student, frames)
         rehearse(student, batch, context.work / "rehearsal", plan, probe)
     reference = _reference(run)
     watch = _watch(run, reference)

@@ -14,7 +14,6 @@ latter, like the number of processes, changes the order of sums: a student's las
 
 def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[str, Any]:
     """Everything that decides the student: digests of what it is made from, and every option that matters."""
-    unused = {"refine"} if spec.method.refinement is None else None
     return {
         "teacher": {"digest": teacher, "steps": spec.teacher.steps},
         "dataset": {
@@ -23,7 +22,7 @@ def describe_inputs(spec: DistillJobSpec, teacher: str, dataset: str) -> dict[st
             "renameMap": dict(spec.dataset.rename_map),
         },
         "student": spec.student.model_dump(mode="json", by_alias=True),
-        "method": spec.method.model_dump(mode="json", by_alias=True, exclude=unused),
+        "method": spec.method.options(),
         "training": spec.training.model_dump(mode="json", by_alias=True, exclude=KEEPING),
         "export": spec.export.model_dump(mode="json", by_alias=True),
         "trainer": TRAINER_VERSION,

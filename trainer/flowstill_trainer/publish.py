@@ -63,6 +63,11 @@ def probe_batch(student: FlowPolicy, frames: Frames) -> dict[str, Any]:
     return student.preprocess(frames.observations(frames.training_T[place_B]))
 
 
+def probe_for(plan: ExportPlan, student: FlowPolicy, frames: Frames) -> dict[str, Any] | None:
+    """:func:`probe_batch` where numbers may be too large, which is in fp16."""
+    return probe_batch(student, frames) if plan.precision == "fp16" else None
+
+
 def build_folder(
     folder: Path, student: FlowPolicy, frames: Frames, curve: Curve | None = None, plan: ExportPlan = FP32
 ) -> Graph:
@@ -77,8 +82,7 @@ def build_folder(
         student.save(folder / "policy")
         if curve is not None:
             write_curve(folder, curve)
-        probe = probe_batch(student, frames) if plan.precision == "fp16" else None
-        return export(student, batch, folder / GRAPH, plan, probe)
+        return export(student, batch, folder / GRAPH, plan, probe_for(plan, student, frames))
 
 
 def publish_student(
@@ -88,8 +92,7 @@ def publish_student(
     """Describe the folder in its manifest and put it into the default store."""
     properties = StudentProperties(
         policy_type=student.policy_type,
-        method=spec.method.model_dump(mode="json", by_alias=True)
-        | {"training": spec.training.model_dump(mode="json", by_alias=True)},
+        method=spec.options(),
         steps=1,
         multi_step=student.multi_step,
         draws=student.draws,

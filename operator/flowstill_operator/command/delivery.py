@@ -106,7 +106,5 @@ def _of_these_options(manifest: Manifest, spec: DistillJobSpec) -> bool:
     properties = manifest.properties
     if not isinstance(properties, StudentProperties):
         return False
-    options = spec.method.model_dump(mode="json", by_alias=True)
-    options["training"] = spec.training.model_dump(mode="json", by_alias=True)
     counts = (properties.draws, properties.teacher_steps)
-    return properties.method == options and counts == (spec.student.draws, spec.teacher.steps)
+    return properties.method == spec.options() and counts == (spec.student.draws, spec.teacher.steps)

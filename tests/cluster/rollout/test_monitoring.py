@@ -123,12 +123,17 @@ def test_a_prometheus_that_is_away_is_neither_a_pass_nor_a_breach(scene: Scene, 
     assert "last-completed" not in scene.record()
 
 
-def test_a_candidate_waits_for_the_window_before_and_goes_with_what_it_was_compared_with(scene: Scene) -> None:
+def candidate_behind_a_watched_one(scene: Scene) -> None:
+    """The first student is served and watched; the second has passed its gates, and waits for the end of that."""
     scene.deploy()
     serve(scene, "watched", FIRST, **LONG)
     scene.start("candidate", SECOND, monitoring=LONG)
     scene.judge("candidate")
     scene.await_condition("candidate", "Promoted", "WaitingForSoak")
+
+
+def test_a_candidate_waits_for_the_window_before_and_goes_with_what_it_was_compared_with(scene: Scene) -> None:
+    candidate_behind_a_watched_one(scene)
     assert scene.status("candidate")["baseline"]["digest"] == FIRST.digest
     assert scene.entry() == text(FIRST)
     restart(scene, 3)
@@ -139,11 +144,7 @@ def test_a_candidate_waits_for_the_window_before_and_goes_with_what_it_was_compa
 
 
 def test_a_candidate_does_not_wait_for_a_rollout_that_was_deleted(scene: Scene) -> None:
-    scene.deploy()
-    serve(scene, "watched", FIRST, **LONG)
-    scene.start("candidate", SECOND, monitoring=LONG)
-    scene.judge("candidate")
-    scene.await_condition("candidate", "Promoted", "WaitingForSoak")
+    candidate_behind_a_watched_one(scene)
     scene.objects.delete("studentrollouts", "watched")
     scene.serve("candidate", "Monitoring")
     assert scene.entry() == text(SECOND)

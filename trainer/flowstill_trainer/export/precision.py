@@ -18,7 +18,6 @@ from flowstill.policies.checkpoints import WEIGHTS
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "bf16"]
-TYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 STORED: dict[str, Precision] = {"F16": "fp16", "BF16": "bf16"}
 """safetensors' names of the types that a graph may have too; every other one means fp32."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -52,6 +51,11 @@ class ExportPlan:
     provider: str = CPU
     split: bool = False
     or_fp32: bool = False
+
+    @property
+    def at_risk(self) -> bool:
+        """Whether a student may be lost to its precision: fp32 holds every one, and may take a smaller one's place."""
+        return self.precision != "fp32" and not self.or_fp32
 
 
 FP32 = ExportPlan()

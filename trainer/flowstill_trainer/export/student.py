@@ -90,7 +90,7 @@ def export(student: FlowPolicy, batch: Batch, file: Path, plan: ExportPlan = FP3
         return _export(student, batch, file, ExportPlan(split=plan.split), sizes)
 
 
-def rehearse(student: FlowPolicy, batch: Batch, folder: Path, plan: ExportPlan, probe: Batch) -> None:
+def rehearse(student: FlowPolicy, batch: Batch, folder: Path, plan: ExportPlan, probe: Batch | None) -> None:
     """Before hours of training: does a student with these weights survive the precision that was asked for?
 
     Nothing is done for fp32, nor where the graph may become fp32 in the end. Arguments are those of :func:`export`.
@@ -98,7 +98,7 @@ def rehearse(student: FlowPolicy, batch: Batch, folder: Path, plan: ExportPlan, 
     Raises:
         PrecisionLost: it does not.
     """
-    if plan.precision == "fp32" or plan.or_fp32:
+    if not plan.at_risk:
         return
     try:
         once, file = replace(plan, split=False), folder / "student.onnx"
