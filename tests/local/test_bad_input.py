@@ -75,7 +75,8 @@ def teacher_cases() -> list[Case]:
     here = "spec.teacher: "
     return [
         case("act", here + "the checkpoint is of type 'act'", "pi0, pi05, smolvla"),
-        case("adapter", here, "is a PEFT adapter, not a whole policy; merge it first"),
+        case("adapter", here, "is a PEFT adapter, not a whole policy; where peft is installed merge it first",
+             "python -m flowstill.policies.merge_adapter "),
         case("missing-tensor", here, f"missing: {spoiled.TENSOR} (1 in all)", "Save the policy with LeRobot"),
         case("misshaped", here, f"of another shape: {spoiled.TENSOR}"),
         case("nan-weights", here, f"not finite: {spoiled.TENSOR}"),
