@@ -78,16 +78,8 @@ class Robots:
         return found
 
     def log(self, pod: dict[str, Any]) -> str:
-        """What it wrote; the API server's first request to a kubelet may fail, and the next does not."""
-
-        def said() -> str | None:
-            with suppress(CommandError):
-                return self.kubectl("logs", pod["metadata"]["name"])
-            return None
-
-        found = until(said, f"the log of {pod['metadata']['name']}", self.look)
-        assert found is not None
-        return found
+        """What it wrote."""
+        return self.kubectl("logs", pod["metadata"]["name"])
 
     def look(self) -> str:
         """What a person would look at when it does not go on."""

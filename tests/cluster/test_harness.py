@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.harness import binaries
 from tests.cluster.harness.binaries import Tool
 from tests.cluster.harness.cache import Report
+from tests.cluster.harness.certificates import create_authority
 from tests.cluster.harness.cluster import running_control_plane
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.errors import HarnessError
@@ -52,6 +53,15 @@ def _apply_job(plane: ControlPlane, namespace: str, job: dict[str, Any]) -> None
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLOWSTILL_CACHE", str(tmp_path))
     return tmp_path
+
+
+def test_no_certificate_is_issued_over_another(tmp_path: Path) -> None:
+    authority = create_authority(tmp_path)
+    first = authority.issue("a", "/CN=one")
+    before = first.certificate.read_bytes()
+    with pytest.raises(HarnessError, match="another name"):
+        authority.issue("a", "/CN=two")
+    assert first.certificate.read_bytes() == before
 
 
 def test_a_binary_is_built_once(own_cache: Path) -> None:

@@ -17,7 +17,7 @@ API = "/apis/flowstill.dev/v1alpha1/namespaces/robots"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers by path; a list of texts is an answer in chunks."""
+    """Answers by path; a list of texts is an answer in chunks, a None in it breaks off there."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -40,6 +40,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             for text in content:
+                if text is None:
+                    self.close_connection = True
+                    return
                 self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
             self.wfile.write(b"0\r\n\r\n")
             return
@@ -115,6 +118,17 @@ def test_logs_are_streamed_from_the_pod_that_runs(server, typed, pods, chosen):
     server.answers[f"/api/v1/namespaces/robots/pods/{chosen}/log"] = (200, ["one\n", "two\n"])
     assert typed("logs", "dj", "--follow", "--tail", "5") == (0, "one\ntwo\n", "")
     assert server.asked[-1][2] == {"container": "child", "follow": "true", "tailLines": "5"}
+
+
+def test_a_log_that_breaks_off_is_not_taken_for_whole(server, typed):
+    server.answers[f"{API}/distilljobs/dj"] = (
+        200,
+        resource("DistillJob", distill_spec(), DISTILLJOBS["Running"](), "dj"),
+    )
+    server.answers["/api/v1/namespaces/robots/pods"] = (200, {"items": [pod("p", state=RUNNING)]})
+    server.answers["/api/v1/namespaces/robots/pods/p/log"] = (200, ["one\n", None])
+    code, out, error = typed("logs", "dj", "--follow")
+    assert (code, out, "broke off" in error, "Traceback" in error) == (2, "one\n", True, False)
 
 
 def test_a_pod_that_has_not_begun_says_why(server, typed):
