@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.local.test_train import REPOSITORY
+from tests.local.test_train import REPOSITORY, artifact, write_spec
 from tests.local.test_train import Store as TrainStore
-from tests.local.test_train import artifact, write_spec
 from tests.support.train_together import REFINED, SIZE, WAYS, meeting_point, rank_variables, together
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
