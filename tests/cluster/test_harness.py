@@ -7,11 +7,12 @@ import pytest
 
 from tests.cluster.harness import binaries
 from tests.cluster.harness.binaries import Tool
-from tests.cluster.harness.cache import Report
+from tests.cluster.harness.cache import Report, content_key
 from tests.cluster.harness.certificates import create_authority
 from tests.cluster.harness.cluster import running_control_plane
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.errors import HarnessError
+from tests.cluster.harness.images import Image
 from tests.cluster.harness.node import Node
 from tests.cluster.harness.processes import CommandError, run
 
@@ -134,6 +135,22 @@ def test_a_stopped_control_plane_leaves_nothing(report: Report) -> None:
         assert str(folder) in run(["ps", "-eww", "-o", "args"])
     assert not folder.exists()
     assert str(folder) not in run(["ps", "-eww", "-o", "args"])
+
+
+@pytest.mark.containers
+def test_nothing_holds_an_older_image(node: Node, tmp_path: Path) -> None:
+    containerfile = tmp_path / "Containerfile"
+    containerfile.write_text("FROM scratch\nCOPY number /number\n")
+
+    def load(number: int) -> str:
+        (tmp_path / "number").write_text(str(number))
+        name = f"localhost/flowstill-numbered:{content_key(str(number))}"
+        return node.load(node.images.ensure(Image(name, containerfile, tmp_path)))
+
+    first = node.containerd.digests()[load(1)]
+    second = load(2)
+    assert second in node.containerd.names()
+    assert first not in node.containerd.digests().values()
 
 
 @pytest.mark.containers
