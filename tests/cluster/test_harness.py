@@ -147,7 +147,8 @@ def test_nothing_holds_an_older_image(node: Node, tmp_path: Path) -> None:
         name = f"localhost/flowstill-numbered:{content_key(str(number))}"
         return node.load(node.images.ensure(Image(name, containerfile, tmp_path)))
 
-    first = node.containerd.digests()[load(1)]
+    older = load(1)
+    first = node.containerd.digests()[older]
     second = load(2)
     assert second in node.containerd.names()
     assert first not in node.containerd.digests().values()
