@@ -22,7 +22,7 @@ from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.jobs import ROLE_LABEL, owner_labels
 from flowstill_operator.observation import owner_of
 from flowstill_operator.people.local import job_state
-from flowstill_operator.people.place import KINDS, ChildView, EventView, Surroundings
+from flowstill_operator.people.place import KINDS, ChildView, EventView, NoLogYet, Surroundings
 from flowstill_operator.rollout.promote import read_target
 
 CONTEXT, NAMESPACE = "--context", "--namespace"
@@ -109,13 +109,13 @@ class Remote:
         ]
         if not pods:
             what = f"pod of {role}" if role else "pod"
-            raise UserError(
+            raise NoLogYet(
                 f"{resource['metadata']['name']} has no {what} that can be read; `flowstill describe` says why"
             )
         pod = max(pods, key=_preference)
         waiting = _pod_text(pod) if not _has_begun(pod) else ""
         if waiting:
-            raise UserError(f"no log yet: {waiting}")
+            raise NoLogYet(f"no log yet: {waiting}")
         query = [("container", CONTAINER), *([("follow", "true")] if follow else [])]
         query += [] if tail is None else [("tailLines", str(tail))]
         metadata = pod["metadata"]

@@ -142,6 +142,22 @@ def test_a_pod_that_has_not_begun_says_why(server, typed):
     assert (code, "ImagePullBackOff" in error) == (2, True)
 
 
+def test_who_follows_a_log_waits_for_the_pod(server, typed, monkeypatch):
+    server.answers[f"{API}/distilljobs/dj"] = (
+        200,
+        resource("DistillJob", distill_spec(), DISTILLJOBS["Queued"](), "dj"),
+    )
+    looks = [[], [pod("p", state={"waiting": {"reason": "ContainerCreating"}})], [pod("p", state=RUNNING)]]
+    server.answers["/api/v1/namespaces/robots/pods"] = lambda _: (200, {"items": looks.pop(0)})
+    server.answers["/api/v1/namespaces/robots/pods/p/log"] = (200, ["one\n"])
+    monkeypatch.setattr("flowstill_operator.command.describe.WAIT_SECONDS", 0.0)
+    code, out, error = typed("logs", "dj", "--follow")
+    assert (code, out) == (0, "one\n")
+    first, second = error.splitlines()
+    assert first.startswith("waiting: dj has no pod that can be read")
+    assert second == "waiting: no log yet: p x (ContainerCreating)"
+
+
 def test_long_lists_are_read_in_pages(server, typed):
     def page(query):
         name, following = ("b", "") if query.get("continue") else ("a", "more")
