@@ -121,6 +121,8 @@ def full_size(kind: str, tiny: Path, device: str) -> Any:
     """The policy as LeRobot builds it by default, with random weights and the tiny one's features and processors."""
     from lerobot.policies.factory import make_policy_config
 
+    from tests.support.tiny_smolvla import enlarge_vlm
+
     enlarge_vlm(tiny / "vlm" / "config.json")
     flow, small = TEACHERS[kind](), checkpoints.read_config(tiny, device, "--size")
     config = make_policy_config(
@@ -139,23 +141,6 @@ def full_size(kind: str, tiny: Path, device: str) -> Any:
     before, after = checkpoints.load_processors(tiny, config, flow.tokenizer(config), "--size")
     tokenizer_step(before).max_length = config.tokenizer_max_length
     return flow(policy, before, after)
-
-
-def enlarge_vlm(file: Path) -> None:
-    """SmolVLM2-500M-Video-Instruct's sizes (its config.json), where a policy's VLM is described beside it."""
-    if not file.exists():
-        return
-    config = json.loads(file.read_text())
-    config["scale_factor"] = 4
-    config["text_config"] |= {
-        "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
-        "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280,
-    }  # fmt: skip
-    config["vision_config"] |= {
-        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "image_size": 512, "patch_size": 16,
-    }  # fmt: skip
-    file.write_text(json.dumps(config))
 
 
 @dataclass

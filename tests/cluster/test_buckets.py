@@ -1,4 +1,4 @@
-"""A student whose teacher and itself lie in buckets: real pods, a real S3 server, keys from a Secret."""
+"""A student between buckets, with its dataset on a hub: real pods, real servers, keys and token from a Secret."""
 
 import json
 from collections.abc import Iterator
@@ -19,16 +19,17 @@ from tests.cluster.harness.processes import CommandError
 from tests.cluster.operator_process import await_crds
 from tests.cluster.resources import distill_job
 from tests.cluster.waiting import until
+from tests.support.hub_server import TOKEN, Hub, hub_server
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 pytestmark = [pytest.mark.containers, pytest.mark.long, pytest.mark.timeout(2700)]
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 STORE, TEACHER = "s3://models/flowstill", "s3://teachers/reach-around"
+DATASET = "datasets/lab/reach-around"
 KEYS, WORK = "store-keys", "scratch"
 SMALL: dict[str, Any] = {
     "teacher": {"uri": TEACHER},
-    "dataset": {"uri": "store://datasets/reach-around"},
     "method": {"targetSteps": 2, "mixRatio": 0.5, "bankSize": 0, "refine": {"steps": 0}},
     "training": {"steps": 10, "batchSize": 8, "warmupSteps": 2, "precision": "fp32"},
     "runtime": {"gpusPerNode": 0},
@@ -38,15 +39,18 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Robots:
-    """A namespace with keys and a claim to work on, a release whose store is a bucket, and the server of both buckets.
+    """A namespace with keys and a claim to work on, and a release whose store is a bucket.
 
     Attributes:
+        server: of both buckets.
+        hub: which has the dataset, for those with the token only.
         work: the folder behind the claim.
     """
 
     release: Release
     namespace: str
     server: S3Server
+    hub: Hub
     work: Path
 
     def kubectl(self, *arguments: str) -> str:
@@ -55,14 +59,15 @@ class Robots:
 
     def put_keys(self, secret_key: str) -> None:
         """Write the Secret."""
-        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret_key}
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret_key, "HF_TOKEN": TOKEN}
         metadata = {"name": KEYS, "namespace": self.namespace}
         self.release.plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
 
     def distil(self, name: str) -> dict[str, Any]:
         """A DistillJob's status at its end."""
         plane = self.release.plane
-        plane.apply(distill_job(name, self.namespace, **SMALL))
+        dataset = {"uri": f"hf://{DATASET}@{self.hub.head(DATASET)}"}
+        plane.apply(distill_job(name, self.namespace, **SMALL, dataset=dataset))
 
         def status() -> dict[str, Any]:
             found: dict[str, Any] = plane.get("dj", name, "--namespace", self.namespace).get("status", {})
@@ -78,16 +83,8 @@ class Robots:
         return found
 
     def log(self, pod: dict[str, Any]) -> str:
-        """What it wrote; the API server's first request to a kubelet may fail, and the next does not."""
-
-        def said() -> str | None:
-            with suppress(CommandError):
-                return self.kubectl("logs", pod["metadata"]["name"])
-            return None
-
-        found = until(said, f"the log of {pod['metadata']['name']}", self.look)
-        assert found is not None
-        return found
+        """What it wrote."""
+        return self.kubectl("logs", pod["metadata"]["name"])
 
     def look(self) -> str:
         """What a person would look at when it does not go on."""
@@ -102,13 +99,18 @@ def robots(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rob
     plane, work = node.plane, tmp_path_factory.mktemp("work")
     system, namespace = plane.create_namespace("system"), plane.create_namespace("robots")
     node.volume(WORK, work, namespace)
-    with s3_server(address=NODE_ADDRESS) as server, pytest.MonkeyPatch.context() as patch:
+    with (
+        s3_server(address=NODE_ADDRESS) as server,
+        hub_server(NODE_ADDRESS) as hub,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        files = (path for path in (QUICKSTART / "dataset").rglob("*") if path.is_file())
+        hub.commit(DATASET, {str(path.relative_to(QUICKSTART / "dataset")): path.read_bytes() for path in files})
         for bucket in ("models", "teachers"):
             server.bucket(bucket)
         for name, value in (server.environment() | {"FLOWSTILL_STORE": STORE}).items():
             patch.setenv(name, value)
         assert cli.main(["store", "push", str(QUICKSTART / "teacher"), TEACHER]) == 0
-        assert cli.main(["store", "push", str(QUICKSTART / "dataset"), f"{STORE}/datasets/reach-around"]) == 0
         # The command says in this process where its own store is.
         patch.setenv("FLOWSTILL_STORE", STORE)
         values = {
@@ -117,6 +119,9 @@ def robots(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rob
             "store.s3.endpoint": server.url,
             "store.s3.secret": KEYS,
             "store.s3.buckets": ["teachers"],
+            "store.hub.enabled": True,
+            "store.hub.endpoint": hub.url,
+            "store.hub.secret": KEYS,
             "networkPolicy.enabled": True,
             "networkPolicy.childNamespaces": [namespace],
             "imagePullPolicy": "Never",
@@ -124,7 +129,7 @@ def robots(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rob
         for part in ("operator", "trainer", "evaluator"):
             repository, _, tag = node.load(node.images.project(part)).rpartition(":")
             values |= {f"{part}.image.repository": repository, f"{part}.image.tag": tag}
-        found = Robots(Release(plane, system), namespace, server, work)
+        found = Robots(Release(plane, system), namespace, server, hub, work)
         found.put_keys(SECRET_KEY)
         try:
             found.release.install(nested(values))
@@ -137,7 +142,7 @@ def robots(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rob
             remove_crds(plane)
 
 
-def test_a_student_is_distilled_from_one_bucket_into_another(robots: Robots) -> None:
+def test_a_student_is_distilled_from_a_bucket_and_a_hub_into_another_bucket(robots: Robots) -> None:
     status = robots.distil("bucket")
     assert status["phase"] == "Succeeded", robots.look()
     student = status["student"]
@@ -153,7 +158,12 @@ def test_a_student_is_distilled_from_one_bucket_into_another(robots: Robots) -> 
     assert {pod["status"]["phase"] for pod in pods} == {"Succeeded"}
     logs = [robots.log(pod) for pod in pods]
     everything = robots.kubectl("get", "dj,jobs,pods,events", "-o", "json")
-    assert SECRET_KEY not in "".join([everything, *logs, *(path.read_text() for path in robots.work.rglob("*.json"))])
+    written = "".join([everything, *logs, *(path.read_text() for path in robots.work.rglob("*.json"))])
+    assert SECRET_KEY not in written
+    assert TOKEN not in written
+    assert {token for _, _, token in robots.hub.asked} == {f"Bearer {TOKEN}"}
+    assert robots.hub.large_asked, "large files come from another server"
+    assert {token for _, token in robots.hub.large_asked} == {None}
 
 
 def test_its_network_policy_is_of_these_pods_and_lets_them_reach_the_server(robots: Robots) -> None:
@@ -164,7 +174,7 @@ def test_its_network_policy_is_of_these_pods_and_lets_them_reach_the_server(robo
     assert selected["operator"] == "Exists"
     assert all(selected["key"] in pod["metadata"]["labels"] for pod in robots.pods("bucket"))
     open_ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
-    assert open_ports == {53, int(robots.server.url.rpartition(":")[2])}
+    assert open_ports == {53, *(int(url.rpartition(":")[2]) for url in (robots.server.url, robots.hub.url))}
 
 
 def test_keys_that_the_server_refuses_fail_it_after_one_pod_with_the_fix(robots: Robots) -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from tests.cluster.harness import binaries
 from tests.cluster.harness.binaries import Tool
-from tests.cluster.harness.cache import Report
+from tests.cluster.harness.cache import Report, content_key
+from tests.cluster.harness.certificates import create_authority
 from tests.cluster.harness.cluster import running_control_plane
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.errors import HarnessError
+from tests.cluster.harness.images import Image
 from tests.cluster.harness.node import Node
 from tests.cluster.harness.processes import CommandError, run
 
@@ -52,6 +54,15 @@ def _apply_job(plane: ControlPlane, namespace: str, job: dict[str, Any]) -> None
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLOWSTILL_CACHE", str(tmp_path))
     return tmp_path
+
+
+def test_no_certificate_is_issued_over_another(tmp_path: Path) -> None:
+    authority = create_authority(tmp_path)
+    first = authority.issue("a", "/CN=one")
+    before = first.certificate.read_bytes()
+    with pytest.raises(HarnessError, match="another name"):
+        authority.issue("a", "/CN=two")
+    assert first.certificate.read_bytes() == before
 
 
 def test_a_binary_is_built_once(own_cache: Path) -> None:
@@ -124,6 +135,23 @@ def test_a_stopped_control_plane_leaves_nothing(report: Report) -> None:
         assert str(folder) in run(["ps", "-eww", "-o", "args"])
     assert not folder.exists()
     assert str(folder) not in run(["ps", "-eww", "-o", "args"])
+
+
+@pytest.mark.containers
+def test_nothing_holds_an_older_image(node: Node, tmp_path: Path) -> None:
+    containerfile = tmp_path / "Containerfile"
+    containerfile.write_text("FROM scratch\nCOPY number /number\n")
+
+    def load(number: int) -> str:
+        (tmp_path / "number").write_text(str(number))
+        name = f"localhost/flowstill-numbered:{content_key(str(number))}"
+        return node.load(node.images.ensure(Image(name, containerfile, tmp_path)))
+
+    older = load(1)
+    first = node.containerd.digests()[older]
+    second = load(2)
+    assert second in node.containerd.names()
+    assert first not in node.containerd.digests().values()
 
 
 @pytest.mark.containers

@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.local.test_train import REPOSITORY, artifact, write_spec
 from tests.local.test_train import Store as TrainStore
-from tests.local.test_train import artifact, write_spec
 from tests.support.train_together import REFINED, SIZE, WAYS, meeting_point, rank_variables, together
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
@@ -209,3 +211,29 @@ def test_rank_0_looks_at_the_whole_student(warm, store, tmp_path, parallel, refi
     for ours, theirs in zip(both["looks"], alone["looks"], strict=True):
         assert ours["distances"] == pytest.approx(theirs["distances"], abs=1e-4)
         assert ours["mseMean"] == pytest.approx(theirs["mseMean"], rel=1e-3)
+
+
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--nproc-per-node", "2", "--master-port"],
+    "accelerate": ["accelerate", "launch", "--num_processes", "2", "--multi_gpu", "--main_process_port"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_other_launchers_start_the_same_processes(store, tmp_path, launcher):
+    """Fresh ones, as a person starts them. Two are too many for what three parts of 4 samples allow."""
+    name, *flags = LAUNCHERS[launcher]
+    for parts, outcome in ((3, "UserError"), (1, "Succeeded")):
+        folder = write_spec(tmp_path / str(parts), steps=4, seed=len(name), gradientAccumulation=parts)
+        environment = os.environ | {
+            "FLOWSTILL_STORE": f"file://{store.root}",
+            "FLOWSTILL_TERMINATION_LOG": str(folder / "termination"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [str(Path(sys.executable).parent / name), *flags, meeting_point()["MASTER_PORT"]]
+        command += ["-m", "flowstill_trainer.cli", "--spec", str(folder / "spec.json"), "--output", str(folder)]
+        ended = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
+        result = json.loads((folder / "termination").read_text())
+        assert (result["outcome"], ended.returncode == 0) == (outcome, parts == 1), ended.stderr[-4000:]
+        assert ("2 processes" in result["message"]) == (parts == 3)

@@ -1,4 +1,4 @@
-"""A hub on loopback: the endpoints that are asked when a commit is read or made, with commits kept in memory.
+"""A hub of the tests: the endpoints that are asked when a commit is read or made, with commits kept in memory.
 
 Large files are redirected to a second server, which must not be given the token.
 """
@@ -67,12 +67,12 @@ class Hub:
 
 
 @contextmanager
-def hub_server() -> Iterator[Hub]:
+def hub_server(address: str = "127.0.0.1") -> Iterator[Hub]:
     """Run it."""
     hub = Hub()
 
     api, large = (type(kind.__name__, (kind,), {"hub": hub}) for kind in (_Api, _Large))
-    with serving(api) as hub.url, serving(large) as hub.large_url:
+    with serving(api, address) as hub.url, serving(large, address) as hub.large_url:
         yield hub
 
 

@@ -47,6 +47,23 @@ def write_vlm_folder(folder: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "SmolVLMProcessor", **parts}))
 
 
+def enlarge_vlm(file: Path) -> None:
+    """SmolVLM2-500M-Video-Instruct's sizes (its config.json), where a policy's VLM is described beside it."""
+    if not file.exists():
+        return
+    config = json.loads(file.read_text())
+    config["scale_factor"] = 4
+    config["text_config"] |= {
+        "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
+        "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280,
+    }  # fmt: skip
+    config["vision_config"] |= {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "image_size": 512, "patch_size": 16,
+    }  # fmt: skip
+    file.write_text(json.dumps(config))
+
+
 def write_teacher(folder: Path, *, seed: int = 0, state_dim: int = STATE_DIM, action_dim: int = ACTION_DIM) -> Path:
     """A checkpoint as LeRobot saves it, with random weights and a folder ``vlm`` inside."""
     import torch

@@ -6,6 +6,7 @@ decoded once. Larger image sets, and videos, are read frame by frame through LeR
 
 import hashlib
 import io
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,10 @@ class Images(Protocol):
         """These frames will be read next: begin with it where that takes time."""
         ...
 
+    def ahead(self, count: int) -> int:
+        """Bytes of what is read before it is asked for, by a process that reads ``count`` frames a step."""
+        ...
+
     def read(self, index_B: Tensor) -> dict[str, Tensor]:
         """Float images (B, 3, h, w) in [0, 1] by the policy's camera names."""
         ...
@@ -48,6 +53,11 @@ class ImagesInMemory:
 
     def expect(self, index_B: Tensor) -> None:
         """They are there."""
+
+    def ahead(self, count: int) -> int:
+        """Nothing is."""
+        del count
+        return 0
 
     def read(self, index_B: Tensor) -> dict[str, Tensor]:
         """See :class:`Images`."""
@@ -71,6 +81,12 @@ class ImagesOnDisk:
         for number in wanted:
             if number not in self.expected:
                 self.expected[number] = self.pool.submit(self.dataset.__getitem__, number)
+
+    def ahead(self, count: int) -> int:
+        """LeRobot decodes all cameras of a frame, also those that the policy does not use, to float32."""
+        features = self.dataset.meta.features.values()
+        pixels = sum(math.prod(each["shape"]) for each in features if each["dtype"] in ("image", "video"))
+        return int(min(count, READ_AHEAD) * pixels * torch.float32.itemsize)
 
     def read(self, index_B: Tensor) -> dict[str, Tensor]:
         """See :class:`Images`."""

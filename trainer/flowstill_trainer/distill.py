@@ -59,7 +59,7 @@ def distill(task: Any, context: ChildContext, processes: Processes | None = None
         multi_step=spec.method.multi_step,
         state_out=spec.student.state_out,
     )
-    preflight(spec, student, context.work, processes)
+    preflight(spec, student, frames.images, context.work, processes)
     run = Run(spec, Origin(teacher, dataset, key), policy, student, frames, context, processes)
     if not processes.first:
         train(run)

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from flowstill.api.distilljob import DistillJobSpec
 from flowstill.artifacts.uris import local_path, resolved
 from flowstill.errors import MemoryShort, StorageFull
 from flowstill.policies.flow import FlowPolicy
+from flowstill_trainer.data import Images
 from flowstill_trainer.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,19 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a student: the tensors that are trained, and all of its parameters; and of one rollout of the bank."""
+    """Bytes of what a run handles.
+
+    Attributes:
+        trained: the student's tensors that are trained.
+        model: all of its parameters.
+        rollout: one rollout of the bank.
+        ahead: images that a process reads before it needs them.
+    """
 
     trained: int
     model: int
     rollout: int
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def needs(spec: DistillJobSpec, sizes: Sizes, processes: int = 1) -> Needs:
         publishing=(bank, checkpoints(keep), *refined(keep), student),
         student=student,
         gradients=tuple(moments),
-        host=(bank,),
+        host=(bank, Item("images read ahead", sizes.ahead)),
         first=(Item("weights of the best look", trained),),
     )
 
@@ -199,14 +208,18 @@ def _listed(items: Iterable[Item]) -> str:
     return ", ".join(str(item) for item in items if item.bytes)
 
 
-def preflight(spec: DistillJobSpec, student: FlowPolicy, work: Path, processes: Processes | None = None) -> None:
+def preflight(
+    spec: DistillJobSpec, student: FlowPolicy, images: Images, work: Path, processes: Processes | None = None
+) -> None:
     """Check this machine for this run, and log what it will need. Of several processes each checks its node.
 
     Raises:
         StorageFull, MemoryShort: see :func:`check`.
     """
     processes = processes or Processes()
-    needed, room = needs(spec, sizes_of(student), processes.size), room_of(work, student.device)
+    rows = math.ceil(spec.training.batch_size / processes.size)
+    needed = needs(spec, replace(sizes_of(student), ahead=images.ahead(rows)), processes.size)
+    room = room_of(work, student.device)
     logger.info(
         "needs on disk: %s while it trains, %s at its end; in memory at least %s for training, %s of the CPU's",
         *(gib(_total(items)) for items in (needed.training, needed.publishing, needed.gradients, needed.host)),

@@ -13,7 +13,7 @@ from flowstill_operator.children import Document, is_finished, job_condition
 from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.jobs import ROLE_LABEL
-from flowstill_operator.people.place import ChildView, Surroundings
+from flowstill_operator.people.place import ChildView, NoLogYet, Surroundings
 
 POLL_SECONDS = 0.5
 CHUNK = 65_536
@@ -69,7 +69,7 @@ class Local:
         chosen = role or next((one for one in unfinished if one in found), next(reversed(found), None))
         if chosen is None or chosen not in found:
             had = ", ".join(found) or "none was started"
-            raise UserError(f"{resource['metadata']['name']} has no log of {role or 'a child'}; children: {had}")
+            raise NoLogYet(f"{resource['metadata']['name']} has no log of {role or 'a child'}; children: {had}")
         yield from _read(found[chosen], tail)
         if follow:
             yield from self._follow(found[chosen], resource, chosen)

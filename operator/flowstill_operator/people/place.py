@@ -65,6 +65,10 @@ class Surroundings:
     served: str | None = None
 
 
+class NoLogYet(UserError):
+    """No child that is meant has begun; the message says what keeps it."""
+
+
 class Place(Protocol):
     """A cluster, or this machine."""
 
@@ -90,7 +94,11 @@ class Place(Protocol):
         """Its children and events, and its target."""
 
     def logs(self, resource: Document, role: str | None, *, follow: bool, tail: int | None) -> Iterator[bytes]:
-        """The log of the child that runs, else of the newest one; ``role``: of that child instead."""
+        """The log of the child that runs, else of the newest one; ``role``: of that child instead.
+
+        Raises:
+            NoLogYet: there is none; before the first bytes.
+        """
 
     def last_job(self, resource: Document) -> Document | None:
         """The Job of the child that was made last, or None when none is left."""

@@ -3,6 +3,7 @@
 import json
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.jobs import ROLE_LABEL, owner_labels
 from flowstill_operator.observation import owner_of
 from flowstill_operator.people.local import job_state
-from flowstill_operator.people.place import KINDS, ChildView, EventView, Surroundings
+from flowstill_operator.people.place import KINDS, ChildView, EventView, NoLogYet, Surroundings
 from flowstill_operator.rollout.promote import read_target
 
 CONTEXT, NAMESPACE = "--context", "--namespace"
@@ -108,13 +109,13 @@ class Remote:
         ]
         if not pods:
             what = f"pod of {role}" if role else "pod"
-            raise UserError(
+            raise NoLogYet(
                 f"{resource['metadata']['name']} has no {what} that can be read; `flowstill describe` says why"
             )
         pod = max(pods, key=_preference)
         waiting = _pod_text(pod) if not _has_begun(pod) else ""
         if waiting:
-            raise UserError(f"no log yet: {waiting}")
+            raise NoLogYet(f"no log yet: {waiting}")
         query = [("container", CONTAINER), *([("follow", "true")] if follow else [])]
         query += [] if tail is None else [("tailLines", str(tail))]
         metadata = pod["metadata"]
@@ -208,7 +209,8 @@ class Remote:
         content_type: str = "application/json",
     ) -> tuple[int, Document]:
         answer = self._call(method, path, body, query, content_type, TIMEOUT_SECONDS)
-        content = answer.read()
+        with self._unbroken():
+            content = answer.read()
         try:
             parsed: Any = json.loads(content) if content else {}
         except ValueError:
@@ -218,8 +220,11 @@ class Remote:
     def _stream(self, path: str, query: Sequence[tuple[str, str]], seconds: float) -> Iterator[bytes]:
         answer = self._call("GET", path, None, query, "application/json", seconds)
         if answer.status >= 300:
-            self._checked(int(answer.status), json.loads(answer.read() or b"{}"))
-        yield from answer.response.stream(CHUNK)
+            with self._unbroken():
+                content = answer.read()
+            self._checked(int(answer.status), json.loads(content or b"{}"))
+        with self._unbroken():
+            yield from answer.response.stream(CHUNK)
 
     def _call(
         self, method: str, path: str, body: Document | None, query: Sequence[tuple[str, str]], kind: str, seconds: float
@@ -235,6 +240,15 @@ class Remote:
             raise UserError(
                 f"{server} cannot be reached ({error}): correct KUBECONFIG or its current context", field=CONTEXT
             ) from error
+
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        """Reading an answer. Raises UserError: it ends in its middle."""
+        try:
+            yield
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            server = self._api.configuration.host
+            raise UserError(f"{server} broke off in its answer ({error}): give the command again") from error
 
     def _checked(self, status: int, body: Document) -> Document:
         """The body of an answer that is a success.

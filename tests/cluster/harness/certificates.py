@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.harness.errors import HarnessError
 from tests.cluster.harness.processes import run
 
 _DAYS = "30"
@@ -31,7 +32,13 @@ class Authority:
             subject: the distinguished name in OpenSSL's form, ``/O=group/CN=user``.
             addresses: IP addresses that a server is reached by.
             names: DNS names that a server is reached by.
+
+        Raises:
+            HarnessError: there is a pair of that name. Its holder would take the new one for a rotation, close its
+                connections (the API server: in the handshake of its next one to a kubelet), and speak as another.
         """
+        if (self.folder / f"{name}.crt").exists():
+            raise HarnessError(f"a certificate {name} was issued before in {self.folder}: give this one another name")
         alternatives = [f"IP:{address}" for address in addresses] + [f"DNS:{dns}" for dns in names]
         usage = "clientAuth,serverAuth" if alternatives else "clientAuth"
         extensions = [

@@ -17,6 +17,7 @@ from tests.cluster.harness.images import PAUSE, ImageStore
 from tests.cluster.harness.processes import Background, CommandError, log_end, run, start, wait_until
 
 _NAMESPACE = "k8s.io"
+_BY_ID = "sha256:"
 _GONE = ("not found", "no running task", "ttrpc: closed")
 """What ctr says where there is no task to kill, or its shim ended while it was asked; both are what is wanted."""
 _CONFIG = """
@@ -70,7 +71,12 @@ class Containerd:
 
     def names(self) -> list[str]:
         """Return the names of the images that pods may use."""
-        return self._ctr("images", "list", "--quiet").split()
+        return [name for name in self.digests() if not name.startswith(_BY_ID)]
+
+    def digests(self) -> dict[str, str]:
+        """Return what holds an image (its name, and its ID that the CRI adds) with the image's digest."""
+        rows = [line.split() for line in self._ctr("images", "list").splitlines()[1:]]
+        return {row[0]: row[2] for row in rows}
 
     def load(self, store: ImageStore, name: str) -> None:
         """Bring an image from the store into containerd, only with the layers that it lacks.
@@ -133,6 +139,11 @@ class Containerd:
         for other in self.names():
             if other != name and other.rpartition(":")[0] == repository:
                 self._ctr("images", "remove", other)
+        named = {digest for name, digest in self.digests().items() if not name.startswith(_BY_ID)}
+        unnamed = [name for name, digest in self.digests().items() if digest not in named]
+        if unnamed:
+            # Each is gigabytes, which the last name held as well; --sync frees them now.
+            self._ctr("images", "remove", "--sync", *unnamed)
 
     def _content(self, blob: str) -> Path:
         return self.root / "io.containerd.content.v1.content" / "blobs" / "sha256" / blob

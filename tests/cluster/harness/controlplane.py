@@ -131,7 +131,7 @@ class ControlPlane:
         serving = self.authority.issue(
             "kube-apiserver", "/CN=kube-apiserver", (self.address, "127.0.0.1", _SERVICE_ADDRESS), names
         )
-        to_kubelet: Pair = self.authority.issue("kubelet-client", "/O=system:masters/CN=kube-apiserver")
+        to_kubelet: Pair = self.authority.issue("apiserver-to-kubelet", "/O=system:masters/CN=kube-apiserver")
         authority = self.authority.own.certificate
         options = {
             "etcd-servers": etcd_url,

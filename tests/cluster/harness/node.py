@@ -142,7 +142,7 @@ class Node:
         }
         command = [str(self.tools["kubelet"]), f"--config={self._write('kubelet.json', config)}"]
         command += [
-            f"--kubeconfig={self.plane.client_config('kubelet-client', subject)}",
+            f"--kubeconfig={self.plane.client_config('node', subject)}",
             f"--node-ip={address}",
         ]
         command += [f"--hostname-override={NAME}", f"--root-dir={self.folder / 'kubelet'}"]

@@ -25,16 +25,22 @@ def state(tmp_path, monkeypatch):
     completed = {**ROLLOUTS["Completed"](), "evidence": evidence.model_dump()}
     write(folder / "DistillJob/dj.json", resource("DistillJob", distill_spec(), DISTILLJOBS["Running"](), "dj", "u-dj"))
     write(folder / "StudentRollout/sr.json", resource("StudentRollout", rollout_spec(), completed, "sr", "u-sr"))
+    write_job(folder, "train", "first\n", "one\ntwo\nthree\n")
+    return folder
+
+
+def write_job(folder, role, *logs):
+    """A child of the DistillJob that has failed, with the log of each attempt."""
     owner = {"uid": "u-dj", "controller": True}
-    labels = {ROLE_LABEL: "train", "flowstill.dev/owner-name": "dj"}
-    metadata = {"name": "dj-train-x", "labels": labels, "ownerReferences": [owner], "creationTimestamp": "2026"}
+    labels = {ROLE_LABEL: role, "flowstill.dev/owner-name": "dj"}
+    name = f"dj-{role}-x"
+    metadata = {"name": name, "labels": labels, "ownerReferences": [owner], "creationTimestamp": "2026"}
     done = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
-    write(folder / "jobs/dj-train-x/job.json", {"job": {"metadata": metadata, "spec": {}, "status": done}, "pods": []})
-    for number, text in ((0, "first\n"), (1, "one\ntwo\nthree\n")):
-        log = folder / f"jobs/dj-train-x/attempt-{number}/log.txt"
+    write(folder / "jobs" / name / "job.json", {"job": {"metadata": metadata, "spec": {}, "status": done}, "pods": []})
+    for number, text in enumerate(logs):
+        log = folder / "jobs" / name / f"attempt-{number}/log.txt"
         log.parent.mkdir()
         log.write_text(text)
-    return folder
 
 
 def write(path, document):
@@ -100,6 +106,28 @@ def test_describe_names_the_log(state, capsys):
 def test_logs_are_those_of_the_newest_attempt(state, capfdbinary, flags, text):
     assert cli.main(["logs", "dj", *flags]) == 0
     assert capfdbinary.readouterr().out.decode() == text
+
+
+def test_who_follows_a_log_waits_until_it_begins(state, capfd, monkeypatch):
+    looks = []
+
+    def a_moment(_):
+        looks.append(1)
+        assert len(looks) < 4, "the log is there"
+        if len(looks) == 2:
+            write_job(state, "parity", "of parity\n")
+
+    monkeypatch.setattr("time.sleep", a_moment)
+    assert cli.main(["logs", "dj", "--role", "parity", "--follow"]) == 0
+    out, error = capfd.readouterr()
+    assert (out, len(looks)) == ("of parity\n", 2)
+    assert error == "waiting: dj has no log of parity; children: train\n", "what does not change is said once"
+
+
+def test_nobody_waits_for_a_log_of_what_has_ended(state, capsys, monkeypatch):
+    monkeypatch.delattr("time.sleep")
+    assert cli.main(["logs", "sr", "--follow"]) == 2
+    assert "none was started" in capsys.readouterr().err
 
 
 def test_a_report_is_checked_and_found(state, tmp_path, capsys):

@@ -17,7 +17,7 @@ API = "/apis/flowstill.dev/v1alpha1/namespaces/robots"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers by path; a list of texts is an answer in chunks."""
+    """Answers by path; a list of texts is an answer in chunks, a None in it breaks off there."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -40,6 +40,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             for text in content:
+                if text is None:
+                    self.close_connection = True
+                    return
                 self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
             self.wfile.write(b"0\r\n\r\n")
             return
@@ -117,6 +120,17 @@ def test_logs_are_streamed_from_the_pod_that_runs(server, typed, pods, chosen):
     assert server.asked[-1][2] == {"container": "child", "follow": "true", "tailLines": "5"}
 
 
+def test_a_log_that_breaks_off_is_not_taken_for_whole(server, typed):
+    server.answers[f"{API}/distilljobs/dj"] = (
+        200,
+        resource("DistillJob", distill_spec(), DISTILLJOBS["Running"](), "dj"),
+    )
+    server.answers["/api/v1/namespaces/robots/pods"] = (200, {"items": [pod("p", state=RUNNING)]})
+    server.answers["/api/v1/namespaces/robots/pods/p/log"] = (200, ["one\n", None])
+    code, out, error = typed("logs", "dj", "--follow")
+    assert (code, out, "broke off" in error, "Traceback" in error) == (2, "one\n", True, False)
+
+
 def test_a_pod_that_has_not_begun_says_why(server, typed):
     server.answers[f"{API}/distilljobs/dj"] = (
         200,
@@ -126,6 +140,22 @@ def test_a_pod_that_has_not_begun_says_why(server, typed):
     server.answers["/api/v1/namespaces/robots/pods"] = (200, {"items": [waiting]})
     code, _, error = typed("logs", "dj")
     assert (code, "ImagePullBackOff" in error) == (2, True)
+
+
+def test_who_follows_a_log_waits_for_the_pod(server, typed, monkeypatch):
+    server.answers[f"{API}/distilljobs/dj"] = (
+        200,
+        resource("DistillJob", distill_spec(), DISTILLJOBS["Queued"](), "dj"),
+    )
+    looks = [[], [pod("p", state={"waiting": {"reason": "ContainerCreating"}})], [pod("p", state=RUNNING)]]
+    server.answers["/api/v1/namespaces/robots/pods"] = lambda _: (200, {"items": looks.pop(0)})
+    server.answers["/api/v1/namespaces/robots/pods/p/log"] = (200, ["one\n"])
+    monkeypatch.setattr("flowstill_operator.command.describe.WAIT_SECONDS", 0.0)
+    code, out, error = typed("logs", "dj", "--follow")
+    assert (code, out) == (0, "one\n")
+    first, second = error.splitlines()
+    assert first.startswith("waiting: dj has no pod that can be read")
+    assert second == "waiting: no log yet: p x (ContainerCreating)"
 
 
 def test_long_lists_are_read_in_pages(server, typed):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from flowstill.errors import TeacherRejected
 from flowstill.policies.registry import TEACHERS, load_flow_policy
 from flowstill.policies.tensors import Stored, mismatches
-from tests.support import tiny_openpi
+from tests.support import tiny_openpi, tiny_smolvla
 
 NAME = "model.action_in_proj.weight"
 
@@ -144,3 +144,28 @@ def test_full_size_openpi_checkpoints_are_covered(kind, count):
     assert not any(mismatches(policy, rename(policy, whole)).values())
     published.pop("action_in_proj.bias")
     assert mismatches(policy, rename(policy, published))["missing"] == ["model.action_in_proj.bias"]
+
+
+def test_full_size_smolvla_checkpoints_are_covered(tmp_path):
+    """The expert's shapes are those that LeRobot's pull request 1256 names of lerobot/smolvla_base."""
+    from lerobot.policies.factory import get_policy_class, make_policy_config
+
+    tiny_smolvla.write_vlm_folder(tmp_path)
+    tiny_smolvla.enlarge_vlm(tmp_path / "config.json")
+
+    def build(kind):
+        config = make_policy_config(kind, device="cpu", vlm_model_name=str(tmp_path), load_vlm_weights=False)
+        config.device = "meta"
+        with torch.device("meta"):
+            return get_policy_class(kind)(config)
+
+    policy, student = build("smolvla"), build("flowstill_smolvla")
+    assert sum(p.numel() for p in policy.parameters()) == pytest.approx(450e6, rel=0.01)
+    assert all(n.startswith("model.target_time.") for n in student.state_dict().keys() ^ policy.state_dict().keys())
+    stored = {name: Stored(name, tuple(value.shape), "F32") for name, value in policy.state_dict().items()}
+    expert = "model.vlm_with_expert.lm_expert.layers.1."
+    assert stored[f"{expert}mlp.gate_proj.weight"].shape == (2048, 720)
+    assert stored[f"{expert}post_attention_layernorm.weight"].shape == (720,)
+    assert not any(mismatches(policy, TEACHERS["smolvla"]().rename(policy, dict(stored))).values())
+    stored.pop("model.action_in_proj.bias")
+    assert mismatches(policy, TEACHERS["smolvla"]().rename(policy, stored))["missing"] == ["model.action_in_proj.bias"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flowstill.api.distilljob import Dataset
 from flowstill.errors import DatasetRejected
 from flowstill_trainer import data
-from flowstill_trainer.data import ImagesInMemory, ImagesOnDisk, hold_out, load_frames
+from flowstill_trainer.data import READ_AHEAD, ImagesInMemory, ImagesOnDisk, hold_out, load_frames
 from flowstill_trainer.randomness import Order
 from tests.support import tiny_smolvla
 
@@ -47,6 +47,10 @@ def test_images_beyond_memory_are_read_from_disk(tiny, monkeypatch):
     monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
     lazy = tiny.frames(tiny.teacher())
     assert isinstance(lazy.images, ImagesOnDisk)
+    whole = [lazy.images.dataset[number] for number in range(2)]
+    pictures = [value for item in whole for name, value in item.items() if name.startswith("observation.images.")]
+    assert lazy.images.ahead(2) == sum(each.numel() * each.element_size() for each in pictures) > 0
+    assert lazy.images.ahead(10**6) == lazy.images.ahead(2) // 2 * READ_AHEAD
     index = torch.tensor([3, 30])
     assert torch.equal(lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA])
 

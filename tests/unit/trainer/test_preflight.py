@@ -133,8 +133,9 @@ def test_sizes_are_those_of_the_student(tiny, tmp_path):
 
 def test_the_check_of_this_machine(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWSTILL_STORE", (tmp_path / "store").as_uri())
-    student, spec = tiny.student(tiny.teacher()), DistillJobSpec.model_validate(BASE)
-    preflight(spec, student, tmp_path)
+    teacher, spec = tiny.teacher(), DistillJobSpec.model_validate(BASE)
+    student, images = tiny.student(teacher), tiny.frames(teacher).images
+    preflight(spec, student, images, tmp_path)
     monkeypatch.setattr(module, "free_disk", lambda _: 7)
     (tmp_path / "checkpoints" / "step-000000001").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-000000001" / "weights.safetensors").write_bytes(b"12345")
@@ -143,7 +144,24 @@ def test_the_check_of_this_machine(tiny, tmp_path, monkeypatch):
     assert (room.work_free, room.store_free) == (7 + 5, 7)
     assert room.host_free > 0
     with pytest.raises(StorageFull):
-        preflight(spec, student, tmp_path)
+        preflight(spec, student, images, tmp_path)
+
+
+def test_images_that_are_read_ahead_are_memory_of_every_process(tiny, tmp_path, monkeypatch):
+    class Large:
+        def ahead(self, count):
+            return count * GIB
+
+    monkeypatch.setenv("FLOWSTILL_STORE", (tmp_path / "store").as_uri())
+    monkeypatch.setattr(module, "available_memory", lambda: 8 * GIB)
+    spec = DistillJobSpec.model_validate(BASE | {"training": {"batchSize": 9}})
+    with pytest.raises(MemoryShort, match=r"images read ahead 9.0 GiB"):
+        preflight(spec, tiny.student(tiny.teacher()), Large(), tmp_path)
+    found = needs(spec, replace(SIZES, ahead=3 * GIB), 2)
+    seven = replace(PLENTY, host_free=7 * GIB, device_free=10**15)
+    check(found, seven, 2)  # the weights of the best look besides
+    with pytest.raises(MemoryShort, match="in each of 2 processes"):
+        check(found, replace(seven, host_free=7 * GIB - 1), 2)
 
 
 def test_a_student_that_goes_into_a_bucket_takes_no_room_here(tmp_path, monkeypatch):
