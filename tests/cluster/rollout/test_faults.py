@@ -107,6 +107,35 @@ def test_a_deleted_distilljob_takes_its_job_along(scene: Scene) -> None:
     until(lambda: not scene.objects.list("jobs") and not scene.objects.list("pods"), "its Job is collected", scene.jobs)
 
 
+def test_all_can_be_deleted_while_no_operator_is_there(scene: Scene, operator: OperatorProcess) -> None:
+    scene.deploy()
+    scene.start("served", STUDENT)
+    scene.judge("served")
+    scene.serve("served")
+    scene.start("busy", student("b"), target=False)
+    scene.plane.apply(distill_job("training", scene.namespace))
+    for name, role in (("busy", "parity"), ("training", "train")):
+        scene.kubelet.run(scene.kubelet.child(name, role))
+    scene.await_condition("busy", "Validated", "Running")
+    scene.await_condition("training", "Trained", "Running", "distilljobs")
+    ours = ("distilljobs", "studentrollouts")
+    # One of ours would wait for ever for an operator that is gone.
+    assert [thing["metadata"].get("finalizers") for kind in ours for thing in scene.objects.list(kind)] == [None] * 3
+    revision = scene.revision()
+    operator.kill()
+    try:
+        scene.plane.kubectl("delete", "dj,sr", "--all", "-n", scene.namespace, "--timeout=20s")
+        assert [scene.objects.list(kind) for kind in ours] == [[], []]
+        children = "flowstill.dev/owner-name"
+        until(lambda: not scene.jobs() and not scene.objects.list("pods", children), "their Jobs go too", scene.jobs)
+        assert scene.entry() == text(STUDENT)
+    finally:
+        operator.start()
+        operator.await_ready()
+    assert (scene.jobs(), scene.entry(), scene.revision()) == ({}, text(STUDENT), revision)
+    assert operator.is_running()
+
+
 @pytest.mark.parametrize("healthy", [True, False])
 def test_killed_right_after_the_deployment_was_changed(scene: Scene, operator: OperatorProcess, healthy: bool) -> None:
     scene.deploy()
