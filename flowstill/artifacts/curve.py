@@ -1,7 +1,7 @@
 """``fidelity/curve.json`` of a student: how near it was to its teacher while it was trained, and which step it is."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,7 +20,8 @@ class Look(Model):
     and one draw a chunk. Teacher and student start from the same noises.
 
     Attributes:
-        step: updates done.
+        step: updates done; those of the training count in the refinement too.
+        phase: which of the two it was looked at in; their losses are not alike.
         loss: of that step's batch.
         distances: energy distance to the teacher's chunks, per square root of the dimension, of every observation;
             without bias, so it may be below 0.
@@ -37,6 +38,7 @@ class Look(Model):
     """
 
     step: Annotated[int, Field(ge=0)]
+    phase: Literal["training", "refinement"] = "training"
     loss: float
     distances: list[float]
     distance: float
@@ -58,7 +60,7 @@ class Curve(Model):
         teacher_steps: of the teacher's chunks.
         observations: that were looked at.
         chunks: of each.
-        steps: of the training.
+        steps: of the training and of the refinement after it.
         published_step: whose weights the student has.
         reason: why that one.
         looks: in the order of steps.

@@ -100,8 +100,10 @@ class StudentProperties(Model):
 
     ``method`` holds the method's name and every option. ``multi_step`` says whether it was trained for more
     than one step too. ``action_dim`` is the real one, ``padded_action_dim`` the tensors'. ``precision`` is
-    the graph's. ``published_step`` is the step of the training whose weights these are, and ``curve`` the path of the
-    looks that chose it (:mod:`flowstill.artifacts.curve`); students that were made before have neither.
+    the graph's. ``published_step`` is the step whose weights these are, those of the refinement counted on from the
+    training's; ``refined_steps`` is how many of the refinement's are in them, 0 where it was left out because the
+    student collapsed in it. ``curve`` is the path of the looks that chose the step (:mod:`flowstill.artifacts.curve`).
+    Students that were made before have none of these.
     """
 
     policy_type: str
@@ -125,6 +127,7 @@ class StudentProperties(Model):
     onnx: OnnxDescription
     fidelity: list[Fidelity] = Field(default_factory=list)
     published_step: Count | None = None
+    refined_steps: Annotated[int, Field(ge=0)] | None = None
     curve: str | None = None
     parameters: Count
     training_seconds: Annotated[float, Field(ge=0.0)]

@@ -165,8 +165,12 @@ def test_a_refined_student_is_for_one_step(store, tmp_path):
     code, result = finish(write_spec(tmp_path / "refined", refine={"steps": 4}), store)
     assert (code, result["outcome"], result["reason"]) == (0, "Succeeded", "Published"), result
     assert result["message"].startswith("12 steps in ")  # 8 of training, 4 of refinement
+    assert "published step 12 of 12: refined for 4 steps from step 8, nearest" in result["message"]
+    curve = json.loads((artifact(store, result) / "fidelity" / "curve.json").read_text())
+    assert [(look["step"], look["phase"]) for look in curve["looks"]] == [(8, "training"), (12, "refinement")]
     properties = json.loads((artifact(store, result) / "manifest.json").read_text())["properties"]
     assert properties["multiStep"] is False
+    assert (properties["publishedStep"], properties["refinedSteps"]) == (12, 4)
     assert properties["method"]["refine"] == {
         "name": "dmd", "steps": 4, "learningRate": 1e-4, "fakeLearningRate": 3e-4, "fakeSteps": 2,
     }  # fmt: skip

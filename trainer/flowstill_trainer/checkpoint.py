@@ -39,7 +39,8 @@ class Checkpoint:
         seconds: trained so far, over all attempts.
         loss: of the last update; None before the first.
         looks: at held-out fidelity, so far.
-        best: weights of the look that is nearest to the teacher's distribution, where they are not those of this step.
+        best: weights of the look that is published instead of the last one (see ``Watch.best``), where they are not
+            those of this step.
     """
 
     step: int

@@ -20,7 +20,10 @@ def write_curve(folder: Path, curve: Curve) -> None:
 
 
 def draw(curve: Curve) -> Any:
-    """Distance, spread, chunk errors and cosine over steps; the published step is marked. A figure of matplotlib's."""
+    """Distance, spread, chunk errors and cosine over steps, as a figure of matplotlib's.
+
+    The published step is marked, and where the refinement begins.
+    """
     from matplotlib.figure import Figure  # no pyplot: no backend, no state
 
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
@@ -53,8 +56,14 @@ def draw(curve: Curve) -> Any:
         [("nearest", lambda look: look.nearest_cosine, ACCENT), ("same noise", lambda look: look.cosine, INK)],
     )
     for axes in (error, cosine):
-        axes.set_xlabel("step", color=SOFT)
+        axes.set_xlabel("step" if _refined_from(curve) is None else "step (dashed: refinement begins)", color=SOFT)
     return figure
+
+
+def _refined_from(curve: Curve) -> int | None:
+    """The training's last step, where a refinement came after it."""
+    trained = [look.step for look in curve.looks if look.phase == "training"]
+    return trained[-1] if 0 < len(trained) < len(curve.looks) else None
 
 
 def _draw(axes: Any, curve: Curve, title: str, lines: Lines) -> None:
@@ -62,6 +71,9 @@ def _draw(axes: Any, curve: Curve, title: str, lines: Lines) -> None:
     for label, value, colour in lines:
         axes.plot(steps, [value(look) for look in curve.looks], color=colour, label=label, marker="o", markersize=3)
     axes.axvline(curve.published_step, color=ACCENT, linewidth=6, alpha=0.15, zorder=0)
+    begin = _refined_from(curve)
+    if begin is not None:
+        axes.axvline(begin, color=SOFT, linewidth=0.8, linestyle="--", zorder=0)
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.tick_params(colors=SOFT, labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

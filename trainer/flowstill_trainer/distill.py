@@ -92,10 +92,8 @@ def _publish(run: Run, plan: ExportPlan, reference: Reference, curve: Curve, sec
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # published, or made again from the last checkpoint
     record_by_inputs(run.origin.inputs, ref)
-    refine = spec.method.refinement
-    taken = "published" if refine is None else f"refined for {refine.steps} steps from"
     message = (
-        f"{run.steps} steps in {seconds:.0f} s; {taken} step {curve.published_step} of {curve.steps}: {curve.reason}"
+        f"{run.steps} steps in {seconds:.0f} s; published step {curve.published_step} of {curve.steps}: {curve.reason}"
     )
     return _result(ref, run.origin.inputs, reused=False, message=message).model_copy(update={"fidelity": fidelity})
 

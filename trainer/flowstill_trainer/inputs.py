@@ -5,7 +5,7 @@ from typing import Any
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.artifacts.digests import json_digest
 
-TRAINER_VERSION = "3"
+TRAINER_VERSION = "4"
 """Raise it when the same inputs would give another student."""
 KEEPING = {"checkpoint_every", "keep_checkpoints", "gradient_accumulation", "parallel"}
 """Options of training that do not change the student: what is kept, and who computes which samples of an update. The

@@ -66,15 +66,9 @@ def train(run: Run, watch: Watch | None = None) -> float:
     checkpoints, method, training = run.checkpoints("refine"), run.spec.method, run.spec.training
     begun = checkpoints.latest()
     agree(run.processes, begun, checkpoints.root)
-    if begun is None:
-        seconds = _train(run, watch)
-    else:
-        seconds = begun.seconds
-        if watch is not None:
-            watch.restore(begun.looks, {})
+    seconds = _train(run, watch) if begun is None else begun.seconds
     batches = RefineBatches(run.frames, run.student, run.teacher, refine, training, method.state_jitter)
-    looks = () if watch is None else watch.looks
-    refiner = Refiner(run.student, run.teacher, batches, checkpoints, seconds, looks, run.processes)
+    refiner = Refiner(run.student, run.teacher, batches, checkpoints, seconds, watch, run.processes)
     if begun is not None:
         refiner.restore(begun)
     refiner.run(run.reporter("refining", training.steps), run.context.stop.is_set)

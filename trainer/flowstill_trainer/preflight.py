@@ -134,8 +134,8 @@ def needs(spec: DistillJobSpec, sizes: Sizes, processes: int = 1) -> Needs:
     def refined(count: int) -> tuple[Item, ...]:
         if refine is None:
             return ()
-        # Student and fake: weights and two moments each; the student's average.
-        size = (6 + (training.ema > 0)) * trained
+        # Student and fake: weights and two moments each; what is published if it collapses; the student's average.
+        size = (7 + (training.ema > 0)) * trained
         return (
             Item("checkpoints of refinement", size, min(count, math.ceil(refine.steps / training.checkpoint_every))),
         )

@@ -112,6 +112,7 @@ def publish_student(
         onnx=describe(graph, folder),
         fidelity=fidelity,
         published_step=published_step,
+        refined_steps=max(0, published_step - spec.training.steps) if spec.method.refinement is not None else None,
         curve=CURVE,
         parameters=sum(p.numel() for p in student.policy.parameters()),
         training_seconds=round(seconds, 3),

@@ -4,17 +4,18 @@ Its losses are those of :mod:`~flowstill_trainer.methods.dmd`; here is what happ
 between steps.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix
 from torch import Tensor
 
 from flowstill.api.distilljob import Refine, Training
-from flowstill.artifacts.curve import Look
 from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.bank import jitter_noise
@@ -25,7 +26,9 @@ from flowstill_trainer.methods.dmd import Draw, direction, draw, fake_loss, stud
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
 from flowstill_trainer.train import Progress, autocast, few_frames
+from flowstill_trainer.watch import Watch, hold_chosen, is_look, look_together, unseen
 
+logger = logging.getLogger(__name__)
 FIELD = "spec.method.refine"
 STUDENT, FAKE = "student", "fake"
 
@@ -118,6 +121,8 @@ class Refiner:
     Attributes:
         step: updates of the student done.
         seconds: trained so far, over all attempts, the training before included.
+        last_loss: of the student's last update; None before the first.
+        watch: looks at the student now and then, and keeps what is published if it collapses; None: nobody does.
     """
 
     def __init__(
@@ -127,41 +132,71 @@ class Refiner:
         batches: RefineBatches,
         checkpoints: CheckpointFolder,
         seconds: float = 0.0,
-        looks: tuple[Look, ...] = (),
+        watch: Watch | None = None,
         processes: Processes | None = None,
     ) -> None:
-        """``looks`` are those of the training before, which the checkpoints keep."""
+        """``watch`` is that of the training before; what the student is now is published if it collapses."""
         self.student, self.teacher, self.batches, self.checkpoints = student, teacher, batches, checkpoints
         self.processes, self.training, refine = processes or Processes(), batches.training, batches.refine
+        if watch is not None:
+            watch.refine(refine.steps, dict(student.trained()))
         self.fake = teacher.copy_trained()
         self.learners = {
             STUDENT: Learner(student, self._student_loss, self.processes, self.training, ema=self.training.ema),
             FAKE: Learner(self.fake, self._fake_loss, self.processes, self.training),
         }
         self.rates = {STUDENT: refine.learning_rate, FAKE: refine.fake_learning_rate}
-        self.step, self.seconds, self.looks = 0, seconds, looks
+        self.step, self.seconds, self.watch = 0, seconds, watch
+        self.last_loss: float | None = None
+
+    @property
+    def overall(self) -> int:
+        """The step, counted on from the training's."""
+        return self.training.steps + self.step
 
     def run(self, progress: Progress, stopped: Callable[[], bool]) -> None:
-        """Refine to the end; then hold the published weights.
+        """Refine to the end; then hold the published weights, on rank 0.
 
         Raises:
             Interrupted: ``stopped()``; a checkpoint is saved.
             NonFiniteLoss: a loss or a gradient is NaN or infinite; nothing of that step is kept.
         """
         total = self.batches.refine.steps
+        self._look(stopped)
         for sampled in self.batches.iterate(self.step):
             if self.processes.any(stopped()):
-                self.save()
-                raise Interrupted(f"stopped at step {self.step} of {total} of refinement; the checkpoint is saved")
+                self._stop()
             started = time.monotonic()
             loss = self.update(sampled)
             spent = time.monotonic() - started
             self.seconds += spent
+            self.last_loss = loss
+            self._look(stopped)
             if self.step % self.training.checkpoint_every == 0 or self.step == total:
                 self.save()
             progress(self.step, total, loss, self.training.batch_size / max(spent, 1e-9))
+        if self.processes.any(unseen(self.watch, self.overall, self.last_loss)):
+            self._stop()  # the last look was cut short
         for learner in self.learners.values():
             learner.use_published()
+        self._choose()
+
+    def _stop(self) -> NoReturn:
+        self.save()
+        total = self.batches.refine.steps
+        raise Interrupted(f"stopped at step {self.step} of {total} of refinement; the checkpoint is saved")
+
+    def _look(self, stopped: Callable[[], bool]) -> None:
+        """Look at the student when it is time; see :meth:`~flowstill_trainer.train.Trainer.run`."""
+        if is_look(self.step, self.training.fidelity_every, self.batches.refine.steps):
+            learner = self.learners[STUDENT]
+            look_together(self.watch, learner, self.processes, self.overall, self.last_loss, stopped)
+
+    def _choose(self) -> None:
+        """Go back where the student is collapsed; only rank 0, which has the watch, publishes."""
+        hold_chosen(self.watch, self.overall, self.learners[STUDENT].parameters)
+        if self.watch is not None and (choice := self.watch.choice()).step != self.overall:
+            logger.warning("publishing step %d of %d: %s", choice.step, self.overall, choice.reason)
 
     def update(self, sampled: RefineSampled) -> float:
         """The fake's updates, then the student's one; returns the student's loss."""
@@ -213,14 +248,17 @@ class Refiner:
         student, fake = self.learners[STUDENT].learned(), self.learners[FAKE].learned()
         weights = _joined({STUDENT: student.weights, FAKE: fake.weights})
         moments = _joined({STUDENT: student.moments, FAKE: fake.moments})
-        return Checkpoint(self.step, weights, student.average, moments, self.seconds, looks=self.looks)
+        looks, best = ((), {}) if self.watch is None else self.watch.state(self.overall)
+        return Checkpoint(self.step, weights, student.average, moments, self.seconds, self.last_loss, looks, best)
 
     def restore(self, found: Checkpoint) -> None:
         """Become what was saved, bit for bit."""
         averages = {STUDENT: found.average, FAKE: Tensors()}
         for who, learner in self.learners.items():
             learner.restore(Learned(_part(found.weights, who), averages[who], _part(found.optimizer, who)))
-        self.step, self.seconds = found.step, found.seconds
+        self.step, self.seconds, self.last_loss = found.step, found.seconds, found.loss
+        if self.watch is not None:
+            self.watch.restore(found.looks, found.best or found.average or _part(found.weights, STUDENT))
 
 
 def _joined(parts: dict[str, Tensors]) -> Tensors:

@@ -19,7 +19,7 @@ from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder
 from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.snapflow import SnapFlow
 from flowstill_trainer.processes import Processes
-from flowstill_trainer.watch import Watch, is_look, look_together, unseen
+from flowstill_trainer.watch import Watch, hold_chosen, is_look, look_together, unseen
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -167,10 +167,7 @@ class Trainer:
         """Hold what is published: of the step that rank 0's watch chose, else of the last one."""
         self.learner.use_published()
         parameters = self.learner.parameters
-        if self.watch is not None and self.watch.choice().step != self.step:
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    parameter.copy_(self.watch.best[name])
+        hold_chosen(self.watch, self.step, parameters)
         self.processes.copy_from_first([parameter.detach() for parameter in parameters.values()])
 
 

@@ -1,4 +1,4 @@
-"""A student watched while it trains: looks at its held-out fidelity, and the weights of the best one.
+"""A student watched while it trains: looks at its held-out fidelity, and the weights to go back to.
 
 A look is a function of the weights alone: the observations, the noises and the teacher's chunks are the same for all.
 So a run that was interrupted makes the looks that it would have made. What is known lies in the checkpoints; the
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
 from flowstill_trainer.files import write_json, write_tensors
 from flowstill_trainer.learner import Learner
 from flowstill_trainer.processes import Processes
-from flowstill_trainer.selection import Choice, choose, nearest
+from flowstill_trainer.selection import Choice, choose, nearest, newest
 
 logger = logging.getLogger(__name__)
 REFERENCE = "reference"
@@ -86,7 +87,8 @@ class Watch:
 
     Attributes:
         looks: in the order of steps.
-        best: weights of the look that is nearest to the teacher's distribution; empty when none is usable.
+        best: weights of the look that is nearest to the teacher's distribution; from the refinement on, of the newest
+            one that is not collapsed. Empty when none is usable.
     """
 
     def __init__(
@@ -102,10 +104,19 @@ class Watch:
         self._announce = announce
         self.looks: tuple[Look, ...] = ()
         self.best: dict[str, Tensor] = {}
+        self._phase: Literal["training", "refinement"] = "training"
+        self._first, self._keep = 0, nearest
+
+    def refine(self, steps: int, weights: Mapping[str, Tensor]) -> None:
+        """From now on look at a refinement of so many steps; with these weights it begins."""
+        self._phase, self._keep = "refinement", newest
+        self._first, self._last = self._last, self._last + steps
+        self.restore(self.looks, weights)
 
     def due(self, step: int) -> bool:
         """Whether a look at this step is wanted and not yet made."""
-        return is_look(step, self._every, self._last) and (not self.looks or self.looks[-1].step < step)
+        wanted = is_look(step - self._first, self._every, self._last - self._first)
+        return wanted and (not self.looks or self.looks[-1].step < step)
 
     def look(self, step: int, loss: float, weights: Mapping[str, Tensor], stopped: Stopped) -> Look:
         """Look at the student with these trained weights; its own are back when this returns.
@@ -127,11 +138,11 @@ class Watch:
             raise NonFiniteLoss(
                 f"step {step}: the student's chunks on held-out observations are not finite; lower learningRate or use "
                 "precision fp32",
-                field="spec.training",
+                field={"training": "spec.training", "refinement": "spec.method.refine"}[self._phase],
             )
-        found = describe(step, loss, chunk_BNF, seen.chunk_BNF)
+        found = describe(step, loss, chunk_BNF, seen.chunk_BNF).model_copy(update={"phase": self._phase})
         self.looks = (*self.looks, found)
-        if nearest(self.looks) is found:
+        if self._keep(self.looks) is found:
             self.best = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
         error = 0.0 if found.distance_error is None else found.distance_error
         logger.info("step %d: energy distance %.4f ± %.4f, spread %.2f", step, found.distance, error, found.spread)
@@ -139,14 +150,14 @@ class Watch:
 
     def state(self, step: int) -> tuple[tuple[Look, ...], dict[str, Tensor]]:
         """What a checkpoint of this step keeps: the looks, and the best weights unless they are the step's own."""
-        found = nearest(self.looks)
+        found = self._keep(self.looks)
         own = found is not None and found.step == step
         return self.looks, {} if own else self.best
 
     def restore(self, looks: tuple[Look, ...], best: Mapping[str, Tensor]) -> None:
         """Know what an earlier attempt knew; ``best`` are the best weights, whatever when no look is usable."""
         self.looks = looks
-        self.best = {name: weight.to("cpu", copy=True) for name, weight in best.items()} if nearest(looks) else {}
+        self.best = {name: weight.to("cpu", copy=True) for name, weight in best.items()} if self._keep(looks) else {}
 
     def choice(self) -> Choice:
         """The step to publish; its weights are the current ones or ``best``."""
@@ -164,6 +175,14 @@ class Watch:
             reason=choice.reason,
             looks=list(self.looks),
         )
+
+
+def hold_chosen(watch: Watch | None, step: int, parameters: Mapping[str, Tensor]) -> None:
+    """Give the student after its last ``step`` the weights of the step that the watch chose."""
+    if watch is not None and watch.choice().step != step:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(watch.best[name])
 
 
 def unseen(watch: Watch | None, step: int, loss: float | None) -> bool:

@@ -147,6 +147,11 @@ def test_how_the_student_was_watched(good):
     assert "Published is step 600 of 900: nearer than step 900 by 0.1." in text
     assert "teacher at 10 denoising steps 3 times, on 64 held-out observations with 16 chunks each" in text
     assert picture in reader.addresses
+    assert "of the refinement" not in text
+    last = curve.looks[-1].model_copy(update={"step": 950, "phase": "refinement"})
+    refined = curve.model_copy(update={"looks": [*curve.looks, last]})
+    _, text = read(render_page(good.model_copy(update={"training": refined}), {}, picture))
+    assert "Of the looks 1 is of the refinement, from step 950 on" in text
     assert "While it was trained" not in read(render_page(good, {}))[1]
 
 

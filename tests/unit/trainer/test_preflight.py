@@ -52,9 +52,10 @@ def test_what_lies_on_the_disk(training, training_gib, publishing_gib):
 
 def test_a_refinement_keeps_its_own_checkpoints_beside_the_trainings():
     found = needed({"refine": {"name": "dmd", "steps": 2000}}, ema=0.9)
-    # Two of the training, three while one is written: student and fake with two moments each, and the average.
-    assert total(found.refining) == 2 * 4 + 3 * 7
-    assert total(found.publishing) == 2 * 4 + 2 * 7 + 6
+    # Two of the training, three while one is written: student and fake with two moments each, the average, and what is
+    # gone back to.
+    assert total(found.refining) == 2 * 4 + 3 * 8
+    assert total(found.publishing) == 2 * 4 + 2 * 8 + 6
     assert total(found.gradients) == (1 + 2 + 1) + 4
 
 

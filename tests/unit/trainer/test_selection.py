@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowstill.artifacts.curve import Look
-from flowstill_trainer.selection import choose, nearest
+from flowstill_trainer.selection import choose, nearest, newest
 
 
-def look(step, distances, *, spread=1.0, mse=1.0):
+def look(step, distances, *, spread=1.0, mse=1.0, phase="training"):
     mean = sum(distances) / len(distances)
     return Look(
-        step=step, loss=1 / step, distances=distances, distance=mean, distance_error=0.1, spread=spread, cosine=0.5,
-        nearest_cosine=0.5, mse_mean=mse, mse_median=mse, mse_p90=mse, mse_p95=mse, mean_error=mse,
+        step=step, phase=phase, loss=1 / step, distances=distances, distance=mean, distance_error=0.1, spread=spread,
+        cosine=0.5, nearest_cosine=0.5, mse_mean=mse, mse_median=mse, mse_p90=mse, mse_p95=mse, mean_error=mse,
     )  # fmt: skip
 
 
@@ -72,3 +72,27 @@ def test_what_is_published_is_the_last_or_the_nearest(values):
     if found and looks[-1].spread >= 0.5:
         chosen = looks[choice.step - 1]
         assert chosen.distance <= looks[-1].distance + 1e-12
+
+
+def refined(step, distances, *, spread=1.0):
+    return look(step, distances, spread=spread, phase="refinement")
+
+
+def test_a_refined_student_is_published_whatever_its_distance_unless_it_collapsed():
+    trained = [look(10, GOOD), look(20, WORSE)]
+    assert choose([*trained, refined(25, [9.0] * 4)]).step == 25
+    choice = choose([*trained, refined(25, GOOD), refined(30, WORSE, spread=0.4)])
+    assert (choice.step, choice.reason.startswith("the rest of the refinement is left out: at step 30")) == (25, True)
+    choice = choose([*trained, refined(25, GOOD, spread=0.4)])
+    assert (choice.step, choice.reason.startswith("the refinement is left out: at step 25")) == (10, True)
+    choice = choose([look(20, GOOD, spread=0.4), refined(25, GOOD, spread=0.4)])
+    assert (choice.step, "every look is collapsed" in choice.reason) == (25, True)
+
+
+def test_what_is_kept_during_a_refinement_is_the_newest_that_is_not_collapsed():
+    trained = [look(10, WORSE), look(20, [x + 0.0001 * i for i, x in enumerate(WORSE)])]
+    assert newest(trained) is trained[choose(trained).step // 10 - 1]
+    assert newest([look(10, GOOD, spread=0.4)]) is None
+    assert newest([]) is None
+    looks = [*trained, refined(25, WORSE), refined(30, GOOD), refined(35, GOOD, spread=0.4)]
+    assert newest(looks).step == 30
