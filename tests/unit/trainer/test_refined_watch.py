@@ -37,12 +37,18 @@ def scene(tiny, tmp_path_factory):
 
 @pytest.fixture
 def spreads(monkeypatch):
-    """The spread that a look at these steps is said to have; of the others 1."""
+    """The spread that a look at these steps is said to have; of the others 1. Distances grow, and do not choose."""
     said = {}
     describe = module.describe
 
     def fake(step, *rest):
-        return describe(step, *rest).model_copy(update={"spread": said.get(step, 1.0)})
+        found = describe(step, *rest)
+        changes = {
+            "spread": said.get(step, 1.0),
+            "distance": float(step),
+            "distances": [float(step)] * len(found.distances),
+        }
+        return found.model_copy(update=changes)
 
     monkeypatch.setattr(module, "describe", fake)
     return said
@@ -99,19 +105,6 @@ def test_both_phases_are_in_the_curve_and_the_last_step_is_published(tmp_path, r
     assert (curve.steps, curve.published_step) == (15, 15)
     assert curve.reason == "refined for 5 steps from step 10, nearest to the teacher's distribution of the only look"
     assert same(weights(one), kept[STEPS])
-
-
-def test_distance_does_not_choose_a_refined_student(tmp_path, refiner, monkeypatch):
-    describe = module.describe
-
-    def farther(step, *rest):
-        look = describe(step, *rest)
-        return look.model_copy(update={"distances": [float(step)] * len(look.distances), "distance": float(step)})
-
-    monkeypatch.setattr(module, "describe", farther)
-    one = refiner(tmp_path)
-    run(one)
-    assert one.watch.choice().step == 15
 
 
 @pytest.mark.parametrize(
