@@ -332,7 +332,9 @@ def test_a_folder_with_something_else_is_refused_before_anything_runs(tmp_path, 
     assert contents(output) == {"thesis.tex": b"years of work"}
 
 
-@pytest.mark.parametrize("flags", [["--steps", "5"], ["--draws", "1"], ["--mix-ratio", "0.5"], ["--teacher-steps", "4"]])
+@pytest.mark.parametrize(
+    "flags", [["--steps", "5"], ["--draws", "1"], ["--mix-ratio", "0.5"], ["--teacher-steps", "4"]]
+)
 def test_a_student_of_other_options_is_refused_before_anything_runs(tmp_path, flags):
     output = tmp_path / "out"
     deliver(published(tmp_path, asked().spec), output)
