@@ -7,17 +7,20 @@ teacher's chunks, which cost the most, lie beside them.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from flowstill.artifacts.curve import Curve, Look
-from flowstill.errors import NonFiniteLoss
+from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
 from flowstill_trainer.files import keep, kept
+from flowstill_trainer.learner import Learner
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.selection import Choice, choose, nearest
 
 logger = logging.getLogger(__name__)
@@ -144,6 +147,27 @@ class Watch:
             reason=choice.reason,
             looks=list(self.looks),
         )
+
+
+def unseen(watch: Watch | None, step: int, loss: float | None) -> bool:
+    """Whether this process should look at the student as it is now, and has not; ``loss`` is the last update's."""
+    return watch is not None and loss is not None and watch.due(step)
+
+
+def look_together(
+    watch: Watch | None, learner: Learner[Any], processes: Processes, step: int, loss: float | None, stopped: Stopped
+) -> None:
+    """Look at a student that several processes train: all make it whole, the one that has a watch looks.
+
+    The others wait for it without a timeout. A look that is cut short by ``stopped()`` is not made.
+    """
+    if not processes.any(unseen(watch, step, loss)):
+        return
+    weights = {name: learner.shared.whole(value) for name, value in learner.published().items()}
+    with learner.shared.gathered(), suppress(Interrupted):
+        if watch is not None and loss is not None:
+            watch.look(step, loss, weights, stopped)
+    processes.meet("look")  # a collective operation would give up on a long look
 
 
 @contextmanager

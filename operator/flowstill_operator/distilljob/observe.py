@@ -19,6 +19,7 @@ from flowstill_operator.observation import explain, observe_child, owner_of, pla
 from flowstill_operator.platform import Platform
 from flowstill_operator.ranks import is_ended
 from flowstill_operator.steps import RUNNING_LOOK_SECONDS, ChildJob, Problem, Role, parse_timestamp, started
+from flowstill_operator.told import size_problem
 
 TERMINAL = frozenset({"Succeeded", "Failed"})
 RESTARTING = "Restarting"
@@ -78,6 +79,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     try:
         spec = DistillJobSpec.model_validate(resource.get("spec"))
         problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
+        problem = problem or size_problem(spec, spec.runtime, platform, tells_runtime=True)
         image = spec.runtime.image or image
     except ValidationError as error:
         problem = Problem("InvalidSpec", explain(error))

@@ -38,7 +38,6 @@ NOT_STARTED = (
     "Pending",
     "WaitingForDistillJob",
     "WaitingForTarget",
-    "Resolved",
     MORE_EPISODES,
     UNDECIDED,
     *suspension.REASONS,
