@@ -156,7 +156,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
                 "labels": labels,
                 "annotations": {
                     **runtime.annotations,
-                    SPEC_ANNOTATION: json.dumps(task, separators=(",", ":")),
+                    SPEC_ANNOTATION: task_text(task),
                 },
             },
             "spec": _pod_spec(wanted, program, task, runtime, platform, store),
@@ -183,6 +183,11 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
         },
         "spec": spec,
     }
+
+
+def task_text(task: object) -> str:
+    """The text of a task, as short as JSON can be: an escape takes up to three times the bytes of its letter."""
+    return json.dumps(task, ensure_ascii=False, separators=(",", ":"))
 
 
 def with_deadline_left(runtime: Runtime, spent: int | None) -> Runtime:

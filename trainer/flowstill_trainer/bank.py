@@ -1,7 +1,6 @@
 """The bank: teacher rollouts computed once, kept in the work folder, continued after an interruption."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,18 +8,15 @@ from pathlib import Path
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix, concatenate
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
-from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.files import keep, kept, write_json
 from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
-
-logger = logging.getLogger(__name__)
 
 PART = 2048
 BATCH = 256
@@ -71,7 +67,8 @@ def make_bank(
 ) -> Bank:  # fmt: skip
     """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
-    A part follows from its place alone, so the processes share them out; all of them then have the whole bank.
+    A part follows from its place alone, so the processes share them out; all of them then have the whole bank. A part
+    whose bytes are not those of the digest beside it, or that has no digest, is computed again.
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
@@ -84,12 +81,10 @@ def make_bank(
     held: dict[int, dict[str, Tensor]] = {}
     for start in starts[processes.rank :: processes.size]:
         path, count = _path(folder, start), min(PART, plan.size - start)
-        part = _read(path, count)
+        part = _read(path, count, plan.inputs)
         if part is None:
             part = _roll_out(start, count, plan, teacher, frames, progress, lambda: stopped() or processes.ended())
-            temporary = path.with_suffix(".writing")
-            write_tensors(temporary, part)
-            temporary.rename(path)
+            keep(path, part, plan.inputs)
         held[start] = part
         progress(min(start + PART, plan.size), plan.size)
     processes.meet("bank made")
@@ -117,7 +112,7 @@ def _theirs(folder: Path, start: int, plan: BankPlan) -> dict[str, Tensor]:
     Raises:
         OSError: it is not there or damaged; another attempt makes it again.
     """
-    part = _read(_path(folder, start), min(PART, plan.size - start))
+    part = _read(_path(folder, start), min(PART, plan.size - start), plan.inputs)
     if part is None:
         raise OSError(f"{_path(folder, start)} was made by another process and cannot be read by this one")
     return part
@@ -141,15 +136,9 @@ def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -
     return concatenate(found)
 
 
-def _read(path: Path, count: int) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    try:
-        part = load_file(path)
-    except Exception as error:  # safetensors raises its own class for a truncated file
-        logger.warning("%s is damaged (%s); computing it again", path.name, error)
-        return None
-    return part if len(part["frame"]) == count else None
+def _read(path: Path, count: int, inputs: str) -> dict[str, Tensor] | None:
+    part = kept(path, inputs)
+    return part if part is not None and len(part["frame"]) == count else None
 
 
 def _roll_out(

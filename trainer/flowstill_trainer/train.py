@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -20,7 +19,7 @@ from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder
 from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.snapflow import SnapFlow
 from flowstill_trainer.processes import Processes
-from flowstill_trainer.watch import Watch, is_look
+from flowstill_trainer.watch import Watch, is_look, look_together, unseen
 
 FRAMES_NAMED = 16
 """How many frames of a batch an error names."""
@@ -96,7 +95,7 @@ class Trainer:
             if self.step % self.training.checkpoint_every == 0 or self.step == self.training.steps:
                 self.save()
             progress(self.step, self.training.steps, loss, self.training.batch_size / max(spent, 1e-9))
-        if self.processes.any(self._unseen()):
+        if self.processes.any(unseen(self.watch, self.step, self.last_loss)):
             self._stop()  # the last look was cut short
         self.use_published()
 
@@ -104,24 +103,10 @@ class Trainer:
         self.save()
         raise Interrupted(f"stopped at step {self.step} of {self.training.steps}; the checkpoint is saved")
 
-    def _unseen(self) -> bool:
-        """Whether this process should look at the student as it is now, and has not."""
-        return self.watch is not None and self.last_loss is not None and self.watch.due(self.step)
-
     def _look(self, stopped: Callable[[], bool]) -> None:
-        """Look at the student when it is time; all processes make it whole, rank 0 looks.
-
-        A look that is cut short by ``stopped()`` is made when the run goes on.
-        """
-        if not is_look(self.step, self.training.fidelity_every, self.training.steps) or not self.processes.any(
-            self._unseen()
-        ):
-            return
-        shared = self.learner.shared
-        weights = {name: shared.whole(value) for name, value in self.learner.published().items()}
-        with shared.gathered(), suppress(Interrupted):
-            if self.watch is not None and self.last_loss is not None:
-                self.watch.look(self.step, self.last_loss, weights, stopped)
+        """Look at the student when it is time; a look that is cut short by ``stopped()`` is made when it goes on."""
+        if is_look(self.step, self.training.fidelity_every, self.training.steps):
+            look_together(self.watch, self.learner, self.processes, self.step, self.last_loss, stopped)
 
     def update(self, sampled: Sampled, following: Sampled | None = None) -> float:
         """One step of the optimizer, while images of the ``following`` one are read; returns the loss."""

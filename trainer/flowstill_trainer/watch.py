@@ -5,22 +5,22 @@ So a run that was interrupted makes the looks that it would have made. What is k
 teacher's chunks, which cost the most, lie beside them.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.artifacts.curve import Curve, Look
-from flowstill.artifacts.digests import file_digest
-from flowstill.errors import NonFiniteLoss
+from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
-from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.files import keep, kept
+from flowstill_trainer.learner import Learner
+from flowstill_trainer.processes import Processes
 from flowstill_trainer.selection import Choice, choose, nearest
 
 logger = logging.getLogger(__name__)
@@ -47,30 +47,16 @@ def make_reference(
         Interrupted: ``stopped()``.
     """
     noise = held_out.noise(teacher, seed, REFERENCE)
-    path, key = folder / "reference.safetensors", folder / "reference.json"
-    chunk_BNF = _read(path, key, inputs)
-    if chunk_BNF is None:
+    path = folder / "reference.safetensors"
+    known = kept(path, inputs)
+    if known is not None:
+        chunk_BNF = known["chunk"]
+    else:
         chunk_BNF = held_out.samples(
             teacher, lambda prefix, noise_BKHD: teacher.chunk(prefix, noise_BKHD[:, 0], steps), noise, stopped
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        key.unlink(missing_ok=True)
-        write_tensors(path, {"chunk": chunk_BNF})
-        write_json(key, {"inputs": inputs, "sha256": file_digest(path)})
+        keep(path, {"chunk": chunk_BNF}, inputs)
     return Reference(held_out, noise, chunk_BNF, steps)
-
-
-def _read(path: Path, key: Path, inputs: str) -> Tensor | None:
-    try:
-        known = json.loads(key.read_text())
-        if known == {"inputs": inputs, "sha256": file_digest(path)}:
-            return load_file(path)["chunk"]
-        logger.warning("%s is of other inputs or damaged; computing it again", path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read (%s); computing it again", path, error)
-    return None
 
 
 def is_look(step: int, every: int, last: int) -> bool:
@@ -161,6 +147,27 @@ class Watch:
             reason=choice.reason,
             looks=list(self.looks),
         )
+
+
+def unseen(watch: Watch | None, step: int, loss: float | None) -> bool:
+    """Whether this process should look at the student as it is now, and has not; ``loss`` is the last update's."""
+    return watch is not None and loss is not None and watch.due(step)
+
+
+def look_together(
+    watch: Watch | None, learner: Learner[Any], processes: Processes, step: int, loss: float | None, stopped: Stopped
+) -> None:
+    """Look at a student that several processes train: all make it whole, the one that has a watch looks.
+
+    The others wait for it without a timeout. A look that is cut short by ``stopped()`` is not made.
+    """
+    if not processes.any(unseen(watch, step, loss)):
+        return
+    weights = {name: learner.shared.whole(value) for name, value in learner.published().items()}
+    with learner.shared.gathered(), suppress(Interrupted):
+        if watch is not None and loss is not None:
+            watch.look(step, loss, weights, stopped)
+    processes.meet("look")  # a collective operation would give up on a long look
 
 
 @contextmanager

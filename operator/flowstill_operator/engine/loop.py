@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 ResourceKind = Literal["DistillJob", "StudentRollout"]
 CONFLICT_RETRY_SECONDS = 0.2
 MAX_REFUSALS = 4
+MAX_CAUSE = 960
+"""Of an error's text in an event, whose message has 1,024 characters: when it is tried again is never cut off."""
 
 
 class Key(NamedTuple):
@@ -289,7 +291,8 @@ class Worker:
             log.warning("%s %s/%s: %s; again in %.0f s", *key, error, wait, exc_info=True, extra=about)
             if not asked_for:
                 # One that asks to be left alone is not asked for an event.
-                await self._warn(key, f"{error}; trying again in {wait:.0f} s")
+                cause = str(error)[:MAX_CAUSE] or type(error).__name__
+                await self._warn(key, f"{cause}; trying again in {wait:.0f} s")
         else:
             self._went_well(key, outcome)
         self.reconciler.observer.passed(key, outcome_name, time.perf_counter() - began)
@@ -318,7 +321,7 @@ class Worker:
         try:
             resource = await self.reconciler.cluster.get(key.kind, key.namespace, key.name)
             if resource is not None:
-                note = Note("Warning", "ReconcileError", message[:1024])
+                note = Note("Warning", "ReconcileError", message)
                 await self.reconciler.recorder.record_event(resource, note)
         except Exception:
             log.debug("the warning could not be recorded", exc_info=True)

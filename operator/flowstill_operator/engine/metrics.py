@@ -12,12 +12,14 @@ from flowstill_operator.children import Document
 from flowstill_operator.distilljob.observe import TERMINAL as DISTILLED
 from flowstill_operator.engine.loop import Key, ResourceKind
 from flowstill_operator.rollout.observe import TERMINAL as ROLLED_OUT
-from flowstill_operator.steps import parse_timestamp
+from flowstill_operator.rollout.overrides import FAILED, LAPSED, OPEN, PASSED
+from flowstill_operator.steps import OVERRIDDEN, parse_timestamp
 
 ENDS: dict[ResourceKind, frozenset[str]] = {
     "DistillJob": frozenset(DISTILLED),
     "StudentRollout": frozenset(ROLLED_OUT),
 }
+JUDGED = {PASSED, FAILED, OPEN, LAPSED, OVERRIDDEN}
 MINUTE, HOUR = 60.0, 3600.0
 DURATIONS = (MINUTE, 5 * MINUTE, 15 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, 24 * HOUR, 72 * HOUR)
 """A student of minutes and a soak of days: seconds."""
@@ -92,10 +94,9 @@ class Metrics:
             begin, end = after.get("startTime"), after.get("completionTime")
             seconds = (parse_timestamp(end) - parse_timestamp(begin)).total_seconds() if begin and end else 0.0
             self._ended.labels(kind, phase).observe(seconds)
-        if not before.get("gates"):
+        if is_judged(after) and not is_judged(before):
             for gate in after.get("gates") or []:
                 self._verdicts.labels(gate["name"], gate["verdict"]).inc()
-
         if is_drifted(after) and not is_drifted(before):
             self._drifts.inc()
         for outcome, count in new_samples(before, after).items():
@@ -119,6 +120,12 @@ class Metrics:
                 self._verdicts.labels(gate, verdict)
         for outcome in OUTCOMES:
             self._samples.labels(outcome)
+
+
+def is_judged(status: Document) -> bool:
+    """Whether what the gates say is the last word: after a round that leaves some open, another may follow."""
+    reasons = {c.get("reason") for c in status.get("conditions") or [] if c["type"] == "GatesPassed"}
+    return bool(reasons & JUDGED)
 
 
 def is_drifted(status: Document) -> bool:

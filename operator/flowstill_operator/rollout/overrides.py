@@ -9,7 +9,8 @@ from flowstill_operator.rollout.observe import Observed
 from flowstill_operator.rollout.outcome import StatusDraft, inconclusive, reject
 from flowstill_operator.steps import OVERRIDDEN, Move
 
-LAPSED = "OverrideLapsed"
+PASSED, FAILED, OPEN, LAPSED = "GatesPassed", "GatesFailed", "Inconclusive", "OverrideLapsed"
+"""With OVERRIDDEN the reasons of the condition GatesPassed once the gates are judged for good."""
 _GRACE_SECONDS = 1.0
 """Looked at so much after an expiry, as clocks are read in whole seconds."""
 
@@ -23,15 +24,15 @@ def weigh(draft: StatusDraft, spec: StudentRolloutSpec) -> Move | None:
     if not open_:
         passed = sum(gate.verdict == "Pass" for gate in gates)
         text = f"{passed} of {len(gates)} gates passed{f'; {others}' if others else ''}"
-        draft.condition("GatesPassed", "True", OVERRIDDEN if others else "GatesPassed", text)
+        draft.condition("GatesPassed", "True", OVERRIDDEN if others else PASSED, text)
         return None
     failed = [gate for gate in open_ if gate.verdict == "Fail"]
     lapsed = all(gate.override is not None for gate in failed or open_)
     if failed:
-        reason = LAPSED if lapsed else "GatesFailed"
+        reason = LAPSED if lapsed else FAILED
         _refuse(draft, "False", reason, others)
         return reject(draft, reason, f"gates: {others}")
-    reason = LAPSED if lapsed else "Inconclusive"
+    reason = LAPSED if lapsed else OPEN
     _refuse(draft, "Unknown", reason, others)
     more = "more recorded trials" if spec.evaluation.evidence is not None else "more maxEpisodesPerTask"
     return inconclusive(draft, f"gates: {others}; a new rollout with {more} may decide", reason)

@@ -5,6 +5,7 @@ from flowstill_operator.children import Document
 from flowstill_operator.observation import platform_problem, uri_fields
 from flowstill_operator.platform import Platform
 from flowstill_operator.steps import Problem
+from flowstill_operator.told import size_problem
 
 NO_PROMETHEUS = (
     "spec.monitoring.queries: the operator has no Prometheus to ask; set the chart value monitoring.prometheusUrl, or "
@@ -34,4 +35,5 @@ def place_problem(
             return Problem("TargetRefused", f"spec.target: there is no Deployment in local mode; {fix}")
     elif spec.monitoring is not None and spec.monitoring.queries and not platform.prometheus:
         return Problem("NoPrometheus", NO_PROMETHEUS)
-    return platform_problem(uri_fields(document), spec.runtime, platform)
+    problem = platform_problem(uri_fields(document), spec.runtime, platform)
+    return problem or size_problem(spec, spec.runtime, platform, tells_runtime=False)

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from kubernetes.aio import client, config
 
-from flowstill.api.children import Result
+from flowstill.api.children import TASK, Result, TrainTask
 from flowstill.api.studentrollout import DeploymentTarget
 from flowstill_operator.clusters.interface import AlreadyExists, Conflict, FieldOwned, Refused
 from flowstill_operator.clusters.kubernetes import KubernetesCluster
+from flowstill_operator.jobs import SPEC_ANNOTATION
 from flowstill_operator.rollout.promote import deployment_patch, put, read_target
+from flowstill_operator.told import MAX_TOLD
 from tests.cluster.api_client import Document
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.operator_process import OperatorProcess, running_operator
@@ -100,11 +102,67 @@ def test_the_result_of_a_deleted_job_is_read_from_its_folder(scene: Scene, tmp_p
     until(lambda: set(scene.jobs()) == {"lost-parity-read", "lost-rollouts"}, "one Job more", scene.jobs)
 
 
+def test_a_task_as_long_as_can_be_reaches_its_pod_whole(scene: Scene) -> None:
+    """At the bound that is kept for annotations, with letters of four bytes and what must be escaped."""
+    env = [{"name": f"V{i}", "value": "🤖\n" * 512} for i in range(32)]
+    annotations = {f"example.com/{i}": "é" * 256 for i in range(16)}
+    episodes = list(range(10**9, 10**9 + 9900))
+    runtime = {"env": env, "annotations": annotations}
+    dataset = {"uri": "store://d", "episodes": episodes}
+    scene.plane.apply(distill_job("long", scene.namespace, runtime=runtime, dataset=dataset))
+    metadata = scene.kubelet.child("long", "train")["metadata"]
+    text = metadata["annotations"][SPEC_ANNOTATION]
+    assert MAX_TOLD - 20_000 < len(text.encode()) < MAX_TOLD
+    task = TASK.validate_json(text)
+    assert isinstance(task, TrainTask)
+    assert [variable.model_dump() for variable in task.spec.runtime.env] == env
+    assert task.spec.dataset.episodes == episodes
+
+
+def test_a_task_that_is_too_long_is_refused_by_its_field(scene: Scene) -> None:
+    dataset = {"uri": "store://d", "episodes": list(range(10**15, 10**15 + 10_000))}
+    env = [{"name": f"V{i}", "value": "🤖" * 1024} for i in range(16)]
+    scene.plane.apply(distill_job("longer", scene.namespace, runtime={"env": env}, dataset=dataset))
+    status = scene.await_phase("longer", "Failed", "distilljobs")
+    assert status["message"].startswith("spec.dataset.episodes: ")
+    assert scene.condition("longer", "Validated", "distilljobs")[:2] == ("False", "SpecTooLong")
+    assert scene.jobs() == {}
+
+
 def test_a_deleted_distilljob_takes_its_job_along(scene: Scene) -> None:
     scene.plane.apply(distill_job("gone", scene.namespace))
     scene.kubelet.run(scene.kubelet.child("gone", "train"))
     scene.plane.kubectl("delete", "dj", "gone", "-n", scene.namespace, "--timeout=20s")
     until(lambda: not scene.objects.list("jobs") and not scene.objects.list("pods"), "its Job is collected", scene.jobs)
+
+
+def test_all_can_be_deleted_while_no_operator_is_there(scene: Scene, operator: OperatorProcess) -> None:
+    scene.deploy()
+    scene.start("served", STUDENT)
+    scene.judge("served")
+    scene.serve("served")
+    scene.start("busy", student("b"), target=False)
+    scene.plane.apply(distill_job("training", scene.namespace))
+    for name, role in (("busy", "parity"), ("training", "train")):
+        scene.kubelet.run(scene.kubelet.child(name, role))
+    scene.await_condition("busy", "Validated", "Running")
+    scene.await_condition("training", "Trained", "Running", "distilljobs")
+    ours = ("distilljobs", "studentrollouts")
+    # One of ours would wait for ever for an operator that is gone.
+    assert [thing["metadata"].get("finalizers") for kind in ours for thing in scene.objects.list(kind)] == [None] * 3
+    revision = scene.revision()
+    operator.kill()
+    try:
+        scene.plane.kubectl("delete", "dj,sr", "--all", "-n", scene.namespace, "--timeout=20s")
+        assert [scene.objects.list(kind) for kind in ours] == [[], []]
+        children = "flowstill.dev/owner-name"
+        until(lambda: not scene.jobs() and not scene.objects.list("pods", children), "their Jobs go too", scene.jobs)
+        assert scene.entry() == text(STUDENT)
+    finally:
+        operator.start()
+        operator.await_ready()
+    assert (scene.jobs(), scene.entry(), scene.revision()) == ({}, text(STUDENT), revision)
+    assert operator.is_running()
 
 
 @pytest.mark.parametrize("healthy", [True, False])

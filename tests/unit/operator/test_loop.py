@@ -156,6 +156,65 @@ async def test_errors_back_off_and_conflicts_do_not():
     assert queue.failed(KEY) == 1.0
 
 
+class Sick(FakeCluster):
+    """Each status that is written meets the next of these errors, while there are any."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors, self.notes = list(errors), []
+        self.put(resource("DistillJob", distill_spec()))
+
+    async def write_status(self, resource, status):
+        if self.errors:
+            raise self.errors.pop(0)
+        await super().write_status(resource, status)
+
+    async def record_event(self, resource, note):
+        self.notes.append((resource["metadata"]["name"], note.type, note.reason, note.message))
+
+    @property
+    def warnings(self):
+        return [note for note in self.notes if note[1] == "Warning"]
+
+
+async def test_an_error_is_an_event_with_its_cause_and_when_it_is_tried_again_and_then_goes_on():
+    now = 0.0
+    queue = KeyQueue(lambda: now)
+    cluster = Sick(OSError("503: etcdserver: no leader"), OSError("500: overloaded"))
+    worker = Worker(Reconciler(cluster, PLATFORM, now=lambda: NOW), queue, lambda key: None)
+    await worker.work(KEY)
+    first = ("sample", "Warning", "ReconcileError", "503: etcdserver: no leader; trying again in 1 s")
+    assert cluster.notes == [first]
+    # News does not shorten the wait.
+    queue.add(KEY)
+    now = 0.9
+    assert queue._take() is None
+    now = 1.1
+    assert queue._take() == KEY
+    await worker.work(KEY)
+    queue.done(KEY)
+    second = ("sample", "Warning", "ReconcileError", "500: overloaded; trying again in 2 s")
+    assert cluster.warnings == [first, second]
+    now = 3.2
+    assert queue._take() == KEY
+    await worker.work(KEY)
+    queue.done(KEY)
+    assert cluster.warnings == [first, second]
+    assert status(cluster)["phase"] == "Queued"
+    assert len(cluster.created) == 1
+    assert queue.failed(KEY) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(TimeoutError(), "TimeoutError; trying again in 1 s"), (OSError("x" * 5000), "x" * 960 + "; trying again in 1 s")],
+)
+async def test_the_event_names_an_error_without_words_and_cuts_one_with_too_many(error, message):
+    cluster = Sick(error)
+    await Worker(Reconciler(cluster, PLATFORM, now=lambda: NOW), KeyQueue(lambda: 0.0), lambda key: None).work(KEY)
+    assert [note[3] for note in cluster.warnings] == [message]
+
+
 async def test_a_phase_change_is_told_to_dependents():
     cluster, loop = setup()
     told = []

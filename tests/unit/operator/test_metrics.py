@@ -49,15 +49,40 @@ def test_an_end_before_the_first_child_took_no_time() -> None:
     assert samples(metrics)['flowstill_duration_seconds_sum{kind="StudentRollout",phase="Failed"}'] == 0
 
 
-def test_gates_are_counted_with_the_write_that_brings_them() -> None:
+def judged(reason: str, **verdicts: str) -> dict:
+    gates = [{"name": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    return {**BEGUN, "gates": gates, "conditions": [{"type": "GatesPassed", "status": "?", "reason": reason}]}
+
+
+def verdicts(metrics: Metrics) -> dict[str, float]:
+    return {name: value for name, value in samples(metrics).items() if "gate_verdicts_total" in name and value}
+
+
+@pytest.mark.parametrize("reason", ["GatesPassed", "GatesFailed", "Inconclusive", "OverrideLapsed", "GatesOverridden"])
+def test_gates_are_counted_with_the_write_that_judges_them(reason: str) -> None:
     metrics = Metrics()
-    judged = {**BEGUN, "gates": [{"name": "S1", "verdict": "Fail"}, {"name": "P1", "verdict": "Pass"}]}
-    metrics.wrote("StudentRollout", BEGUN, judged)
-    metrics.wrote("StudentRollout", judged, {**judged, "phase": "Rejected"})
-    found = samples(metrics)
-    assert found['flowstill_gate_verdicts_total{gate="S1",verdict="Fail"}'] == 1
-    assert found['flowstill_gate_verdicts_total{gate="P1",verdict="Pass"}'] == 1
-    assert found['flowstill_gate_verdicts_total{gate="P2",verdict="Fail"}'] == 0
+    running = {**BEGUN, "conditions": [{"type": "GatesPassed", "status": "Unknown", "reason": "Running"}]}
+    after = judged(reason, S1="Fail", P1="Pass")
+    metrics.wrote("StudentRollout", BEGUN, running)
+    assert not verdicts(metrics)
+    metrics.wrote("StudentRollout", running, after)
+    once = {
+        'flowstill_gate_verdicts_total{gate="S1",verdict="Fail"}': 1,
+        'flowstill_gate_verdicts_total{gate="P1",verdict="Pass"}': 1,
+    }
+    assert verdicts(metrics) == once
+    metrics.wrote("StudentRollout", after, {**after, "phase": "Rejected"})
+    metrics.wrote("StudentRollout", after, judged("OverrideLapsed", S1="Fail", P1="Pass"))
+    assert verdicts(metrics) == once
+
+
+def test_of_several_rounds_the_last_word_of_the_gates_is_counted() -> None:
+    metrics = Metrics()
+    first, last = judged("Undecided", S1="Inconclusive"), judged("GatesFailed", S1="Fail")
+    metrics.wrote("StudentRollout", BEGUN, first)
+    assert not verdicts(metrics)
+    metrics.wrote("StudentRollout", first, last)
+    assert verdicts(metrics) == {'flowstill_gate_verdicts_total{gate="S1",verdict="Fail"}': 1}
 
 
 def test_the_signals_of_a_check_are_counted_once() -> None:

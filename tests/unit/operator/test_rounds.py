@@ -1,8 +1,11 @@
 """Rounds: what stays undecided is run further, and judged again with all that was run before."""
 
+from itertools import pairwise
+
 import pytest
 
 from flowstill_operator.children import Child
+from flowstill_operator.engine.metrics import Metrics, is_judged
 from flowstill_operator.rollout.plan import plan
 from tests.unit.operator.builders import TEACHER, conditions, gates, judged, later, records, rollout_spec
 from tests.unit.operator.test_rollout_plan import after, dump, observed
@@ -55,6 +58,13 @@ def test_what_stays_undecided_is_run_again_only_further():
     assert end.status.phase == "Completed"
     assert end.status.rollouts == TEACHER
     assert (end.status.round, end.status.episodes) == (2, 100)
+
+    metrics = Metrics()
+    counted = [is_judged(dump(each.status)) for each in (made, again, second, end)]
+    assert counted == [False, False, False, True]
+    for before, now in pairwise([status, *(dump(each.status) for each in (made, again, second, end))]):
+        metrics.wrote("StudentRollout", before, now)
+    assert metrics.text(0, 0.0, 0.0).decode().count('verdict="Pass"} 1.0') == 9
 
 
 @pytest.mark.parametrize(("wanted", "most"), [(50, 200), (40, 200), (201, 200), (100, 50)])

@@ -121,11 +121,18 @@ def test_it_waits_for_pods_that_a_deleted_job_left():
         (Child("Running", ours=False), "Failed"),
     ],
 )
-@pytest.mark.parametrize("status", [running(), stopping()], ids=["before", "while stopping"])
-def test_a_child_that_ended_counts_though_suspend_is_true(child, phase, status):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(running(), None), (stopping(), ("False", "ChildEnded"))],
+    ids=["before", "while stopping"],
+)
+def test_a_child_that_ended_counts_though_suspend_is_true(child, phase, status, said):
     made = step(child, status)
     assert (made.status.phase, made.delete) == (phase, ())
-    assert conditions(made.status).get("Suspended", ("False",))[0] == "False"
+    assert conditions(made.status).get("Suspended") == said
+    taken_back = step(child, status, suspend=False)
+    assert taken_back.status.phase == phase
+    assert conditions(taken_back.status).get("Suspended") == (said and ("False", "Resumed"))
     ended = dump(made.status)
     for suspend in (True, False):
         final = step(status=ended, suspend=suspend)

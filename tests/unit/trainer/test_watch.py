@@ -11,8 +11,9 @@ from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill_trainer import watch as module
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import HeldOut
+from flowstill_trainer.processes import EndedElsewhere, Processes
 from flowstill_trainer.randomness import described
-from flowstill_trainer.watch import Watch, make_reference, wearing
+from flowstill_trainer.watch import Watch, look_together, make_reference, wearing
 from tests.unit.trainer.test_train import run, trainer, weights
 
 
@@ -108,6 +109,41 @@ def test_the_students_own_weights_are_back_after_a_look(tiny, tmp_path):
         assert parameter is before[name][0]
         assert parameter.data_ptr() == before[name][1]
         assert torch.equal(parameter, before[name][2])
+
+
+class Two(Processes):
+    """One of two processes; notes what they do together."""
+
+    def __init__(self, rank, done):
+        super().__init__(rank, rank)
+        self.done = done
+
+    def any(self, flag):
+        return True
+
+    def meet(self, what):
+        self.done.append(f"met after the {what}")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("cut", [False, True])
+def test_both_meet_after_a_look_which_may_take_longer_than_a_collective_operation(tiny, tmp_path, watched, rank, cut):
+    done = []
+    one = watched(tmp_path, heard=lambda *_: done.append("looked"))
+    watch = one.watch if rank == 0 else None
+    look_together(watch, one.learner, Two(rank, done), 6, 0.1, lambda: cut)
+    assert done == ["looked", "met after the look"][rank:]
+    assert len(one.watch.looks) == (rank == 0 and not cut)
+
+
+def test_the_end_of_another_process_is_heard_while_it_looks(tiny, tmp_path, watched):
+    def ended(what):
+        raise EndedElsewhere("another process has ended")
+
+    two = Two(1, [])
+    two.meet = ended
+    with pytest.raises(EndedElsewhere):
+        look_together(None, watched(tmp_path).learner, two, 6, 0.1, never)
 
 
 @pytest.mark.parametrize("best", [2, 4, 6])
