@@ -415,6 +415,24 @@ def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Render)
     ]
 
 
+def test_releases_for_some_namespaces_have_policies_of_their_own(helm: Helm) -> None:
+    alone = {"crds.enabled": False, "rbac.aggregate": False}
+    called, bound = set(), []
+    for release, namespaces in (("one", ["a", "b"]), ("two", ["c"])):
+        values = nested({"operator.watchNamespaces": namespaces, **alone})
+        found = Documents.read(helm("template", release, str(CHART), "--namespace", "robots", values=values))
+        (policy,), (binding,) = (found.of(f"ValidatingAdmissionPolicy{kind}") for kind in ("", "Binding"))
+        called.add(policy["metadata"]["name"])
+        assert binding["metadata"]["name"] == binding["spec"]["policyName"] == policy["metadata"]["name"]
+        # Of all namespaces where the kinds are: the policy itself leaves none out.
+        assert policy["spec"]["matchConstraints"].keys() == {"resourceRules"}
+        (expression,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+        assert expression == {**IN_BOTH, "values": namespaces}
+        bound += expression["values"]
+    assert len(called) == 2
+    assert sorted(bound) == ["a", "b", "c"]
+
+
 def test_every_object_says_whose_it_is(render: Render) -> None:
     expected = {
         "app.kubernetes.io/name": "flowstill",

@@ -1,7 +1,6 @@
 """The bank: teacher rollouts computed once, kept in the work folder, continued after an interruption."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,18 +8,16 @@ from pathlib import Path
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix, concatenate
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
-from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.files import keep, kept, write_json
+from flowstill_trainer.finite import check_chunks
 from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
-
-logger = logging.getLogger(__name__)
 
 PART = 2048
 BATCH = 256
@@ -71,10 +68,12 @@ def make_bank(
 ) -> Bank:  # fmt: skip
     """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
-    A part follows from its place alone, so the processes share them out; all of them then have the whole bank.
+    A part follows from its place alone, so the processes share them out; all of them then have the whole bank. A part
+    whose bytes are not those of the digest beside it, or that has no digest, is computed again.
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
+        TeacherRejected: a rollout is not finite; nothing of its part is kept.
     """
     processes = processes or Processes()
     if processes.first:
@@ -84,12 +83,10 @@ def make_bank(
     held: dict[int, dict[str, Tensor]] = {}
     for start in starts[processes.rank :: processes.size]:
         path, count = _path(folder, start), min(PART, plan.size - start)
-        part = _read(path, count)
+        part = _read(path, count, plan.inputs)
         if part is None:
             part = _roll_out(start, count, plan, teacher, frames, progress, lambda: stopped() or processes.ended())
-            temporary = path.with_suffix(".writing")
-            write_tensors(temporary, part)
-            temporary.rename(path)
+            keep(path, part, plan.inputs)
         held[start] = part
         progress(min(start + PART, plan.size), plan.size)
     processes.meet("bank made")
@@ -117,7 +114,7 @@ def _theirs(folder: Path, start: int, plan: BankPlan) -> dict[str, Tensor]:
     Raises:
         OSError: it is not there or damaged; another attempt makes it again.
     """
-    part = _read(_path(folder, start), min(PART, plan.size - start))
+    part = _read(_path(folder, start), min(PART, plan.size - start), plan.inputs)
     if part is None:
         raise OSError(f"{_path(folder, start)} was made by another process and cannot be read by this one")
     return part
@@ -141,15 +138,9 @@ def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -
     return concatenate(found)
 
 
-def _read(path: Path, count: int) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    try:
-        part = load_file(path)
-    except Exception as error:  # safetensors raises its own class for a truncated file
-        logger.warning("%s is damaged (%s); computing it again", path.name, error)
-        return None
-    return part if len(part["frame"]) == count else None
+def _read(path: Path, count: int, inputs: str) -> dict[str, Tensor] | None:
+    part = kept(path, inputs)
+    return part if part is not None and len(part["frame"]) == count else None
 
 
 def _roll_out(
@@ -160,6 +151,7 @@ def _roll_out(
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
     with plan.autocast():
         rows = rows_at_once(cache_size(teacher, frames, frames.training_T), BATCH)
+        bf16 = torch.is_autocast_enabled(teacher.device.type)
     for first in range(start, start + count, BATCH):
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
@@ -175,6 +167,7 @@ def _roll_out(
             with torch.no_grad(), plan.autocast():
                 prefix = teacher.encode_prefix(batch)
                 chunks.append(teacher.chunk(prefix, noise_BHD[seen].to(teacher.device), plan.steps).cpu())
+            check_chunks(chunks[-1], index_B[seen], frames, bf16=bf16)
         for name, value in (
             ("frame", index_B),
             ("noise", noise_BHD),

@@ -165,32 +165,6 @@ def test_known_prefixes_give_the_same_batch(tiny, tmp_path):
         assert torch.allclose(b, d, atol=1e-5)
 
 
-def test_an_interrupted_bank_continues_and_is_the_same(tiny, tmp_path, monkeypatch):
-    from flowstill_trainer import bank as module
-
-    monkeypatch.setattr(module, "PART", 8)
-    monkeypatch.setattr(module, "BATCH", 4)
-    teacher = tiny.teacher()
-    frames = tiny.frames(teacher)
-    plan = BankPlan(20, 3, 0.1, 0, "a", lambda: autocast(TRAINING, teacher.device))
-
-    def make(folder, stopped=lambda: False):
-        done = []
-        return make_bank(
-            folder, plan, teacher, tiny.student(teacher), frames, lambda now, _: done.append(now), stopped
-        ), done
-
-    whole, all_done = make(tmp_path / "whole")
-    calls = iter(range(100))
-    with pytest.raises(Interrupted):
-        make(tmp_path / "cut", lambda: next(calls) == 3)
-    again, done = make(tmp_path / "cut")
-    assert len(done) < len(all_done)  # the first part was not computed again
-    for name in ("frame_N", "noise_NHD", "chunk_NHD", "jitter_NS"):
-        assert torch.equal(getattr(whole, name), getattr(again, name))
-    assert whole.jitter_NS.abs().max() > 0
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_target_time_is_learned_in_fp32(tiny, tmp_path, precision):
     one = trainer(tiny, tmp_path, training=TRAINING.model_copy(update={"precision": precision}))
