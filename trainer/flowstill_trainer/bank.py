@@ -14,6 +14,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import keep, kept, write_json
+from flowstill_trainer.finite import check_chunks
 from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
@@ -72,6 +73,7 @@ def make_bank(
 
     Raises:
         Interrupted: ``stopped()``; finished parts are kept.
+        TeacherRejected: a rollout is not finite; nothing of its part is kept.
     """
     processes = processes or Processes()
     if processes.first:
@@ -149,6 +151,7 @@ def _roll_out(
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
     with plan.autocast():
         rows = rows_at_once(cache_size(teacher, frames, frames.training_T), BATCH)
+        bf16 = torch.is_autocast_enabled(teacher.device.type)
     for first in range(start, start + count, BATCH):
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
@@ -164,6 +167,7 @@ def _roll_out(
             with torch.no_grad(), plan.autocast():
                 prefix = teacher.encode_prefix(batch)
                 chunks.append(teacher.chunk(prefix, noise_BHD[seen].to(teacher.device), plan.steps).cpu())
+            check_chunks(chunks[-1], index_B[seen], frames, bf16=bf16)
         for name, value in (
             ("frame", index_B),
             ("noise", noise_BHD),

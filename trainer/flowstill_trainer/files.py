@@ -60,7 +60,8 @@ def kept(path: Path, inputs: str) -> dict[str, torch.Tensor] | None:
     try:
         known = json.loads(path.with_suffix(".json").read_text())
         if known == {"inputs": inputs, "sha256": file_digest(path)}:
-            return load_file(path)
+            tensors: dict[str, torch.Tensor] = load_file(path)
+            return tensors
         logger.warning("%s is of other inputs or damaged; computing it again", path)
     except FileNotFoundError:
         logger.warning("%s has no digest beside it; computing it again", path)

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from flowstill.errors import Interrupted
+from flowstill.errors import Interrupted, TeacherRejected
 from flowstill_trainer import bank as module
 from flowstill_trainer.bank import BankPlan, make_bank
 from flowstill_trainer.train import autocast
@@ -15,16 +15,21 @@ SIZE = 20
 
 
 @pytest.fixture
-def make(tiny, monkeypatch):
+def scene(tiny):
+    """Teacher, student and frames."""
+    teacher = tiny.teacher()
+    return teacher, tiny.student(teacher), tiny.frames(teacher)
+
+
+@pytest.fixture
+def make(scene, monkeypatch):
     """Makes a bank of three parts in a folder; returns it and the progress that was heard."""
     monkeypatch.setattr(module, "PART", 8)
     monkeypatch.setattr(module, "BATCH", 4)
-    teacher = tiny.teacher()
-    student, frames = tiny.student(teacher), tiny.frames(teacher)
-    plan = BankPlan(SIZE, 3, 0.1, 0, "a", lambda: autocast(TRAINING, teacher.device))
+    teacher, student, frames = scene
 
-    def make(folder, stopped=lambda: False):
-        heard = []
+    def make(folder, stopped=lambda: False, training=TRAINING):
+        plan, heard = BankPlan(SIZE, 3, 0.1, 0, "a", lambda: autocast(training, teacher.device)), []
         bank = make_bank(folder, plan, teacher, student, frames, lambda *said: heard.append(said), stopped)
         return bank, heard
 
@@ -68,3 +73,27 @@ def test_a_part_that_is_not_its_digests_or_has_none_is_computed_again(tmp_path, 
     assert same(whole, again)
     assert [part.read_bytes() for part in parts] == contents
     assert [part.stat().st_mtime_ns == time for part, time in zip(parts, times, strict=True)] == [True, False, False]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rollout_that_is_no_number_is_the_teachers_and_is_not_kept(tmp_path, make, scene, monkeypatch, precision):
+    teacher, _, frames = scene
+    whole, _ = make(tmp_path / "whole")
+    chunk, calls = teacher.chunk, iter(range(100))
+
+    def poisoned(*arguments):
+        found = chunk(*arguments).clone()
+        if next(calls) == 2:  # the first call of the second part
+            found[1, 0, 0] = float("inf")
+        return found
+
+    monkeypatch.setattr(teacher, "chunk", poisoned)
+    frames.index_N.add_(100)  # frames are named by the dataset's own numbers
+    training = TRAINING.model_copy(update={"precision": precision})
+    with pytest.raises(TeacherRejected, match=rf"frame {100 + whole.frame_N[9]} .* in {precision} \(1 of 4") as caught:
+        make(tmp_path / "bad", training=training)
+    assert caught.value.field == "spec.teacher"
+    assert ("set spec.training.precision to fp32" in str(caught.value)) == (precision == "bf16")
+    assert "repair the checkpoint" in str(caught.value)
+    names = ["bank.json", "part-000000.json", "part-000000.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "bad").iterdir()) == names
