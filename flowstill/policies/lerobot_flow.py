@@ -113,6 +113,7 @@ class LeRobotFlow(ABC):
                 "config.json, tokenizer and processor_config.json into a folder 'vlm' beside config.json",
                 field=field,
             ) from error
+        policy.float()  # SmolVLA's expert has the type that its VLM's config names, and is trained here
         load_tensors(policy, folder / checkpoints.WEIGHTS, lambda stored: cls.rename(policy, stored), field)
         policy.to(device).requires_grad_(False)
         return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))

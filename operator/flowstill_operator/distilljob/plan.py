@@ -201,7 +201,8 @@ def _publish(draft: Draft[DistillJobStatus], result: Result) -> Move | None:
         total = progress.total_steps
         done = {"step": total, "progress_percentage": 100, "estimated_remaining_seconds": 0}
         draft.set(progress=progress.model_copy(update=done))
-    draft.set(student=student, inputs_digest=result.inputs_digest, fidelity=result.fidelity)
+    # The deadline is of each child: what training has spent is not the next one's.
+    draft.set(student=student, inputs_digest=result.inputs_digest, fidelity=result.fidelity, active_seconds=None)
     return None
 
 

@@ -133,7 +133,7 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     draft.set(phase=PHASES[role], image=draft.status.image or child.image or observed.image)
     if role == "rollouts":
         draft.set(rounds=list(observed.rounds), round=number, episodes=sum(observed.rounds))
-    return run_stage(
+    result = run_stage(
         draft,
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
         Seen(child, observed.reader(role), draft.status.image or observed.image, suspended=spec.suspend),
@@ -143,6 +143,9 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
         number=number,
         shards=observed.shards(number) if role == "rollouts" else 1,
     )
+    if isinstance(result, Result):
+        draft.set(active_seconds=None)  # the deadline is of each child
+    return result
 
 
 def _incomplete(draft: StatusDraft, role: Role, what: str) -> Move:
