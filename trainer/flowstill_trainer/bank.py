@@ -24,6 +24,10 @@ BATCH = 256
 """Rollouts whose random numbers are drawn together, and as many as are computed together at most."""
 PREFIX_LIMIT = 2**30
 """Bytes of prefixes that are kept in memory."""
+ROLLOUTS, PREFIXES = "teacher rollouts", "the student's prefixes"
+"""What is being done, as progress says it."""
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, of how much."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator)
 
 def make_bank(
     folder: Path, plan: BankPlan, teacher: FlowPolicy, student: FlowPolicy, frames: Frames,
-    progress: Callable[[int, int], None], stopped: Callable[[], bool], processes: Processes | None = None,
+    progress: Progress, stopped: Callable[[], bool], processes: Processes | None = None,
 ) -> Bank:  # fmt: skip
     """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
@@ -72,10 +76,15 @@ def make_bank(
     whose bytes are not those of the digest beside it, or that has no digest, is computed again.
 
     Raises:
-        Interrupted: ``stopped()``; finished parts are kept.
+        Interrupted: ``stopped()``, asked before every pass; finished parts are kept.
         TeacherRejected: a rollout is not finite; nothing of its part is kept.
     """
     processes = processes or Processes()
+    progress(ROLLOUTS, 0, plan.size)
+
+    def over() -> bool:
+        return stopped() or processes.ended()
+
     if processes.first:
         _prepare(folder, plan)
     processes.meet("bank begun")
@@ -85,14 +94,14 @@ def make_bank(
         path, count = _path(folder, start), min(PART, plan.size - start)
         part = _read(path, count, plan.inputs)
         if part is None:
-            part = _roll_out(start, count, plan, teacher, frames, progress, lambda: stopped() or processes.ended())
+            part = _roll_out(start, count, plan, teacher, frames, progress, over)
             keep(path, part, plan.inputs)
         held[start] = part
-        progress(min(start + PART, plan.size), plan.size)
+        progress(ROLLOUTS, min(start + PART, plan.size), plan.size)
     processes.meet("bank made")
     parts = [held.get(start) or _theirs(folder, start, plan) for start in starts]
     bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
-    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
+    return replace(bank, prefix=_prefixes(bank, plan, student, frames, progress, over))
 
 
 def _prepare(folder: Path, plan: BankPlan) -> None:
@@ -120,7 +129,9 @@ def _theirs(folder: Path, start: int, plan: BankPlan) -> dict[str, Tensor]:
     return part
 
 
-def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -> Prefix | None:
+def _prefixes(
+    bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames, progress: Progress, stopped: Callable[[], bool]
+) -> Prefix | None:
     """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
     if len(frames.tasks) > 1 and not student.fixed_length:
         return None
@@ -130,11 +141,15 @@ def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -
         return None
     found: list[Prefix] = []
     count = rows_at_once(size, BATCH)
+    progress(PREFIXES, 0, plan.size)
     for first in range(0, plan.size, count):
+        if stopped():
+            raise Interrupted(f"stopped after {first} of {plan.size} prefixes; the teacher rollouts are kept")
         rows = slice(first, first + count)
         batch = student.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
         with plan.autocast():
             found.append(student.encode_prefix(batch))
+        progress(PREFIXES, min(first + count, plan.size), plan.size)
     return concatenate(found)
 
 
@@ -145,7 +160,7 @@ def _read(path: Path, count: int, inputs: str) -> dict[str, Tensor] | None:
 
 def _roll_out(
     start: int, count: int, plan: BankPlan, teacher: FlowPolicy, frames: Frames,
-    progress: Callable[[int, int], None], stopped: Callable[[], bool],
+    progress: Progress, stopped: Callable[[], bool],
 ) -> dict[str, Tensor]:  # fmt: skip
     order = Order(plan.seed, "bank", len(frames.training_T))
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
@@ -175,5 +190,5 @@ def _roll_out(
             ("jitter", jitter_BS),
         ):
             made[name].append(value)
-        progress(first + size, plan.size)
+        progress(ROLLOUTS, first + size, plan.size)
     return {name: torch.cat(values) for name, values in made.items()}

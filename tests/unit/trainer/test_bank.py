@@ -7,7 +7,7 @@ import torch
 
 from flowstill.errors import Interrupted, TeacherRejected
 from flowstill_trainer import bank as module
-from flowstill_trainer.bank import BankPlan, make_bank
+from flowstill_trainer.bank import PREFIXES, BankPlan, make_bank
 from flowstill_trainer.train import autocast
 from tests.unit.trainer.test_train import TRAINING
 
@@ -23,13 +23,14 @@ def scene(tiny):
 
 @pytest.fixture
 def make(scene, monkeypatch):
-    """Makes a bank of three parts in a folder; returns it and the progress that was heard."""
+    """Makes a bank of three parts in a folder; returns it and the progress that ``heard`` hears."""
     monkeypatch.setattr(module, "PART", 8)
     monkeypatch.setattr(module, "BATCH", 4)
     teacher, student, frames = scene
 
-    def make(folder, stopped=lambda: False, training=TRAINING):
-        plan, heard = BankPlan(SIZE, 3, 0.1, 0, "a", lambda: autocast(training, teacher.device)), []
+    def make(folder, stopped=lambda: False, training=TRAINING, heard=None):
+        plan = BankPlan(SIZE, 3, 0.1, 0, "a", lambda: autocast(training, teacher.device))
+        heard = [] if heard is None else heard
         bank = make_bank(folder, plan, teacher, student, frames, lambda *said: heard.append(said), stopped)
         return bank, heard
 
@@ -97,3 +98,18 @@ def test_a_rollout_that_is_no_number_is_the_teachers_and_is_not_kept(tmp_path, m
     assert "repair the checkpoint" in str(caught.value)
     names = ["bank.json", "part-000000.json", "part-000000.safetensors"]
     assert sorted(file.name for file in (tmp_path / "bad").iterdir()) == names
+
+
+def test_a_stop_during_the_prefixes_keeps_the_rollouts(tmp_path, make, scene, monkeypatch):
+    teacher, _, _ = scene
+    whole, all_heard = make(tmp_path / "whole")
+    assert [done for activity, done, _ in all_heard if activity == PREFIXES] == [0, 4, 8, 12, 16, 20]
+    assert {total for _, _, total in all_heard} == {SIZE}
+    heard = []
+    with pytest.raises(Interrupted, match="8 of 20 prefixes; the teacher rollouts are kept"):
+        make(tmp_path / "cut", lambda: (PREFIXES, 8, SIZE) in heard, heard=heard)
+    assert heard == all_heard[: all_heard.index((PREFIXES, 8, SIZE)) + 1]  # nothing was computed after it
+    monkeypatch.setattr(teacher, "chunk", None)
+    again, _ = make(tmp_path / "cut")
+    assert same(whole, again)
+    assert all(torch.equal(a, b) for a, b in zip(whole.prefix.layers[0], again.prefix.layers[0], strict=True))
