@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
+from lerobot_policy_flowstill.target_time import check_times
 from lerobot_policy_flowstill.tokenizer_step import embed_tokenizer
 from torch import Tensor, nn
 
@@ -134,10 +135,14 @@ class LeRobotFlow(ABC):
         with torch.no_grad():
             return self.encode(self.prepared(batch))
 
-    def velocity(self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None) -> Tensor:
-        """F(x, s, t), fp32. A teacher knows no s."""
+    def velocity(
+        self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None, *, any_pair: bool = False
+    ) -> Tensor:
+        """See :class:`FlowPolicy`. A teacher knows no s."""
         if s_B is not None and not self.is_student:
             raise ValueError("a teacher has no target time")
+        if s_B is not None and not any_pair:
+            check_times(t_B, s_B)
         timestep = t_B if s_B is None else torch.stack([t_B, s_B], dim=1)
         return self.call_expert(prefix, x_t_BHD, timestep).float()
 
