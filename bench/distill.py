@@ -207,7 +207,7 @@ class Bench:
             lambda: autocast(self.training(), teacher.device),
         )
         frames = self.scene.frames(teacher)
-        bank = make_bank(self.folder / "bank", plan, teacher, student, frames, lambda done, total: None, lambda: False)
+        bank = make_bank(self.folder / "bank", plan, teacher, student, frames, lambda *_: None, lambda: False)
         fits = bank.prefix is not None and bank.prefix.size_in_bytes() / self.batch_size * BANK <= PREFIX_LIMIT
         return bank if fits else replace(bank, prefix=None)
 

@@ -19,7 +19,9 @@ def open_dataset(folder: Path, spec: Dataset) -> Any:
 
     check_info(folder, spec)
     try:
-        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes)
+        # Of LeRobot's two decoders PyAV's may be used by several threads: torchcodec's is one for all that read a
+        # video, and two threads in it end the process with a segmentation fault. Their frames are the same.
+        dataset = LeRobotDataset(repo_id="local/dataset", root=folder, episodes=spec.episodes, video_backend="pyav")
         frames = len(dataset)
     except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
         if is_full(error):

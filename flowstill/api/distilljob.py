@@ -68,21 +68,52 @@ class Refine(Model):
     fake_steps: Annotated[int, Field(ge=1, le=100, description="Updates of that net for each of the student.")] = 2
 
 
+BANK = 12_000
+
+
+def _mix_ratio(given: dict[str, Any]) -> float:
+    """The default: with two target steps the student's own velocity makes the target, so it must stay one."""
+    return 1.0 if given.get("target_steps", 0) > 2 else 0.5
+
+
+def _bank_size(given: dict[str, Any]) -> int:
+    """The default: a bank needs a teacher that does not move, and samples that use it."""
+    return BANK if given.get("target_steps", 0) > 2 and given.get("mix_ratio", 0.0) > 0 else 0
+
+
+MIX_REFUSED = (
+    "spec.method.mixRatio must be 0, 1, or leave both kinds of sample at least one of spec.training.batchSize: a kind "
+    "without samples is never trained"
+)
+
+
 class Method(Model):
-    """SnapFlow distillation (arXiv 2604.05656) and its options."""
+    """SnapFlow distillation (arXiv 2604.05656); the defaults are the best row of docs/measurements.md."""
 
     name: Literal["snapflow"] = "snapflow"
     target_steps: Annotated[int, Field(description="Euler steps of the rollout that makes the target.")] = 10
     mix_ratio: Annotated[
-        float, Field(ge=0.0, le=1.0, description="Fraction of a batch that is teacher-rollout samples.")
-    ] = 0.5
+        float,
+        Field(
+            ge=0.0,
+            le=1.0,
+            description="Fraction of a batch that is teacher-rollout samples, the others are flow matching; default: "
+            "1, with 2 target steps 0.5, since that student is its own teacher.",
+        ),
+    ] = Field(default_factory=_mix_ratio)
     consistency_weight: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0
     bank_size: Annotated[
-        int, Field(ge=0, le=10_000_000, description="Teacher rollouts computed once and reused; 0: fresh every step.")
-    ] = 0
+        int,
+        Field(
+            ge=0,
+            le=10_000_000,
+            description=f"Teacher rollouts computed once and reused; 0: fresh every step; default: {BANK}, with 2 "
+            "target steps or without rollouts 0.",
+        ),
+    ] = Field(default_factory=_bank_size)
     state_jitter: Annotated[
         float, Field(ge=0.0, le=1.0, description="Std of noise on the normalised state, while training.")
-    ] = 0.0
+    ] = 0.02
     refine: Refine = Field(default_factory=Refine)
 
     @property
@@ -199,6 +230,9 @@ class DistillJobSpec(Model):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "DistillJobSpec":
+        smaller = min(self.method.mix_ratio, 1.0 - self.method.mix_ratio)
+        if smaller > 0 and smaller * self.training.batch_size <= 0.5:
+            raise ValueError(MIX_REFUSED)
         if self.method.bank_size > 0 and self.method.target_steps == 2 and not self.student.state_out:
             raise ValueError(
                 "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "

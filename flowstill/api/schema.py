@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from flowstill.api import GROUP, VERSION
 from flowstill.api.affinity import VALUES_REFUSED
-from flowstill.api.distilljob import DistillJobSpec, DistillJobStatus
+from flowstill.api.distilljob import MIX_REFUSED, DistillJobSpec, DistillJobStatus
 from flowstill.api.fields import ALWAYS_MUTABLE
 from flowstill.api.gates import LIMITS, Gates
 from flowstill.api.monitoring import (
@@ -68,10 +68,18 @@ RULES: dict[str, list[Schema]] = {
     **{model: [_pin()] for model in ("Source", "Teacher", "Dataset", "ArtifactRef")},
     "DistillJobSpec": [
         _rule(
-            "self.method.bankSize == 0 || self.method.targetSteps > 2 || self.student.stateOut",
+            "!has(self.method.bankSize) || self.method.bankSize == 0 || self.method.targetSteps > 2 || "
+            "self.student.stateOut",
             "spec.method.bankSize needs spec.method.targetSteps > 2 or spec.student.stateOut: with 2 the target is "
             "the student's own, unless the student is state-out",
             "method.bankSize",
+        ),
+        _rule(
+            "!has(self.method.mixRatio) || self.method.mixRatio == 0.0 || self.method.mixRatio == 1.0 || "
+            "(self.method.mixRatio * double(self.training.batchSize) > 0.5 && "
+            "(1.0 - self.method.mixRatio) * double(self.training.batchSize) > 0.5)",
+            MIX_REFUSED,
+            "method.mixRatio",
         ),
     ],
     "Student": [
@@ -89,7 +97,7 @@ RULES: dict[str, list[Schema]] = {
             "targetSteps",
         ),
         _rule(
-            "self.bankSize == 0 || self.mixRatio > 0.0",
+            "!has(self.bankSize) || self.bankSize == 0 || !has(self.mixRatio) || self.mixRatio > 0.0",
             "spec.method.bankSize needs spec.method.mixRatio > 0: no sample would use the bank",
             "bankSize",
         ),

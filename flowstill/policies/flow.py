@@ -73,8 +73,17 @@ class FlowPolicy(Protocol):
         """The VLM's part, without gradient, from a preprocessed batch."""
         ...
 
-    def velocity(self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None) -> Tensor:
-        """F(x, s, t), fp32; s None means s = t."""
+    def velocity(
+        self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None, *, any_pair: bool = False
+    ) -> Tensor:
+        """F(x, s, t), fp32; s None means s = t.
+
+        A student is trained for s = t and for t = 1, s = 0; ``any_pair`` takes other pairs too, and reads no values,
+        for which a GPU would have to be waited for.
+
+        Raises:
+            ValueError: another pair, unless ``any_pair``.
+        """
         ...
 
     def jump(self, prefix: Prefix, noise_BKHD: Tensor) -> Tensor:

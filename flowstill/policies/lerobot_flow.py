@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
+from lerobot_policy_flowstill.target_time import check_times
 from lerobot_policy_flowstill.tokenizer_step import embed_tokenizer
 from torch import Tensor, nn
 
@@ -113,6 +114,7 @@ class LeRobotFlow(ABC):
                 "config.json, tokenizer and processor_config.json into a folder 'vlm' beside config.json",
                 field=field,
             ) from error
+        policy.float()  # SmolVLA's expert has the type that its VLM's config names, and is trained here
         load_tensors(policy, folder / checkpoints.WEIGHTS, lambda stored: cls.rename(policy, stored), field)
         policy.to(device).requires_grad_(False)
         return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
@@ -133,10 +135,14 @@ class LeRobotFlow(ABC):
         with torch.no_grad():
             return self.encode(self.prepared(batch))
 
-    def velocity(self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None) -> Tensor:
-        """F(x, s, t), fp32. A teacher knows no s."""
+    def velocity(
+        self, prefix: Prefix, x_t_BHD: Tensor, t_B: Tensor, s_B: Tensor | None = None, *, any_pair: bool = False
+    ) -> Tensor:
+        """See :class:`FlowPolicy`. A teacher knows no s."""
         if s_B is not None and not self.is_student:
             raise ValueError("a teacher has no target time")
+        if s_B is not None and not any_pair:
+            check_times(t_B, s_B)
         timestep = t_B if s_B is None else torch.stack([t_B, s_B], dim=1)
         return self.call_expert(prefix, x_t_BHD, timestep).float()
 

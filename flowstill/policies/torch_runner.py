@@ -24,7 +24,7 @@ class TorchRunner:
     def __init__(self, flow: FlowPolicy, *, steps: int, draws: int, neighbours: int, digest: str) -> None:
         if steps > 1 and not flow.multi_step:
             raise UserError(
-                "this student was distilled for one step only (mixRatio 1); run it with steps=1",
+                "this student was distilled for one step only (mixRatio 1, or refined); run it with steps=1",
                 field="steps",
             )
         self.flow, self.neighbours = flow, neighbours

@@ -14,6 +14,29 @@ from flowstill_operator.remote_stores import refusal
 from flowstill_operator.shards import read_job, talker
 from flowstill_operator.steps import Problem
 
+INVALID_SPEC = "InvalidSpec"
+INVALID_SPEC_TEXT = "the spec cannot be read"
+NO_STORE = "NoDefaultStore"
+NO_STORE_TEXT = "results have no place to go: {fix}"
+URI_REFUSED = "UriRefused"
+URI_REFUSED_TEXT = "{field}: {uri} cannot be read here: {fix}"
+URI_DOTS_TEXT = "{field}: {uri} must not contain '..'"
+ENV_REFUSED = "EnvRefused"
+ENV_OURS_TEXT = "spec.runtime.env: {name} belongs to Flowstill; use another name"
+ENV_OF_STORES_TEXT = "spec.runtime.env: {name} {why}"
+NODES_REFUSED = "NodesRefused"
+NODES_REFUSED_TEXT = (
+    "spec.runtime.nodes: this machine is one node, not {nodes}: set it to 1, or apply the resource to a cluster "
+    "(flowstill distill --runtime kubernetes, kubectl apply)"
+)
+VOLUMES_REFUSED = "VolumesRefused"
+VOLUMES_REFUSED_TEXT = (
+    "spec.runtime.volumes: this machine mounts no claims: leave it out, and let spec.runtime.env name folders of this "
+    "machine"
+)
+RESOURCES_REFUSED = "ResourcesRefused"
+RESOURCES_REFUSED_TEXT = f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode"
+
 
 def owner_of(resource: Document) -> Owner:
     """The resource as the owner of its children."""
@@ -92,32 +115,27 @@ def _is_of_stores(name: str) -> bool:
 def platform_problem(uris: Iterable[tuple[str, str]], runtime: Runtime, platform: Platform) -> Problem | None:
     """What this place cannot do for a spec; ``uris`` are (field, URI) pairs."""
     if platform.default_store is None:
-        return Problem("NoDefaultStore", f"results have no place to go: {platform.no_store_fix}")
+        return Problem(NO_STORE, NO_STORE_TEXT.format(fix=platform.no_store_fix))
     for field, uri in uris:
         fix = platform.refused_schemes.get(uri.partition("://")[0])
         if fix is not None:
-            return Problem("UriRefused", f"{field}: {uri} cannot be read here: {fix}")
+            return Problem(URI_REFUSED, URI_REFUSED_TEXT.format(field=field, uri=uri, fix=fix))
         fix = None if platform.remote is None else refusal(uri, platform.remote, platform.default_store)
         if fix is not None:
-            return Problem("UriRefused", f"{field}: {uri} cannot be read here: {fix}")
+            return Problem(URI_REFUSED, URI_REFUSED_TEXT.format(field=field, uri=uri, fix=fix))
         if ".." in uri.split("/"):
-            return Problem("UriRefused", f"{field}: {uri} must not contain '..'")
+            return Problem(URI_REFUSED, URI_DOTS_TEXT.format(field=field, uri=uri))
     for variable in runtime.env:
         if variable.name.startswith("FLOWSTILL_") and variable.name not in USERS_OWN:
-            return Problem(
-                "EnvRefused",
-                f"spec.runtime.env: {variable.name} belongs to Flowstill; use another name",
-            )
+            return Problem(ENV_REFUSED, ENV_OURS_TEXT.format(name=variable.name))
         if _is_of_stores(variable.name):
-            return Problem("EnvRefused", f"spec.runtime.env: {variable.name} {OF_STORES[platform.name]}")
+            return Problem(ENV_REFUSED, ENV_OF_STORES_TEXT.format(name=variable.name, why=OF_STORES[platform.name]))
     if runtime.nodes > 1 and platform.name == "local":
-        fix = "set it to 1, or apply the resource to a cluster (flowstill distill --runtime kubernetes, kubectl apply)"
-        return Problem("NodesRefused", f"spec.runtime.nodes: this machine is one node, not {runtime.nodes}: {fix}")
+        return Problem(NODES_REFUSED, NODES_REFUSED_TEXT.format(nodes=runtime.nodes))
     if runtime.volumes and platform.name == "local":
-        fix = "leave it out, and let spec.runtime.env name folders of this machine"
-        return Problem("VolumesRefused", f"spec.runtime.volumes: this machine mounts no claims: {fix}")
+        return Problem(VOLUMES_REFUSED, VOLUMES_REFUSED_TEXT)
     if runtime.resources is not None and GPU in {**runtime.resources.limits, **runtime.resources.requests}:
-        return Problem("ResourcesRefused", f"spec.runtime.resources: ask for {GPU} by spec.runtime.gpusPerNode")
+        return Problem(RESOURCES_REFUSED, RESOURCES_REFUSED_TEXT)
     return None
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from flowstill.api.children import Result
 
+PARITY_FAILED = "ParityFailed"
+PARITY_FAILED_TEXT = "the exported graph is not the trained student: {measured}"
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -11,6 +11,8 @@ from flowstill_operator.children import WAITING_FOR_QUOTA, Child
 
 Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
+INCOMPLETE = "ResultIncomplete"
+INCOMPLETE_TEXT = "the {role} child succeeded without {what}; a verdict without evidence is not a pass"
 WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
 
 NEWS = ("Suspended", "Admitted")
@@ -280,6 +282,6 @@ def condition_reason(reason: str) -> str:
     return letters if letters[:1].isalpha() else f"Reason{letters}"[:64]
 
 
-def refused(child: Child, message: str, reason: str = "JobRefused") -> Child:
+def refused(child: Child, message: str, reason: str) -> Child:
     """The child as the parent sees it when the API refused to create it."""
     return replace(child, state="Failed", ours=True, reason=reason, message=message)

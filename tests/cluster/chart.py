@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,12 @@ class Documents:
     def environment(self) -> dict[str, str]:
         """The operator's environment."""
         return {entry["name"]: entry["value"] for entry in self.container()["env"]}
+
+
+Helm = Callable[..., str]
+"""Runs helm, with ``values`` as its input."""
+Render = Callable[[Values], Documents]
+"""Renders the chart from dotted paths of values."""
 
 
 @dataclass(frozen=True)

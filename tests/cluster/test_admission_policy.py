@@ -18,6 +18,15 @@ ABORT = "1 alice: the arm shakes"
 Annotate = Callable[..., None]
 
 
+def refused(call: Callable[[], None], text: str) -> bool:
+    """Whether the call is refused with this text."""
+    try:
+        call()
+    except CommandError as error:
+        return text in error.stderr
+    return False
+
+
 @pytest.fixture(scope="module")
 def plane(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The release, and `alice` who may edit and approve, `bob` who may edit, `argo` who may override and vouch."""
@@ -64,11 +73,7 @@ def annotate(plane: ControlPlane, namespace: str) -> Annotate:
             call("alice", "retry", "0 alice: settled")
         except CommandError:
             return False
-        try:
-            call("bob", "retry", "0 bob: settled")
-        except CommandError as error:
-            return "retry" in error.stderr
-        return False
+        return refused(lambda: call("bob", "retry", "0 bob: settled"), "retry")
 
     wait_until("the policy", settled, 60.0)
     return call
@@ -127,3 +132,40 @@ def test_an_override_needs_its_verb_and_the_askers_own_name(
     nothing = json.dumps({"spec": {"overrides": None}})
     with pytest.raises(CommandError, match=r"spec\.overrides: bob needs the verb override"):
         plane.kubectl("patch", "studentrollout", "mine", "--type=merge", "-p", nothing, "-n", namespace, "--as=bob")
+
+
+def test_whoever_takes_manual_approval_back_may_approve(
+    plane: ControlPlane, namespace: str, annotate: Annotate
+) -> None:
+    del annotate
+    here, account = ("-n", namespace), f"{namespace}:gitops"
+    plane.kubectl("create", "serviceaccount", "gitops", *here)
+
+    def set_approval(user: str, approval: str | None) -> None:
+        patch = json.dumps({"spec": {"approval": approval}})
+        plane.kubectl("patch", "studentrollout", "mine", "--type=merge", "--patch", patch, *here, f"--as={user}")
+
+    def grant(role: str) -> None:
+        binding = ("create", "rolebinding", f"gitops-{role}", f"--clusterrole={role}")
+        plane.kubectl(*binding, f"--serviceaccount={account}", *here)
+
+    # Whoever may edit may ask for an approval, and change something else while one is asked for.
+    set_approval("bob", "Manual")
+    plane.kubectl("label", "studentrollout", "mine", "team=x", *here, "--as=bob")
+    for given in ("Automatic", None):
+        # Who may vouch for others needs the verb as well.
+        for user in ("bob", "argo"):
+            with pytest.raises(CommandError, match=rf"spec\.approval: {user} needs the verb approve on studentroll"):
+                set_approval(user, given)
+        set_approval("alice", given)
+        set_approval("bob", "Manual")
+
+    def automatic() -> None:
+        set_approval(f"system:serviceaccount:{account}", "Automatic")
+
+    grant("edit")
+    wait_until("an account that may edit", lambda: refused(automatic, "gitops needs the verb approve"), 60.0)
+    grant("fs-flowstill-approve")
+    wait_until("an account that may approve", lambda: not refused(automatic, "the verb approve"), 60.0)
+    automatic()
+    assert plane.get("studentrollout", "mine", *here)["spec"]["approval"] == "Automatic"

@@ -53,6 +53,7 @@ BAD = {
     "too many neighbours": (distill_job("b", student={"drawNeighbours": 5}), "drawNeighbours"),
     "one target step": (distill_job("b", method={"targetSteps": 1}), "targetSteps"),
     "bank of own targets": (distill_job("b", method={"targetSteps": 2, "bankSize": 10}), "bankSize"),
+    "a kind without samples": (distill_job("b", method={"mixRatio": 0.99}), "mixRatio"),
     "more parts than samples": (
         distill_job("b", training={"batchSize": 4, "gradientAccumulation": 5}),
         "gradientAccumulation",

@@ -99,7 +99,15 @@ def monitoring(control_plane: ControlPlane) -> Iterator[None]:
     control_plane.kubectl("delete", "crd", *names, "--wait")
 
 
-@pytest.mark.usefixtures("monitoring")
+@pytest.fixture(scope="module")
+def priority(control_plane: ControlPlane) -> Iterator[None]:
+    """The class that the changed values name, without which no pod is admitted."""
+    control_plane.kubectl("create", "priorityclass", "high", "--value=1")
+    yield
+    control_plane.kubectl("delete", "priorityclass", "high")
+
+
+@pytest.mark.usefixtures("monitoring", "priority")
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_server_admits_every_document(release: Release, changed: bool) -> None:
     plane = release.plane

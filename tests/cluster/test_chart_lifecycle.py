@@ -145,6 +145,20 @@ def test_a_namespaced_release_works_there_and_nowhere_else(
     assert plane.get("jobs", "-n", elsewhere)["items"] == []
 
 
+def test_a_second_release_needs_another_name_for_its_policy(release: Release, others: tuple[str, str]) -> None:
+    plane, (one, two) = release.plane, others
+    release.install(nested({"operator.watchNamespaces": [one]}))
+    second = nested({"operator.watchNamespaces": [two], "crds.enabled": False, "rbac.aggregate": False})
+    with pytest.raises(CommandError, match=f'"{release.fullname}-actions"'):
+        Release(plane, two, release.name).install(second)
+    other = Release(plane, two, "other")
+    other.install(second)
+    for name, namespace in ((release.fullname, one), (other.fullname, two)):
+        binding = plane.get("validatingadmissionpolicybinding", f"{name}-actions")["spec"]
+        assert binding["matchResources"]["namespaceSelector"]["matchExpressions"][0]["values"] == [namespace]
+    other.uninstall()
+
+
 def test_a_namespace_that_is_gone_does_not_stop_the_others(
     release: Release, others: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -1,23 +1,18 @@
 """Every value of the chart changes what it says, and a bad one is refused by name. No cluster, only helm."""
 
-import functools
 import json
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from tests.cluster.chart import CHART, Documents, Values, leaves, nested
-from tests.cluster.harness import binaries
-from tests.cluster.harness.cache import Report
-from tests.cluster.harness.processes import CommandError, run
+from tests.cluster.chart import CHART, Documents, Helm, Render, Values, leaves, nested
+from tests.cluster.harness.processes import CommandError
 
 DIGEST = "sha256:" + "a" * 64
 VERSION = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
 Look = Callable[[Documents], Any]
-Helm = Callable[..., str]
 
 
 class Case(NamedTuple):
@@ -289,7 +284,6 @@ CASES = [
     Case("rbac.create", False, names("ClusterRole"), ROLES, []),
     Case("rbac.create", False, names("ClusterRoleBinding"), ROLES[:1], []),
     Case("rbac.aggregate", False, names("ClusterRole"), ROLES, ROLES[:1]),
-    Case("metrics.serviceMonitor.enabled", True, names("Service"), [], OPERATOR),
     Case("metrics.serviceMonitor.enabled", True, names("ServiceMonitor"), [], OPERATOR),
     Case(
         "metrics.serviceMonitor.interval",
@@ -335,30 +329,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def helm(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    """Runs helm with a home of its own, and values as its input."""
-    binary = binaries.ensure((binaries.HELM,), report)["helm"]
-    environment = {**os.environ, "HOME": str(tmp_path_factory.mktemp("home")), "KUBECONFIG": "/dev/null"}
-
-    def call(*arguments: str, values: Values | None = None) -> str:
-        return run([str(binary), *arguments, "--values", "-"], json.dumps(values or {}), environment)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def render(helm: Helm) -> Callable[[Values], Documents]:
-    """Renders the chart as release ``fs`` in namespace ``robots``; the same values only once."""
-
-    @functools.cache
-    def by_text(text: str) -> Documents:
-        values = nested(json.loads(text))
-        return Documents.read(helm("template", "fs", str(CHART), "--namespace", "robots", values=values))
-
-    return lambda paths: by_text(json.dumps(paths, sort_keys=True))
-
-
 def all_changed(*namespaces: str) -> Values:
     """Every value at once, each another than its default; what is named by namespaces, in those."""
     named = ("operator.watchNamespaces", "store.claim.namespaces", "networkPolicy.childNamespaces")
@@ -367,7 +337,7 @@ def all_changed(*namespaces: str) -> Values:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.path}={case.value}")
-def test_a_value_changes_what_it_says(render: Callable[[Values], Documents], case: Case) -> None:
+def test_a_value_changes_what_it_says(render: Render, case: Case) -> None:
     base = case.base or {}
     before = render(base)
     after = render({**base, case.path: case.value})
@@ -432,18 +402,38 @@ def test_a_bad_value_is_refused_by_name(helm: Helm, case: str) -> None:
     assert "schema" in caught.value.stderr
 
 
-def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Callable[[Values], Documents]) -> None:
+def test_a_namespaced_release_needs_nothing_of_the_whole_cluster(render: Render) -> None:
     alone = {"crds.enabled": False, "rbac.aggregate": False, "admissionPolicy.enabled": False}
     found = render({"operator.watchNamespaces": ["a"], **alone})
     assert sorted({document["kind"] for document in found.all}) == [
         "Deployment",
+        "Pod",
         "Role",
         "RoleBinding",
+        "Service",
         "ServiceAccount",
     ]
 
 
-def test_every_object_says_whose_it_is(render: Callable[[Values], Documents]) -> None:
+def test_releases_for_some_namespaces_have_policies_of_their_own(helm: Helm) -> None:
+    alone = {"crds.enabled": False, "rbac.aggregate": False}
+    called, bound = set(), []
+    for release, namespaces in (("one", ["a", "b"]), ("two", ["c"])):
+        values = nested({"operator.watchNamespaces": namespaces, **alone})
+        found = Documents.read(helm("template", release, str(CHART), "--namespace", "robots", values=values))
+        (policy,), (binding,) = (found.of(f"ValidatingAdmissionPolicy{kind}") for kind in ("", "Binding"))
+        called.add(policy["metadata"]["name"])
+        assert binding["metadata"]["name"] == binding["spec"]["policyName"] == policy["metadata"]["name"]
+        # Of all namespaces where the kinds are: the policy itself leaves none out.
+        assert policy["spec"]["matchConstraints"].keys() == {"resourceRules"}
+        (expression,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+        assert expression == {**IN_BOTH, "values": namespaces}
+        bound += expression["values"]
+    assert len(called) == 2
+    assert sorted(bound) == ["a", "b", "c"]
+
+
+def test_every_object_says_whose_it_is(render: Render) -> None:
     expected = {
         "app.kubernetes.io/name": "flowstill",
         "app.kubernetes.io/instance": "fs",
@@ -453,12 +443,12 @@ def test_every_object_says_whose_it_is(render: Callable[[Values], Documents]) ->
         "helm.sh/chart": f"flowstill-{VERSION}",
     }
     found = render(CLAIM)
-    assert len(found.all) == 12
+    assert len(found.all) == 14
     for document in found.all:
         assert expected.items() <= document["metadata"]["labels"].items()
 
 
-def test_the_operator_is_one_and_replaced_whole(render: Callable[[Values], Documents]) -> None:
+def test_the_operator_is_one_and_replaced_whole(render: Render) -> None:
     operator = render({}).operator()["spec"]
     assert operator["replicas"] == 1
     assert operator["strategy"] == {"type": "Recreate"}
@@ -494,4 +484,6 @@ def test_names_that_look_like_numbers_stay_names(helm: Helm) -> None:
     assert pod["imagePullSecrets"] == [{"name": "1"}]
     assert [binding["subjects"][0]["name"] for binding in found.of("RoleBinding")] == ["12"]
     assert [claim["metadata"]["name"] for claim in found.of("PersistentVolumeClaim")] == ["13"]
+    # That a Service's name begins with a letter is asked for too.
+    assert [service["metadata"]["name"] for service in found.of("Service")] == ["n10-flowstill-operator"]
     assert found.operator()["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"] == "10"

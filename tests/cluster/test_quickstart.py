@@ -117,6 +117,8 @@ def installed(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     cluster = Installed(node, images, namespace, store)
     try:
         cluster.wait_for_operator()
+        node.start_dns()
+        plane.helm("test", "flowstill", "--namespace", SYSTEM)
         cluster.apply(QUICKSTART / "seed.yaml")
         plane.kubectl(
             "wait", "--namespace", namespace, "--for=condition=Complete", "job/quickstart-seed", "--timeout=180s"

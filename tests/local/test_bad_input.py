@@ -40,7 +40,7 @@ def distill(**changes: Any) -> dict[str, Any]:
         "teacher": {"uri": "store://t"},
         "dataset": {"uri": "store://d"},
         "training": {"steps": 1},
-        "method": {"refine": {"steps": 0}},
+        "method": {"mixRatio": 0.5, "bankSize": 0, "refine": {"steps": 0}},
         **changes,
     }
 

@@ -38,10 +38,7 @@ class Store:
         return cls(root, tiny.kind, warm)
 
 
-OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
-
-
-@pytest.fixture(scope="module", params=["smolvla", *OTHERS])
+@pytest.fixture(scope="module", params=["smolvla", "pi0", "pi05"])
 def store(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     if request.param == "smolvla":

@@ -104,16 +104,20 @@ def write_teacher(folder: Path, *, seed: int = 0, state_dim: int = STATE_DIM, ac
 
 def write_dataset(
     folder: Path, *, episodes: int = 3, length: int = 12, camera: str = CAMERA,
-    state_dim: int = STATE_DIM, action_dim: int = ACTION_DIM, first_action: float | None = None,
+    state_dim: int = STATE_DIM, action_dim: int = ACTION_DIM, first_action: float | None = None, video: bool = False,
 ) -> Path:  # fmt: skip
-    """A LeRobotDataset with black images; ``first_action`` stands in the first frame in place of random numbers."""
+    """A LeRobotDataset with black images, or a video that grows brighter from frame to frame.
+
+    ``first_action`` stands in the first frame in place of random numbers.
+    """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+    shape = {"shape": (IMAGE, IMAGE, 3), "names": ["height", "width", "channels"]}
     dataset = LeRobotDataset.create(
-        repo_id="test/tiny", root=folder, fps=10, use_videos=False,
+        repo_id="test/tiny", root=folder, fps=10, use_videos=video,
         features={
             "observation.state": {"dtype": "float32", "shape": (state_dim,), "names": None},
-            camera: {"dtype": "image", "shape": (IMAGE, IMAGE, 3), "names": ["height", "width", "channels"]},
+            camera: {"dtype": "video" if video else "image", **shape},
             "action": {"dtype": "float32", "shape": (action_dim,), "names": None},
         },
     )  # fmt: skip
@@ -126,7 +130,7 @@ def write_dataset(
             dataset.add_frame(
                 {
                     "observation.state": generator.normal(size=state_dim).astype(np.float32),
-                    camera: np.zeros((IMAGE, IMAGE, 3), np.uint8),
+                    camera: np.full((IMAGE, IMAGE, 3), video * (60 * episode + 4 * frame), np.uint8),
                     "action": action,
                     "task": INSTRUCTION,
                 }

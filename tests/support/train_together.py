@@ -67,7 +67,7 @@ def main(kind: str, folder: Path) -> None:
     processes = Processes.from_environment()
     processes.begin(lambda result: 1)
     processes.start_collectives()
-    method = Method(target_steps=3, bank_size=10, state_jitter=0.05)
+    method = Method(target_steps=3, mix_ratio=0.5, bank_size=10, state_jitter=0.05)
     training = Training(
         steps=6, batch_size=BATCH, learning_rate=1e-2, warmup_steps=2, precision="fp32", ema=0.9, checkpoint_every=2
     )

@@ -1,7 +1,6 @@
 """The bank: teacher rollouts computed once, kept in the work folder, continued after an interruption."""
 
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,24 +8,26 @@ from pathlib import Path
 
 import torch
 from lerobot_policy_flowstill.prefix import Prefix, concatenate
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
-from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.files import keep, kept, write_json
+from flowstill_trainer.finite import check_chunks
 from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
-
-logger = logging.getLogger(__name__)
 
 PART = 2048
 BATCH = 256
 """Rollouts whose random numbers are drawn together, and as many as are computed together at most."""
 PREFIX_LIMIT = 2**30
 """Bytes of prefixes that are kept in memory."""
+ROLLOUTS, PREFIXES = "teacher rollouts", "the student's prefixes"
+"""What is being done, as progress says it."""
+Progress = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, of how much."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,23 @@ def jitter_noise(std: float, size: int, state_dim: int, random: torch.Generator)
 
 def make_bank(
     folder: Path, plan: BankPlan, teacher: FlowPolicy, student: FlowPolicy, frames: Frames,
-    progress: Callable[[int, int], None], stopped: Callable[[], bool], processes: Processes | None = None,
+    progress: Progress, stopped: Callable[[], bool], processes: Processes | None = None,
 ) -> Bank:  # fmt: skip
     """Compute what is missing of the bank, part by part: the teacher's rollouts, the student's prefixes.
 
-    A part follows from its place alone, so the processes share them out; all of them then have the whole bank.
+    A part follows from its place alone, so the processes share them out; all of them then have the whole bank. A part
+    whose bytes are not those of the digest beside it, or that has no digest, is computed again.
 
     Raises:
-        Interrupted: ``stopped()``; finished parts are kept.
+        Interrupted: ``stopped()``, asked before every pass; finished parts are kept.
+        TeacherRejected: a rollout is not finite; nothing of its part is kept.
     """
     processes = processes or Processes()
+    progress(ROLLOUTS, 0, plan.size)
+
+    def over() -> bool:
+        return stopped() or processes.ended()
+
     if processes.first:
         _prepare(folder, plan)
     processes.meet("bank begun")
@@ -84,18 +92,16 @@ def make_bank(
     held: dict[int, dict[str, Tensor]] = {}
     for start in starts[processes.rank :: processes.size]:
         path, count = _path(folder, start), min(PART, plan.size - start)
-        part = _read(path, count)
+        part = _read(path, count, plan.inputs)
         if part is None:
-            part = _roll_out(start, count, plan, teacher, frames, progress, lambda: stopped() or processes.ended())
-            temporary = path.with_suffix(".writing")
-            write_tensors(temporary, part)
-            temporary.rename(path)
+            part = _roll_out(start, count, plan, teacher, frames, progress, over)
+            keep(path, part, plan.inputs)
         held[start] = part
-        progress(min(start + PART, plan.size), plan.size)
+        progress(ROLLOUTS, min(start + PART, plan.size), plan.size)
     processes.meet("bank made")
     parts = [held.get(start) or _theirs(folder, start, plan) for start in starts]
     bank = Bank(*(torch.cat([part[name] for part in parts]) for name in ("frame", "noise", "chunk", "jitter")))
-    return replace(bank, prefix=_prefixes(bank, plan, student, frames))
+    return replace(bank, prefix=_prefixes(bank, plan, student, frames, progress, over))
 
 
 def _prepare(folder: Path, plan: BankPlan) -> None:
@@ -117,13 +123,15 @@ def _theirs(folder: Path, start: int, plan: BankPlan) -> dict[str, Tensor]:
     Raises:
         OSError: it is not there or damaged; another attempt makes it again.
     """
-    part = _read(_path(folder, start), min(PART, plan.size - start))
+    part = _read(_path(folder, start), min(PART, plan.size - start), plan.inputs)
     if part is None:
         raise OSError(f"{_path(folder, start)} was made by another process and cannot be read by this one")
     return part
 
 
-def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -> Prefix | None:
+def _prefixes(
+    bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames, progress: Progress, stopped: Callable[[], bool]
+) -> Prefix | None:
     """All prefixes, in fixed batches so that every attempt gets the same bits; None when they vary or do not fit."""
     if len(frames.tasks) > 1 and not student.fixed_length:
         return None
@@ -133,33 +141,32 @@ def _prefixes(bank: Bank, plan: BankPlan, student: FlowPolicy, frames: Frames) -
         return None
     found: list[Prefix] = []
     count = rows_at_once(size, BATCH)
+    progress(PREFIXES, 0, plan.size)
     for first in range(0, plan.size, count):
+        if stopped():
+            raise Interrupted(f"stopped after {first} of {plan.size} prefixes; the teacher rollouts are kept")
         rows = slice(first, first + count)
         batch = student.preprocess(frames.observations(bank.frame_N[rows]), bank.jitter_NS[rows])
         with plan.autocast():
             found.append(student.encode_prefix(batch))
+        progress(PREFIXES, min(first + count, plan.size), plan.size)
     return concatenate(found)
 
 
-def _read(path: Path, count: int) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    try:
-        part = load_file(path)
-    except Exception as error:  # safetensors raises its own class for a truncated file
-        logger.warning("%s is damaged (%s); computing it again", path.name, error)
-        return None
-    return part if len(part["frame"]) == count else None
+def _read(path: Path, count: int, inputs: str) -> dict[str, Tensor] | None:
+    part = kept(path, inputs)
+    return part if part is not None and len(part["frame"]) == count else None
 
 
 def _roll_out(
     start: int, count: int, plan: BankPlan, teacher: FlowPolicy, frames: Frames,
-    progress: Callable[[int, int], None], stopped: Callable[[], bool],
+    progress: Progress, stopped: Callable[[], bool],
 ) -> dict[str, Tensor]:  # fmt: skip
     order = Order(plan.seed, "bank", len(frames.training_T))
     made: dict[str, list[Tensor]] = {"frame": [], "noise": [], "chunk": [], "jitter": []}
     with plan.autocast():
         rows = rows_at_once(cache_size(teacher, frames, frames.training_T), BATCH)
+        bf16 = torch.is_autocast_enabled(teacher.device.type)
     for first in range(start, start + count, BATCH):
         size = min(BATCH, start + count - first)
         random = generator(plan.seed, "bank", first)
@@ -175,6 +182,7 @@ def _roll_out(
             with torch.no_grad(), plan.autocast():
                 prefix = teacher.encode_prefix(batch)
                 chunks.append(teacher.chunk(prefix, noise_BHD[seen].to(teacher.device), plan.steps).cpu())
+            check_chunks(chunks[-1], index_B[seen], frames, bf16=bf16)
         for name, value in (
             ("frame", index_B),
             ("noise", noise_BHD),
@@ -182,5 +190,5 @@ def _roll_out(
             ("jitter", jitter_BS),
         ):
             made[name].append(value)
-        progress(first + size, plan.size)
+        progress(ROLLOUTS, first + size, plan.size)
     return {name: torch.cat(values) for name, values in made.items()}

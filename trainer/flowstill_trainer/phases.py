@@ -94,10 +94,12 @@ def _bank(run: Run) -> Bank:
         inputs=run.origin.inputs,
         autocast=lambda: autocast(training, run.teacher.device),
     )
-    started = time.monotonic()
+    started: dict[str, float] = {}
 
-    def report(done: int, total: int) -> None:
-        progress.update(done, total, "teacher rollouts", samples_per_second=done / (time.monotonic() - started))
+    def report(activity: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        spent = now - started.setdefault(activity, now)
+        progress.update(done, total, activity, samples_per_second=done / spent if spent > 0 else None)
 
     folder, stopped = run.context.work / "bank", run.context.stop.is_set
     return make_bank(folder, plan, run.teacher, run.student, run.frames, report, stopped, run.processes)

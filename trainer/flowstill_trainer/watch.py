@@ -5,7 +5,6 @@ So a run that was interrupted makes the looks that it would have made. What is k
 teacher's chunks, which cost the most, lie beside them.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flowstill.artifacts.curve import Curve, Look
-from flowstill.artifacts.digests import file_digest
 from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
-from flowstill_trainer.files import write_json, write_tensors
+from flowstill_trainer.files import keep, kept
+from flowstill_trainer.finite import check_chunks
 from flowstill_trainer.learner import Learner
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.selection import Choice, choose, nearest, newest
@@ -49,32 +47,20 @@ def make_reference(
 
     Raises:
         Interrupted: ``stopped()``.
+        TeacherRejected: a chunk is not finite; none is kept.
     """
     noise = held_out.noise(teacher, seed, REFERENCE)
-    path, key = folder / "reference.safetensors", folder / "reference.json"
-    chunk_BNF = _read(path, key, inputs)
-    if chunk_BNF is None:
+    path = folder / "reference.safetensors"
+    known = kept(path, inputs)
+    if known is not None:
+        chunk_BNF = known["chunk"]
+    else:
         chunk_BNF = held_out.samples(
             teacher, lambda prefix, noise_BKHD: teacher.chunk(prefix, noise_BKHD[:, 0], steps), noise, stopped
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        key.unlink(missing_ok=True)
-        write_tensors(path, {"chunk": chunk_BNF})
-        write_json(key, {"inputs": inputs, "sha256": file_digest(path)})
+        check_chunks(chunk_BNF, held_out.index_B, held_out.frames, bf16=False)
+        keep(path, {"chunk": chunk_BNF}, inputs)
     return Reference(held_out, noise, chunk_BNF, steps)
-
-
-def _read(path: Path, key: Path, inputs: str) -> Tensor | None:
-    try:
-        known = json.loads(key.read_text())
-        if known == {"inputs": inputs, "sha256": file_digest(path)}:
-            return load_file(path)["chunk"]
-        logger.warning("%s is of other inputs or damaged; computing it again", path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read (%s); computing it again", path, error)
-    return None
 
 
 def is_look(step: int, every: int, last: int) -> bool:

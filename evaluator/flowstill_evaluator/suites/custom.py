@@ -91,7 +91,7 @@ class CustomEnvironments:
         try:
             return GymEnv(env, view)
         except ContractBroken as error:
-            raise UserError(f"{self._call(task)}: {error}", field=FIELD) from error
+            raise UserError(f"{self._call(task)}: {error}", field=FIELD, reason=error.reason) from error
 
     def _make(self, task: str) -> gym.Env[Any, Any]:
         import gymnasium as gym
@@ -143,7 +143,7 @@ def _try(suite: CustomEnvironments, task: str) -> Trial:
             environment.step(environment.offer.random_action(np.random.default_rng(0)))
             environment.observe()
         except ContractBroken as error:
-            raise UserError(f"{call}: {error}", field=FIELD) from error
+            raise UserError(f"{call}: {error}", field=FIELD, reason=error.reason) from error
         except Exception as error:
             raise UserError(f"{call} failed with {type(error).__name__}: {error}", field=FIELD) from error
         return Trial(_sentence(environment.env, task), environment.offer)

@@ -18,6 +18,12 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{- /* A Service's name begins with a letter and has no dots; a release's may do otherwise. */}}
+{{- define "flowstill.serviceName" -}}
+{{- $name := printf "%s-operator" (include "flowstill.fullname" .) | replace "." "-" }}
+{{- regexReplaceAll "^([0-9])" $name "n${1}" }}
+{{- end }}
+
 {{- define "flowstill.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/name: {{ include "flowstill.name" . | quote }}
@@ -70,4 +76,44 @@ app.kubernetes.io/part-of: flowstill
 {{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
 {{- else }}{{ $image.repository }}:{{ default $root.Chart.AppVersion $image.tag }}
 {{- end }}
+{{- end }}
+
+{{- /* Where pods of the operator's image run, how they get it, and what they may not */}}
+{{- define "flowstill.operatorPod" -}}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- with .Values.operator.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.operator.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "flowstill.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
 {{- end }}

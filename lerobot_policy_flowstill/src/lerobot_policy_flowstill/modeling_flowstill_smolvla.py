@@ -40,6 +40,8 @@ class OneStepSmolVLA(OneStep, VLAFlowMatching):  # type: ignore[misc]
     def __init__(self, config: FlowstillSmolVLAConfig, rtc_processor: Any = None) -> None:
         VLAFlowMatching.__init__(self, config, rtc_processor)
         self.add_parts()
+        # LeRobot builds the expert in whatever type the VLM's config names, bfloat16 for one.
+        self.float()
 
     def encode(self, seen: Prepared) -> Prefix:
         """See :meth:`OneStep.encode`."""

@@ -20,6 +20,9 @@ class OneStep(nn.Module):  # type: ignore[misc]
 
     ``timestep`` of LeRobot's ``denoise_step`` may be (B, 2), the pairs (t, s); (B,) means s = t. After
     :meth:`fold` it may be None: t = 1 and s = 0 as a constant, so that an exported graph computes no times.
+
+    Trained are s = t (where ``multi_step`` is) and the pair (1, 0), no other; values are not checked here, because this
+    is what graphs are made from. Who takes pairs from elsewhere calls ``check_times`` first.
     """
 
     config: Any

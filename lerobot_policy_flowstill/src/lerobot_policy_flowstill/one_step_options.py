@@ -28,4 +28,4 @@ class OneStepOptions:
         if self.draws > 1 and not 1 <= self.draw_neighbours <= self.draws // 2:
             raise ValueError(f"draw_neighbours must be 1 to draws / 2 = {self.draws // 2}, not {self.draw_neighbours}")
         if steps != 1 and not self.multi_step:
-            raise ValueError(f"this student was trained for one step only (mixRatio 1), not for {steps}")
+            raise ValueError(f"this student was trained for one step only (mixRatio 1, or refined), not for {steps}")

@@ -16,6 +16,25 @@ def sinusoid(time_B: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+def check_times(time_B: Tensor, target_B: Tensor) -> None:
+    """That a student is trained for these pairs: s = t, or the whole jump, t = 1 and s = 0.
+
+    It reads values, which a graph has none of: nothing is checked while one is traced or compiled.
+
+    Raises:
+        ValueError: naming the first other pair.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    trained_B = (target_B == time_B) | ((time_B == 1) & (target_B == 0))
+    if not bool(trained_B.all()):
+        time, target = (float(each[trained_B.logical_not()][0]) for each in (time_B, target_B))
+        raise ValueError(
+            f"a student is trained for s = t and for t = 1, s = 0; what it gives for t = {time:g}, s = {target:g} "
+            "means nothing. Pass any_pair=True to have it all the same"
+        )
+
+
 class TargetTimeEmbedding(nn.Module):  # type: ignore[misc]
     """sinusoid(s) → Linear → SiLU → Linear, added to the time embedding (SnapFlow, arXiv 2604.05656).
 

@@ -30,13 +30,13 @@ from flowstill_operator.command.policies import by_flag, located, pinned, pinned
 from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, say, store_uri, subcommand
 from flowstill_operator.command.single import Answer, ask
 from flowstill_operator.jobs import Owner, work_uri
+from flowstill_operator.parity import PARITY_FAILED
 from flowstill_operator.platform import Platform, local_platform
 from flowstill_operator.steps import Wanted
 
 KIND = "Validation"
 COMMAND = ["flowstill-evaluate", "parity"]
 PHASES: dict[Verdict, str] = {"Pass": "Completed", "Fail": "Rejected", "Inconclusive": "Inconclusive"}
-PARITY_FAILED = "ParityFailed"
 FLAGS = Flags(
     Parity,
     (

@@ -15,7 +15,7 @@ from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import JOB_NAME_LABEL, Reads
 from flowstill_operator.jobs import Owner, child_selector
-from flowstill_operator.observation import explain, observe_child, owner_of, platform_problem, uri_fields
+from flowstill_operator.observation import INVALID_SPEC, explain, observe_child, owner_of, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
 from flowstill_operator.ranks import is_ended
 from flowstill_operator.steps import RUNNING_LOOK_SECONDS, ChildJob, Problem, Role, parse_timestamp, started
@@ -82,7 +82,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
         problem = problem or size_problem(spec, spec.runtime, platform, tells_runtime=True)
         image = spec.runtime.image or image
     except ValidationError as error:
-        problem = Problem("InvalidSpec", explain(error))
+        problem = Problem(INVALID_SPEC, explain(error))
     generation = resource["metadata"].get("generation", 0)
     return Observed(
         owner_of(resource),

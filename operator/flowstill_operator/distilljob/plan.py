@@ -19,9 +19,12 @@ from flowstill_operator.distilljob.attempts import after_failure, wait_for_pods
 from flowstill_operator.distilljob.observe import NOT_STARTED, PARITY, STEPS, TERMINAL, Observed, current_role
 from flowstill_operator.distilljob.suspended import suspendable
 from flowstill_operator.jobs import work_uri
-from flowstill_operator.parity import measured
+from flowstill_operator.observation import INVALID_SPEC, INVALID_SPEC_TEXT
+from flowstill_operator.parity import PARITY_FAILED, PARITY_FAILED_TEXT, measured
 from flowstill_operator.stage import Seen, Stage, run_stage
 from flowstill_operator.steps import (
+    INCOMPLETE,
+    INCOMPLETE_TEXT,
     READING,
     STOP,
     WAITING_TEXT,
@@ -40,6 +43,14 @@ from flowstill_operator.steps import (
 from flowstill_operator.suspension import hold, suspend
 
 MAX_MESSAGE = 1024
+VALID = "Valid"
+VALID_TEXT = "the spec can work here"
+SUCCEEDED = "Succeeded"
+REUSED = "Reused"
+REUSED_TEXT = "a student of the same inputs was published before"
+PUBLISHED = "Published"
+NAMELESS_TEXT = "the trainer succeeded without naming a student; this is an error of the trainer image"
+PARITY_HOLDS = "ParityHolds"
 KEPT = " (the student stays published, see status.student)"
 
 
@@ -56,11 +67,11 @@ def plan(observed: Observed, now: datetime) -> Plan[DistillJobStatus]:
         return clean_up(seen, runtime, observed.jobs, now)
     if observed.problem is not None or observed.spec is None:
         problem = observed.problem
-        reason, message = (problem.reason, problem.message) if problem else ("InvalidSpec", "the spec cannot be read")
+        reason, message = (problem.reason, problem.message) if problem else (INVALID_SPEC, INVALID_SPEC_TEXT)
         draft.condition("Validated", "False", reason, message)
         return draft.plan(_fail(draft, reason, message))
     if not draft.is_true("Validated"):
-        draft.condition("Validated", "True", "Valid", "the spec can work here")
+        draft.condition("Validated", "True", VALID, VALID_TEXT)
     if draft.find("Trained") is None:
         draft.condition("Trained", "Unknown", NOT_STARTED[0])
     if observed.spec.validation.after and draft.find(PARITY) is None:
@@ -179,20 +190,19 @@ def _rounded(value: float | None) -> float | None:
 
 def _publish(draft: Draft[DistillJobStatus], result: Result) -> Move | None:
     if result.student is None:
-        message = "the trainer succeeded without naming a student; this is an error of the trainer image"
-        draft.condition("Trained", "False", "ResultIncomplete", message)
-        return _fail(draft, "ResultIncomplete", message)
+        draft.condition("Trained", "False", INCOMPLETE, NAMELESS_TEXT)
+        return _fail(draft, INCOMPLETE, NAMELESS_TEXT)
     student = result.student
-    reason = "Reused" if result.reused else "Succeeded"
-    text = "a student of the same inputs was published before" if result.reused else result.message
+    reason, text = (REUSED, REUSED_TEXT) if result.reused else (SUCCEEDED, result.message)
     draft.condition("Trained", "True", reason, text)
-    draft.condition("Published", "True", "Published", f"{student.uri}@{student.digest}")
+    draft.condition("Published", "True", PUBLISHED, f"{student.uri}@{student.digest}")
     progress = draft.status.progress
     if progress is not None and not result.reused:
         total = progress.total_steps
         done = {"step": total, "progress_percentage": 100, "estimated_remaining_seconds": 0}
         draft.set(progress=progress.model_copy(update=done))
-    draft.set(student=student, inputs_digest=result.inputs_digest, fidelity=result.fidelity)
+    # The deadline is of each child: what training has spent is not the next one's.
+    draft.set(student=student, inputs_digest=result.inputs_digest, fidelity=result.fidelity, active_seconds=None)
     return None
 
 
@@ -226,16 +236,14 @@ def _validate(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobS
         return result
     found = measured(result)
     if found is None:
-        message = (
-            "the parity child succeeded without difference and threshold; a verdict without evidence is not a pass"
-        )
-        draft.condition(PARITY, "False", "ResultIncomplete", message)
-        return fail("ResultIncomplete", message)
+        message = INCOMPLETE_TEXT.format(role="parity", what="difference and threshold")
+        draft.condition(PARITY, "False", INCOMPLETE, message)
+        return fail(INCOMPLETE, message)
     draft.set(parity_difference=found.difference)
     if not found.holds:
-        draft.condition(PARITY, "False", "ParityFailed", found.text)
-        return fail("ParityFailed", f"the exported graph is not the trained student: {found.text}")
-    draft.condition(PARITY, "True", "ParityHolds", found.text)
+        draft.condition(PARITY, "False", PARITY_FAILED, found.text)
+        return fail(PARITY_FAILED, PARITY_FAILED_TEXT.format(measured=found.text))
+    draft.condition(PARITY, "True", PARITY_HOLDS, found.text)
     return None
 
 

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from flowstill.api.conditions import Condition, find_condition
-from flowstill_operator.children import Document
+from flowstill_operator.children import WAITING_FOR_QUOTA, Document
+from flowstill_operator.observation import ENV_REFUSED, INVALID_SPEC, RESOURCES_REFUSED
 from flowstill_operator.people.place import SHORT
 from flowstill_operator.rollout.people import RETRIABLE
+from flowstill_operator.told import TOO_LONG
 
 NEW_NAME = "a resource with a new name"
 ADVICE = {
@@ -29,8 +31,10 @@ WAITING = {
     "Unschedulable": "Its pod has no node: free or add what it asks for, or correct spec.runtime in a new resource.",
     "ImagePullBackOff": "Its image cannot be pulled: correct the image, or the pull secret.",
     "ErrImagePull": "Its image cannot be pulled: correct the image, or the pull secret.",
-    "Suspended": "It waits for quota.",
+    WAITING_FOR_QUOTA: "It waits for quota: the condition Admitted names the queue.",
 }
+WRONG_FOR_GOOD = (INVALID_SPEC, ENV_REFUSED, RESOURCES_REFUSED, TOO_LONG)
+"""Reasons of Validated that no change around the resource mends."""
 
 
 def next_steps(resource: Document, *, local: bool, prefix: str = "flowstill") -> list[str]:
@@ -77,4 +81,4 @@ def _while_it_runs(conditions: Sequence[Condition], phase: str, logs: str) -> li
 def _is_transient(conditions: Sequence[Condition]) -> bool:
     """Whether trying again may help without another spec."""
     validated = find_condition(list(conditions), "Validated")
-    return validated is None or validated.reason != "InvalidSpec"
+    return validated is None or validated.reason not in WRONG_FOR_GOOD

@@ -4,12 +4,18 @@ from dataclasses import replace
 
 from flowstill.api.fields import ArtifactRef, StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec
-from flowstill_operator.rollout.observe import STEPS, Observed, is_replaced
+from flowstill_operator.rollout.observe import STEPS, WAITING_FOR_TARGET, Observed, is_replaced
 from flowstill_operator.rollout.outcome import StatusDraft, fail, supersede
 from flowstill_operator.rollout.promote import parse_reference, reference
 from flowstill_operator.steps import Move, timestamp
 
 CHANGED = "BaselineChanged"
+UNPINNED = "BaselineUnpinned"
+UNPINNED_TEXT = (
+    "the target serves {served}, which is not URI@sha256:DIGEST, so it is no baseline; pin it, or give the initial "
+    "policy by envFrom instead of env"
+)
+WAITING_TEXT = "{problem}; this rollout waits for it, without a deadline"
 CHANGED_TEXT = "the target serves {now}{by}; this rollout compares with {then}"
 
 
@@ -38,8 +44,8 @@ def baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
     given = spec.baseline
     if observed.target is not None:
         if observed.target.problem is not None:
-            text = f"{observed.target.problem}; this rollout waits for it, without a deadline"
-            draft.condition("Validated", "Unknown", "WaitingForTarget", text)
+            text = WAITING_TEXT.format(problem=observed.target.problem)
+            draft.condition("Validated", "Unknown", WAITING_FOR_TARGET, text)
             draft.set(phase="Pending", message=text)
             return Move()
         student = draft.status.student
@@ -47,12 +53,9 @@ def baseline_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
         compared = observed.target.before(reference(student)) if student is not None else observed.target.served
         served = parse_reference(compared)
         if compared and served is None:
-            message = (
-                f"the target serves {compared}, which is not URI@sha256:DIGEST, "
-                "so it is no baseline; pin it, or give the initial policy by envFrom instead of env"
-            )
-            draft.condition("Validated", "False", "BaselineUnpinned", message)
-            return fail(draft, "BaselineUnpinned", message)
+            message = UNPINNED_TEXT.format(served=compared)
+            draft.condition("Validated", "False", UNPINNED, message)
+            return fail(draft, UNPINNED, message)
         if served is not None and given is not None and served.digest != given.digest:
             return supersede(
                 draft,

@@ -15,15 +15,18 @@ from flowstill.api.fields import ArtifactRef, Source, StatusRef
 from flowstill.api.overrides import measured as measured_verdict
 from flowstill.api.studentrollout import ArmResult, StudentRolloutSpec
 from flowstill_operator.jobs import work_uri
-from flowstill_operator.parity import measured
+from flowstill_operator.parity import PARITY_FAILED, PARITY_FAILED_TEXT, measured
 from flowstill_operator.rollout.observe import MORE_EPISODES, NOT_STARTED, STEPS, UNDECIDED, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, fail, reject
 from flowstill_operator.rollout.overrides import gates_summary, weigh
 from flowstill_operator.stage import Seen, Stage, run_stage
-from flowstill_operator.steps import Move, Role, timestamp
+from flowstill_operator.steps import INCOMPLETE, INCOMPLETE_TEXT, Move, Role, timestamp
 
 GATES = ("S1", "S2", "S3", "P1", "P2", "P3", "P4", "P5", "P6")
 MOST_ROUNDS = 99
+PARITY_PASSED = "ParityPassed"
+EVALUATED = "Evaluated"
+EVALUATED_TEXT = "all arms were run"
 REUSED = "Reused"
 """The reason of Evaluated when the verdict was published before."""
 PHASES = {"parity": "Validating", "rollouts": "Evaluating", "judge": "Judging"}
@@ -42,10 +45,10 @@ def parity_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraf
     if draft.status.baseline is None:
         draft.set(baseline=result.baseline)
     if not found.holds:
-        draft.condition("Validated", "False", "ParityFailed", found.text)
-        return reject(draft, "ParityFailed", f"the exported graph is not the trained student: {found.text}")
+        draft.condition("Validated", "False", PARITY_FAILED, found.text)
+        return reject(draft, PARITY_FAILED, PARITY_FAILED_TEXT.format(measured=found.text))
     warned = f". But {result.warning}" if result.warning else ""
-    draft.condition("Validated", "True", "ParityPassed", f"{found.text}{warned}")
+    draft.condition("Validated", "True", PARITY_PASSED, f"{found.text}{warned}")
     return _judged_before(spec, draft, result) if result.reused else None
 
 
@@ -79,7 +82,7 @@ def evaluation_stage(observed: Observed, spec: StudentRolloutSpec, draft: Status
         if result.rollouts is None:
             return _incomplete(draft, "rollouts", "its records")
         draft.set(rollouts=result.rollouts)
-    draft.condition("Evaluated", "True", "Evaluated", result.message or "all arms were run")
+    draft.condition("Evaluated", "True", EVALUATED, result.message or EVALUATED_TEXT)
     return None
 
 
@@ -130,22 +133,25 @@ def _run(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role:
     draft.set(phase=PHASES[role], image=draft.status.image or child.image or observed.image)
     if role == "rollouts":
         draft.set(rounds=list(observed.rounds), round=number, episodes=sum(observed.rounds))
-    return run_stage(
+    result = run_stage(
         draft,
         Stage(role, kind, RESULT_KINDS[role], NOT_STARTED),
         Seen(child, observed.reader(role), draft.status.image or observed.image, suspended=spec.suspend),
         task=lambda: _task(observed, spec, draft, role),
         # The evaluator's own "it is another graph" is a verdict about the student; all else is none.
-        fail=lambda reason, message: (reject if reason == "ParityFailed" else fail)(draft, reason, message),
+        fail=lambda reason, message: (reject if reason == PARITY_FAILED else fail)(draft, reason, message),
         number=number,
         shards=observed.shards(number) if role == "rollouts" else 1,
     )
+    if isinstance(result, Result):
+        draft.set(active_seconds=None)  # the deadline is of each child
+    return result
 
 
 def _incomplete(draft: StatusDraft, role: Role, what: str) -> Move:
-    message = f"the {role} child succeeded without {what}; a verdict without evidence is not a pass"
-    draft.condition(dict(STEPS)[role], "False", "ResultIncomplete", message)
-    return fail(draft, "ResultIncomplete", message)
+    message = INCOMPLETE_TEXT.format(role=role, what=what)
+    draft.condition(dict(STEPS)[role], "False", INCOMPLETE, message)
+    return fail(draft, INCOMPLETE, message)
 
 
 def _task(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, role: Role) -> AnyTask:

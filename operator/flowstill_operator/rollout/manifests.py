@@ -12,6 +12,7 @@ def manifest(observed: Observed, wanted: Wanted, platform: Platform) -> Document
     """The Job of the child that the plan wants."""
     if observed.spec is None:
         raise ValueError("a plan wants no child of an invalid spec")
-    runtime = with_deadline_left(observed.spec.runtime, observed.status.active_seconds)
+    spent = None if wanted.reader else observed.status.active_seconds
+    runtime = with_deadline_left(observed.spec.runtime, spent)
     job = child_job(observed.owner, wanted, ["flowstill-evaluate", wanted.role], runtime, platform)
     return in_shards(job, wanted) if wanted.shards > 1 and not wanted.reader else job

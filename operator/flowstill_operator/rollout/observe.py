@@ -18,7 +18,7 @@ from flowstill_operator.children import MISSING, Child, Document
 from flowstill_operator.cleanup import known_children
 from flowstill_operator.clusters.interface import Reads
 from flowstill_operator.jobs import Owner
-from flowstill_operator.observation import explain, observe_child, owner_of
+from flowstill_operator.observation import INVALID_SPEC, explain, observe_child, owner_of
 from flowstill_operator.platform import Platform
 from flowstill_operator.rollout.promote import Target, read_target, reference
 from flowstill_operator.rollout.refusals import place_problem
@@ -34,10 +34,11 @@ STEPS: tuple[tuple[Role, str], ...] = (
 """Each child, and the condition that says how far it is."""
 MORE_EPISODES, UNDECIDED = "MoreEpisodes", "Undecided"
 """The reasons of Evaluated and GatesPassed when another round is decided on, and its Jobs are not made yet."""
+WAITING_FOR_DISTILL_JOB, WAITING_FOR_TARGET = "WaitingForDistillJob", "WaitingForTarget"
 NOT_STARTED = (
     "Pending",
-    "WaitingForDistillJob",
-    "WaitingForTarget",
+    WAITING_FOR_DISTILL_JOB,
+    WAITING_FOR_TARGET,
     MORE_EPISODES,
     UNDECIDED,
     *suspension.REASONS,
@@ -113,7 +114,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
         problem = place_problem(spec, resource["spec"], status, platform)
         image = spec.runtime.image or image
     except ValidationError as error:
-        problem = Problem("InvalidSpec", explain(error))
+        problem = Problem(INVALID_SPEC, explain(error))
     generation = resource["metadata"].get("generation", 0)
     requests = read_requests(resource["metadata"].get("annotations"))
     return Observed(owner_of(resource), generation, spec, problem, status, status.image or image, requests=requests)

@@ -11,16 +11,20 @@ from datetime import datetime
 from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import StudentRolloutSpec, StudentRolloutStatus
 from flowstill_operator.cleanup import clean_up
+from flowstill_operator.observation import INVALID_SPEC, INVALID_SPEC_TEXT
 from flowstill_operator.rollout.baseline import baseline_stage, replaced_stage
 from flowstill_operator.rollout.drift import note_drift
 from flowstill_operator.rollout.evidence import evaluation_stage, judge_stage, parity_stage
-from flowstill_operator.rollout.observe import TERMINAL, Observed
+from flowstill_operator.rollout.observe import TERMINAL, WAITING_FOR_DISTILL_JOB, Observed
 from flowstill_operator.rollout.outcome import StatusDraft, complete, fail
 from flowstill_operator.rollout.overrides import by_expiry, override_stage
 from flowstill_operator.rollout.people import approval_stage, take_decisions
 from flowstill_operator.rollout.promotion import promotion_stage, soak_stage
 from flowstill_operator.rollout.suspended import hold_promotion, suspended
 from flowstill_operator.steps import Draft, Move, Plan, Problem, Wanted, refused
+
+DISTILL_JOB_FAILED = "DistillJobFailed"
+DISTILL_JOB_FAILED_TEXT = "DistillJob {name} failed: {why}"
 
 
 def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
@@ -37,7 +41,7 @@ def plan(observed: Observed, now: datetime) -> Plan[StudentRolloutStatus]:
         cleaned = clean_up(draft.status, runtime, observed.jobs, now)
         return draft.plan(Move(requeue_after=cleaned.requeue_after, delete=cleaned.delete))
     if observed.problem is not None or observed.spec is None:
-        problem = observed.problem or Problem("InvalidSpec", "the spec cannot be read")
+        problem = observed.problem or Problem(INVALID_SPEC, INVALID_SPEC_TEXT)
         draft.condition("Validated", "False", problem.reason, problem.message)
         return draft.plan(fail(draft, problem.reason, problem.message))
     void = replaced_stage(observed, draft)
@@ -88,14 +92,14 @@ def _student_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusDr
         return None
     name, distilled = source.distill_job, observed.distilled
     if distilled.phase == "Failed":
-        message = f"DistillJob {name} failed: {distilled.message}"
-        draft.condition("Validated", "False", "DistillJobFailed", message)
-        return fail(draft, "DistillJobFailed", message)
+        message = DISTILL_JOB_FAILED_TEXT.format(name=name, why=distilled.message)
+        draft.condition("Validated", "False", DISTILL_JOB_FAILED, message)
+        return fail(draft, DISTILL_JOB_FAILED, message)
     if distilled.student is not None and distilled.phase == "Succeeded":
         draft.set(student=distilled.student)
         return None
     state = f"is {distilled.phase}" if distilled.exists else "does not exist yet"
     message = f"DistillJob {name} {state}"
-    draft.condition("Validated", "Unknown", "WaitingForDistillJob", message)
+    draft.condition("Validated", "Unknown", WAITING_FOR_DISTILL_JOB, message)
     draft.set(phase="Pending", message=message)
     return Move()

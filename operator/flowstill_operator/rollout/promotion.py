@@ -21,7 +21,18 @@ OWNED_FIX = (
     "by envFrom, and create a rollout with a new name."
 )
 DEPLOYMENT_LOOK_SECONDS = 10.0
-TAKEN_BACK = ("NotAvailable", BREACHED, ABORTED)
+PROMOTING = "Promoting"
+PROMOTING_TEXT = "The student is about to be put on the target."
+WAITING_FOR_DEPLOYMENT = "WaitingForDeployment"
+AVAILABLE = "Available"
+NOT_AVAILABLE = "NotAvailable"
+NOT_AVAILABLE_TEXT = "not available after {seconds} s: {availability}"
+UNUSABLE = "TargetUnusable"
+CHANGED = "TargetChanged"
+CHANGED_TEXT = "the target serves {now}, not the student that was promoted"
+NOT_PUT_BACK_TEXT = "{why}; nothing was put back: the target serves {now} by now"
+ROLLED_BACK = "RolledBack"
+TAKEN_BACK = (NOT_AVAILABLE, BREACHED, ABORTED)
 """Reasons of Promoted for which the policy before the student is put back."""
 WAITING_FOR_SOAK = "WaitingForSoak"
 WAITING_FOR_SOAK_TEXT = (
@@ -56,10 +67,8 @@ def promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
     judged = any(c.type == "GatesPassed" and c.status == "True" for c in status.conditions)
     found = draft.find("Promoted")
     if not judged or found is None or found.reason == WAITING_FOR_SOAK:
-        draft.condition("Promoted", "Unknown", "Promoting", passed(draft))
-        draft.set(
-            roll_back_to=target.proven(reference(student)), message="The student is about to be put on the target."
-        )
+        draft.condition("Promoted", "Unknown", PROMOTING, passed(draft))
+        draft.set(roll_back_to=target.proven(reference(student)), message=PROMOTING_TEXT)
         return Move(requeue_after=AT_ONCE)
     if observed.target_refused is not None:
         reason, text = observed.target_refused.reason, observed.target_refused.message
@@ -68,8 +77,8 @@ def promotion_stage(observed: Observed, spec: StudentRolloutSpec, draft: StatusD
         draft.condition("Promoted", "False", reason, text)
         return fail(draft, reason, text)
     if target.problem is not None:
-        draft.condition("Promoted", "False", "TargetUnusable", target.problem)
-        return fail(draft, "TargetUnusable", target.problem)
+        draft.condition("Promoted", "False", UNUSABLE, target.problem)
+        return fail(draft, UNUSABLE, target.problem)
     if found.reason in TAKEN_BACK:
         return _roll_back(observed, spec.target, draft, target)
     if target.rollout == observed.owner.uid:
@@ -88,16 +97,16 @@ def _promote(observed: Observed, spec: StudentRolloutSpec, draft: StatusDraft, t
     if spec.target is None:
         raise ValueError("a promotion has a target")
     if draft.status.promotion_time is not None:
-        text = f"the target serves {target.says}, not the student that was promoted"
-        draft.condition("Promoted", "False", "TargetChanged", text)
-        return supersede(draft, "TargetChanged", text)
+        text = CHANGED_TEXT.format(now=target.says)
+        draft.condition("Promoted", "False", CHANGED, text)
+        return supersede(draft, CHANGED, text)
     proven = target.proven(reference(student))
     if draft.status.roll_back_to != proven:
         # Written before the target is: afterwards nothing says what had completed its window.
         draft.set(roll_back_to=proven)
         return Move(requeue_after=AT_ONCE)
     draft.set(promotion_time=timestamp(draft.now), message="The student is being rolled out.")
-    draft.condition("Promoted", "Unknown", "WaitingForDeployment", f"{reference(student)} is set")
+    draft.condition("Promoted", "Unknown", WAITING_FOR_DEPLOYMENT, f"{reference(student)} is set")
     until = ""
     if spec.monitoring is not None:
         longest = spec.target.progress_deadline_seconds + spec.monitoring.window_seconds
@@ -111,20 +120,20 @@ def _watch(wanted: TargetSpec, draft: StatusDraft, target: Target) -> Move:
     if draft.status.promotion_time is None:
         draft.set(promotion_time=timestamp(draft.now))
     if target.served != reference(_student(draft)):
-        text = f"the target serves {target.says}, not the student that was promoted"
-        draft.condition("Promoted", "False", "TargetChanged", text)
-        return supersede(draft, "TargetChanged", text)
+        text = CHANGED_TEXT.format(now=target.says)
+        draft.condition("Promoted", "False", CHANGED, text)
+        return supersede(draft, CHANGED, text)
     if target.available:
-        draft.condition("Promoted", "True", "Available", target.availability)
+        draft.condition("Promoted", "True", AVAILABLE, target.availability)
         return Move(requeue_after=AT_ONCE)
     since = draft.now - parse_timestamp(draft.status.promotion_time or timestamp(draft.now))
     left = wanted.progress_deadline_seconds - since.total_seconds()
     if left > 0:
         draft.set(message=f"Waiting for the Deployment: {target.availability}")
-        draft.condition("Promoted", "Unknown", "WaitingForDeployment", target.availability)
+        draft.condition("Promoted", "Unknown", WAITING_FOR_DEPLOYMENT, target.availability)
         return Move(requeue_after=min(DEPLOYMENT_LOOK_SECONDS, left + 1))
-    text = f"not available after {wanted.progress_deadline_seconds} s: {target.availability}"
-    draft.condition("Promoted", "False", "NotAvailable", text)
+    text = NOT_AVAILABLE_TEXT.format(seconds=wanted.progress_deadline_seconds, availability=target.availability)
+    draft.condition("Promoted", "False", NOT_AVAILABLE, text)
     draft.set(message=f"Putting the previous policy back: {text}")
     return Move(requeue_after=AT_ONCE)
 
@@ -153,11 +162,11 @@ def _roll_back(observed: Observed, wanted: TargetSpec, draft: StatusDraft, targe
         change = put_back(target, wanted.deployment, draft.status.roll_back_to or "")
         return Move(target=change, requeue_after=AT_ONCE)
     if target.rollout:
-        text = f"{why}; nothing was put back: the target serves {target.says} by now"
-        draft.condition("Promoted", "False", "TargetChanged", text)
-        return supersede(draft, "TargetChanged", text)
-    draft.condition("Promoted", "False", "RolledBack", why)
-    draft.condition("Completed", "False", "RolledBack", why)
+        text = NOT_PUT_BACK_TEXT.format(why=why, now=target.says)
+        draft.condition("Promoted", "False", CHANGED, text)
+        return supersede(draft, CHANGED, text)
+    draft.condition("Promoted", "False", ROLLED_BACK, why)
+    draft.condition("Completed", "False", ROLLED_BACK, why)
     draft.set(
         phase="RolledBack",
         completion_time=timestamp(draft.now),

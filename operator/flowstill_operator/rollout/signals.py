@@ -45,7 +45,9 @@ def is_due(monitoring: Monitoring | None, status: StudentRolloutStatus, now: dat
     true = {condition.type for condition in status.conditions if condition.status == "True"}
     if monitoring is None or "Promoted" not in true or "Monitored" in true:
         return False
-    return status.monitoring is None or now >= next_check(monitoring, status.monitoring)
+    if status.monitoring is None or now >= next_check(monitoring, status.monitoring):
+        return True
+    return now < parse_timestamp(status.monitoring.last_checked)  # the clock was set back
 
 
 def end_of(monitoring: Monitoring, seen: MonitoringStatus) -> datetime:

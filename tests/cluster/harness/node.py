@@ -76,11 +76,13 @@ class Node:
         return name
 
     def start_dns(self) -> None:
-        """Let pods resolve Services by name, which few tests need (built on first use).
+        """Let pods resolve Services by name, which few tests need (built on first use); once is enough.
 
         Raises:
             HarnessError: it did not start; the message has the end of its log.
         """
+        if any(process.name == "coredns" for process in self._processes):
+            return
         dns = binaries.ensure((binaries.COREDNS,), self._report)["coredns"]
         path = self.folder / "Corefile"
         path.write_text(_COREFILE.format(address=network.NODE_ADDRESS, kubeconfig=self.plane.kubeconfig))

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import jsonschema
@@ -23,6 +24,7 @@ from flowstill.api.schema import (
 )
 from flowstill.api.structural import structural
 from flowstill.api.studentrollout import UNTIL_PROMOTION, WITH_EVIDENCE
+from flowstill_trainer.methods.snapflow import split
 
 DIGEST = "sha256:" + "a" * 64
 OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
@@ -126,11 +128,20 @@ def test_structural_and_bounded(kind: Kind) -> None:
                 assert kind_of_number in ("integer", "number", "boolean"), path
 
 
+COMPUTED: dict[str, dict[str, dict[str, Any]]] = {
+    "DistillJob": {"method": {"mixRatio": 1.0, "bankSize": 12_000}},
+    "StudentRollout": {},
+}
+"""What depends on other fields, so that the API server has no default for it."""
+
+
 @EVERY_KIND
 def test_defaults_are_those_of_the_types(kind: Kind) -> None:
     document = filled(MINIMAL[kind.name], spec_schema(kind))
     typed = kind.spec.model_validate(MINIMAL[kind.name])
     dumped = typed.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for section, names in COMPUTED[kind.name].items():
+        assert names == {name: dumped[section].pop(name) for name in names}
     assert without_empty(document) == without_empty(dumped)
     assert kind.spec.model_validate(document) == typed
 
@@ -141,7 +152,7 @@ def test_defaults_satisfy_their_own_schema_before_anything_is_filled_in(kind: Ki
     for path, node in nodes(spec_schema(kind)):
         for rule in node.get("x-kubernetes-validations", []) if "default" in node else []:
             for name in re.findall(r"self\.(\w+)", rule["rule"]):
-                assert name in node["default"], f"{path}: {rule['rule']}"
+                assert name in node["default"] or f"!has(self.{name}) ||" in rule["rule"], f"{path}: {rule['rule']}"
 
 
 @EVERY_KIND
@@ -227,6 +238,7 @@ REFUSED = {
     RULES["Student"][1]["rule"]: changed("DistillJob", "student", {"draws": 8, "drawNeighbours": 5}),
     RULES["Method"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 1}),
     RULES["DistillJobSpec"][0]["rule"]: changed("DistillJob", "method", {"targetSteps": 2, "bankSize": 1}),
+    RULES["DistillJobSpec"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0.99}),
     RULES["Method"][1]["rule"]: changed("DistillJob", "method", {"mixRatio": 0, "bankSize": 1}),
     RULES["Training"][0]["rule"]: changed("DistillJob", "training", {"batchSize": 4, "gradientAccumulation": 5}),
     RULES["Source"][0]["rule"]: changed("DistillJob", "teacher", {"uri": "hf://org/pi0@main"}),
@@ -281,6 +293,33 @@ def test_evidence_of_ones_own_leaves_out_what_only_a_simulator_has(beside: dict[
     assert found.evaluation.most_episodes_per_task == 20  # type: ignore[attr-defined]
     with pytest.raises(ValidationError, match=re.escape(WITH_EVIDENCE)):
         rollout.spec.model_validate({**MINIMAL["StudentRollout"], "evaluation": evaluation | beside})
+
+
+@pytest.mark.parametrize(
+    ("given", "mix_ratio", "bank_size"),
+    [
+        ({}, 1.0, 12_000),
+        ({"targetSteps": 4}, 1.0, 12_000),
+        ({"targetSteps": 4, "bankSize": 0}, 1.0, 0),
+        ({"mixRatio": 0.5}, 0.5, 12_000),
+        ({"mixRatio": 0}, 0.0, 0),
+        ({"targetSteps": 2}, 0.5, 0),
+        ({"targetSteps": 2, "mixRatio": 1}, 1.0, 0),
+    ],
+)
+def test_samples_and_bank_by_default_are_those_that_the_target_allows(
+    given: dict[str, Any], mix_ratio: float, bank_size: int
+) -> None:
+    method = KINDS[0].spec.model_validate(changed("DistillJob", "method", given)).method  # type: ignore[attr-defined]
+    assert (method.mix_ratio, method.bank_size) == (mix_ratio, bank_size)
+
+
+@pytest.mark.parametrize(("ratio", "taken"), [(0, True), (0.015, False), (0.02, True), (0.98, True), (0.99, False)])
+def test_no_kind_of_sample_is_lost_by_rounding(ratio: float, taken: bool) -> None:
+    document = changed("DistillJob", "method", {"mixRatio": ratio}) | {"training": {"batchSize": 32}}
+    with nullcontext() if taken else pytest.raises(ValidationError, match="mixRatio must be 0, 1, or leave both"):
+        method = KINDS[0].spec.model_validate(document).method  # type: ignore[attr-defined]
+        assert ratio == 0 or min(split(32, method.mix_ratio)) > 0
 
 
 def test_a_state_out_student_may_have_a_bank_of_two_steps() -> None:

@@ -154,8 +154,11 @@ def test_the_preflight_tries_every_task_in_another_process():
     assert (offer.states, offer.action_size, offer.low, offer.high) == ({2: "agent_pos"}, 2, (-1, -1), (1, 1))
     with pytest.raises(UserError, match=r"make\(task='broken', size='3'\) failed with LookupError: no such room"):
         suite.preflight(["small", "broken"])
-    with pytest.raises(UserError, match=r"make\(task='forgetful', .* the same seed must give the same episode"):
+    with pytest.raises(
+        UserError, match=r"make\(task='forgetful', .* the same seed must give the same episode"
+    ) as broken:
         suite.preflight(["forgetful"])
+    assert broken.value.reason == "EnvironmentContract"
     with pytest.raises(UserError, match=r"make\(task='dies', size='3'\) ended its process"):
         suite.preflight(["dies"])
     assert pickle.loads(pickle.dumps(suite)) == suite_from(plain(suite)) == suite

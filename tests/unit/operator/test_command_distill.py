@@ -69,7 +69,7 @@ def test_without_flags_it_is_the_models_defaults(tmp_path):
         1e-4,
         32,
     )
-    assert (spec["method"]["mixRatio"], spec["validation"]) == (0.5, {"after": False})
+    assert (spec["method"]["mixRatio"], spec["validation"]) == (1.0, {"after": False})
     assert (made.output, made.manifest) == (tmp_path / "student-export", tmp_path / "student-export.yaml")
     assert options().runtime == "local"
 
@@ -332,7 +332,9 @@ def test_a_folder_with_something_else_is_refused_before_anything_runs(tmp_path, 
     assert contents(output) == {"thesis.tex": b"years of work"}
 
 
-@pytest.mark.parametrize("flags", [["--steps", "5"], ["--draws", "1"], ["--mix-ratio", "1"], ["--teacher-steps", "4"]])
+@pytest.mark.parametrize(
+    "flags", [["--steps", "5"], ["--draws", "1"], ["--mix-ratio", "0.5"], ["--teacher-steps", "4"]]
+)
 def test_a_student_of_other_options_is_refused_before_anything_runs(tmp_path, flags):
     output = tmp_path / "out"
     deliver(published(tmp_path, asked().spec), output)

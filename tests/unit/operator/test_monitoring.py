@@ -208,6 +208,7 @@ def test_a_check_is_due_at_the_start_each_interval_and_at_the_end():
     assert due(available(), 0)
     status = watched((ONE, GOOD), whole=spec(window="90s"))
     assert [due(status, seconds) for seconds in (0, 59, 60)] == [False, False, True]
+    assert due(status, -3600), "a clock that was set back makes nobody wait for an hour"
     status = watched((ONE, GOOD), (ONE, GOOD), whole=spec(window="90s"))
     assert [due(status, seconds) for seconds in (89, 90)] == [False, True]
     status["conditions"] = [c for c in status["conditions"] if c["type"] != "Promoted"]

@@ -110,6 +110,17 @@ def test_a_description_has_every_condition_and_what_to_do(kind, phase):
     assert steps
 
 
+def waiting(kind, status, reason, phase="Queued"):
+    condition = {"type": kind, "status": status, "reason": reason, "lastTransitionTime": "2026-01-02T03:04:05Z"}
+    return document("DistillJob", "Queued") | {"status": {"phase": phase, "conditions": [condition]}}
+
+
+@pytest.mark.parametrize("reason", ["InvalidSpec", "SpecTooLong", "UriRefused"])
+def test_a_spec_that_is_wrong_for_good_needs_a_new_name(reason):
+    steps = next_steps(waiting("Validated", "False", reason, "Failed"), local=False)
+    assert ("a spec that is wrong stays wrong" in steps[-1]) == (reason != "UriRefused")
+
+
 def test_what_to_do_names_the_command():
     steps = {case: "\n".join(next_steps(document(*case), local=False, prefix="kubectl flowstill")) for case in CASES}
     assert 'kubectl flowstill approve sr/sample -n robots --reason "WHY"' in steps["StudentRollout", "AwaitingApproval"]
@@ -119,6 +130,9 @@ def test_what_to_do_names_the_command():
     assert "retry" not in steps["StudentRollout", "Rejected"]
     assert "To take it back now: kubectl flowstill abort sr/sample" in steps["StudentRollout", "Monitoring"]
     assert "waits for its DistillJob" in steps["StudentRollout", "Pending"]
+    assert next_steps(waiting("Trained", "Unknown", "WaitingForQuota"), local=False) == [
+        "It waits for quota: the condition Admitted names the queue."
+    ]
     local = "\n".join(next_steps(document("DistillJob", "Failed"), local=True))
     assert "the same command again" in local
     assert "-n robots" not in local

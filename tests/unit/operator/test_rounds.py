@@ -26,12 +26,13 @@ def ended(status, role, result, spec, seconds=5):
 
 def test_what_stays_undecided_is_run_again_only_further():
     spec = rounds_spec()
-    status = after("parity", "rollouts", spec=spec)
+    status = after("parity", "rollouts", spec=spec) | {"activeSeconds": 40}
     assert (status["round"], status["episodes"], status["rounds"]) == (1, 50, [50])
     made = ended(status, "judge", undecided(100), spec)
     assert (made.create, made.target, made.requeue_after) == ((), None, 0.0)
     assert (made.status.phase, made.status.round, made.status.episodes) == ("Evaluating", 2, 100)
     assert made.status.rounds == [50, 50]
+    assert made.status.active_seconds is None, "what a child has spent is not the next one's"
     found = conditions(made.status)
     assert found["Evaluated"] == ("Unknown", "MoreEpisodes")
     assert found["GatesPassed"] == ("Unknown", "Undecided")

@@ -124,8 +124,9 @@ class Chain(RuleBasedStateMachine):
     def somebody_writes_meanwhile(self):
         self.cluster.conflicts = 1
 
-    @rule(seconds=st.integers(0, 90))
+    @rule(seconds=st.one_of(st.integers(0, 90), st.sampled_from([-3600, -3 * 86_400, 3 * 86_400])))
     def time_passes(self, seconds):
+        """And clocks are set, back too."""
         self.now += timedelta(seconds=seconds)
 
     def unfinished(self):

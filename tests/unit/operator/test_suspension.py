@@ -184,6 +184,27 @@ def test_failures_and_seconds_of_a_suspended_job_are_spent():
     assert (made["backoffLimit"], made["activeDeadlineSeconds"]) == (0, 53)
 
 
+def test_what_training_has_spent_is_not_taken_from_the_next_child():
+    spec = {"runtime": {"backoffLimit": 3, "activeDeadlineSeconds": 100}, "validation": {"after": True}}
+    held = dump(step(status=stopping(job(attempts=3, failures=2), later(40), **spec), **spec).status)
+    begun = dump(step(status=held, suspend=False, **spec).status)
+    ended = step(Child("Succeeded", result=trained()), begun, later(50), suspend=True, **spec)
+    assert ended.status.active_seconds is None
+    made = manifest_of(dump(ended.status), **spec)
+    assert (made["backoffLimit"], made["activeDeadlineSeconds"]) == (3, 100)
+    queued = dump(step(status=dump(ended.status), suspend=False, role="parity", **spec).status)
+    stopped = dump(step(job(), queued, later(30), role="parity", **spec).status)
+    assert manifest_of(dump(step(status=stopped, role="parity", **spec).status), **spec)["activeDeadlineSeconds"] == 70
+
+
+def test_who_reads_a_result_has_the_whole_deadline():
+    spec = {"runtime": {"backoffLimit": 3, "activeDeadlineSeconds": 100}}
+    held = dump(step(status=stopping(job(attempts=3, failures=2), later(99), **spec), **spec).status)
+    begun = dump(step(status=held, suspend=False, **spec).status)
+    made = manifest_of(begun, **spec)  # its Job is gone
+    assert made["activeDeadlineSeconds"] == 100
+
+
 def test_a_job_that_never_ran_has_used_no_seconds():
     status = stopping(Child("Queued", name="n", uid="u", reason="Suspended"), later(40))
     assert (status.get("activeSeconds"), status["attempts"], status["disruptions"]) == (None, 1, 1)

@@ -169,3 +169,20 @@ def test_full_size_smolvla_checkpoints_are_covered(tmp_path):
     assert not any(mismatches(policy, TEACHERS["smolvla"]().rename(policy, dict(stored))).values())
     stored.pop("model.action_in_proj.bias")
     assert mismatches(policy, TEACHERS["smolvla"]().rename(policy, stored))["missing"] == ["model.action_in_proj.bias"]
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_a_vlm_whose_config_names_bfloat16_is_computed_and_trained_in_float32(copy, tiny, tmp_path):
+    path = copy / "vlm" / "config.json"
+    config = json.loads(path.read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "bfloat16"
+    path.write_text(json.dumps(config))
+    student = tiny.student(load_flow_policy(copy))
+    student.save(tmp_path / "policy")
+    loaded = load_flow_policy(tmp_path / "policy")
+    plugin = type(loaded.policy).from_pretrained(tmp_path / "policy")
+    for network in (student.policy, loaded.policy, plugin):
+        assert {value.dtype for value in network.parameters()} == {torch.float32}
+    stored = load_file(tiny.teacher_folder / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in plugin.state_dict().items() if name in stored)

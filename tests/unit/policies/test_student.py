@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lerobot_policy_flowstill.target_time import check_times
 
 from flowstill.errors import UserError
 from flowstill.policies.registry import load_flow_policy
@@ -19,7 +20,26 @@ def test_student_is_its_teacher_bit_for_bit_for_any_target_time(tiny):
     noise = torch.randn((4, teacher.chunk_size, teacher.padded_action_dim))
     for t, s in ((1.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.7, 0.2), (0.001, 0.0)):
         time, target = torch.full((4,), t), torch.full((4,), s)
-        assert torch.equal(student.velocity(prefix, noise, time, target), teacher.velocity(prefix, noise, time))
+        assert torch.equal(
+            student.velocity(prefix, noise, time, target, any_pair=True), teacher.velocity(prefix, noise, time)
+        )
+
+
+@pytest.mark.parametrize(("t", "s"), [(0.7, 0.0), (0.7, 0.2), (1.0, 0.5), (0.5, 1.0)])
+def test_pairs_of_times_that_are_not_trained_are_refused(tiny, t, s):
+    student = tiny.student(tiny.teacher())
+    prefix = student.encode_prefix(tiny.batch(student))
+    noise = torch.randn((4, student.chunk_size, student.padded_action_dim))
+    time, target = torch.tensor([1.0, 0.3, t, 1.0]), torch.tensor([0.0, 0.3, s, 1.0])
+    with pytest.raises(ValueError, match=rf"t = {t:g}, s = {s:g} means nothing.*any_pair=True"):
+        student.velocity(prefix, noise, time, target)
+    time[2], target[2] = 1.0, 0.0
+    student.velocity(prefix, noise, time, target)
+
+
+def test_times_are_not_looked_at_in_a_graph():
+    check = torch.compile(check_times, backend="eager", fullgraph=True)
+    check(torch.full((4,), 0.7), torch.zeros(4))
 
 
 def test_first_layer_of_the_target_time_gets_gradient_after_the_first_step(tiny):

@@ -55,6 +55,23 @@ def test_images_beyond_memory_are_read_from_disk(tiny, monkeypatch):
     assert torch.equal(lazy.images.read(index)[tiny_smolvla.CAMERA], frames.images.read(index)[tiny_smolvla.CAMERA])
 
 
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_threads_read_the_frames_of_a_video(tiny, tmp_path, monkeypatch):
+    from lerobot.datasets import lerobot_dataset, video_utils
+
+    def refused(*_, **__):
+        raise AssertionError("two threads in one of its decoders end the process")
+
+    monkeypatch.setattr(video_utils, "decode_video_frames_torchcodec", refused)
+    monkeypatch.setattr(lerobot_dataset, "get_safe_default_video_backend", lambda: "torchcodec")
+    folder = tiny_smolvla.write_dataset(tmp_path / "videos", video=True)
+    frames = load_frames(folder, SPEC, tiny.teacher())
+    index = torch.tensor([*range(36), *range(35, -1, -1)] * 4)
+    read = frames.images.read(index)[tiny_smolvla.CAMERA].mean((1, 2, 3)) * 255
+    shown = torch.tensor([60.0 * (i // 12) + 4 * (i % 12) for i in index.tolist()])
+    assert (read - shown).abs().max() < 2.0, "the codec loses a little"
+
+
 class Reads:
     """A dataset that counts what is read."""
 

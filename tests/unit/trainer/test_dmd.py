@@ -27,7 +27,7 @@ class Recorded:
     def __init__(self, velocity):
         self.answer = velocity
 
-    def velocity(self, prefix, x_t, t, s=None):
+    def velocity(self, prefix, x_t, t, s=None, *, any_pair=False):
         self.asked = SimpleNamespace(x_t=x_t, t=t, s=s)
         return self.answer
 

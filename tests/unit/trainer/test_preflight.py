@@ -22,7 +22,7 @@ PLENTY = Room(Path("/work"), Path("/store"), 10**15, 10**15, one_disk=False, hos
 
 def needed(method=None, processes=1, **training):
     values = {"steps": 10_000, "fidelityEvery": 0} | training
-    options = {"refine": {"steps": 0}} | (method or {})
+    options = {"bankSize": 0, "refine": {"steps": 0}} | (method or {})
     spec = DistillJobSpec.model_validate(BASE | {"training": values, "method": options})
     return needs(spec, SIZES, processes)
 
@@ -155,7 +155,7 @@ def test_images_that_are_read_ahead_are_memory_of_every_process(tiny, tmp_path, 
 
     monkeypatch.setenv("FLOWSTILL_STORE", (tmp_path / "store").as_uri())
     monkeypatch.setattr(module, "available_memory", lambda: 8 * GIB)
-    spec = DistillJobSpec.model_validate(BASE | {"training": {"batchSize": 9}})
+    spec = DistillJobSpec.model_validate(BASE | {"training": {"batchSize": 9}, "method": {"bankSize": 0}})
     with pytest.raises(MemoryShort, match=r"images read ahead 9.0 GiB"):
         preflight(spec, tiny.student(tiny.teacher()), Large(), tmp_path)
     found = needs(spec, replace(SIZES, ahead=3 * GIB), 2)

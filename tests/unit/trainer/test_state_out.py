@@ -29,7 +29,7 @@ def trainer(tiny, folder, method):
 
 @pytest.mark.parametrize("steps", [2, 3])
 def test_targets_are_the_frozen_teachers_rollouts_from_its_own_prompt(tiny, tmp_path, steps):
-    one = trainer(tiny, tmp_path, Method(target_steps=steps, state_jitter=0.05))
+    one = trainer(tiny, tmp_path, Method(target_steps=steps, mix_ratio=0.5, bank_size=0, state_jitter=0.05))
     for parameter in one.learner.parameters.values():  # so that the student's own targets would be others
         torch.nn.init.normal_(parameter, std=0.1)
     batch = one.batches.batch(next(one.batches.iterate(0)))
@@ -46,7 +46,7 @@ def test_targets_are_the_frozen_teachers_rollouts_from_its_own_prompt(tiny, tmp_
 
 
 def test_the_bank_holds_the_teachers_rollouts_and_the_students_prefixes(tiny, tmp_path):
-    one = trainer(tiny, tmp_path, Method(target_steps=3, bank_size=10, state_jitter=0.05))
+    one = trainer(tiny, tmp_path, Method(target_steps=3, mix_ratio=0.5, bank_size=10, state_jitter=0.05))
     bank, frames = one.batches.bank, one.batches.frames
     rows = torch.arange(10)
     observations = frames.observations(bank.frame_N[rows])

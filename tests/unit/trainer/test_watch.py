@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowstill.artifacts.curve import Look
-from flowstill.errors import Interrupted, NonFiniteLoss
+from flowstill.errors import Interrupted, NonFiniteLoss, TeacherRejected
 from flowstill_trainer import watch as module
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import HeldOut
@@ -238,6 +238,23 @@ def test_the_teachers_chunks_are_computed_once(tiny, tmp_path, monkeypatch):
     path.write_bytes(content[:-1] + b"\1")
     assert torch.equal(reference(tiny, tmp_path, one.teacher, one.student).chunk_BNF, first.chunk_BNF)
     assert path.read_bytes() == content
+
+
+def test_a_teacher_whose_chunks_are_no_numbers_is_refused_and_nothing_is_kept(tiny, tmp_path, scene, monkeypatch):
+    teacher, frames, seen = scene
+    chunk = teacher.chunk
+
+    def poisoned(*arguments):
+        found = chunk(*arguments).clone()
+        found[-1, 0, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(teacher, "chunk", poisoned)
+    frame = frames.index_N[seen.held_out.index_B[-1]]
+    with pytest.raises(TeacherRejected, match=rf"frame {frame} .* in fp32 .*; repair the checkpoint") as caught:
+        reference(tiny, tmp_path, teacher, tiny.student(teacher))
+    assert caught.value.field == "spec.teacher"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_chunks_that_are_no_numbers_stop_the_training(tiny, tmp_path, watched):

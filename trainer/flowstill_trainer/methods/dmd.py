@@ -51,7 +51,9 @@ def draw(policy: FlowPolicy, size: int, random: torch.Generator) -> Draw:
 def student_chunk(student: FlowPolicy, prefix: Prefix, start_BHD: Tensor) -> Tensor:
     """The student's chunk, (B, H, D) with zeros in padded dimensions, with gradient: its jump from t = 1 to s = 0."""
     t_B = start_BHD.new_ones(start_BHD.shape[0])
-    chunk_BHD = estimate_data(start_BHD, student.velocity(prefix, start_BHD, t_B, torch.zeros_like(t_B)), t_B)
+    # any_pair: it is (1, 0), and looking at it would wait for the GPU.
+    velocity_BHD = student.velocity(prefix, start_BHD, t_B, torch.zeros_like(t_B), any_pair=True)
+    chunk_BHD = estimate_data(start_BHD, velocity_BHD, t_B)
     padding = student.padded_action_dim - student.action_dim
     return nn.functional.pad(chunk_BHD[..., : student.action_dim], (0, padding))
 
