@@ -76,7 +76,7 @@ SETTINGS = (
     Setting("2, the paper's weight", {"targetSteps": 2, "consistencyWeight": 0.1, **NO_BANK}),
     Setting("4, bank, refined", {"targetSteps": 4, "refine": REFINED}),
     Setting("2, refined", {"targetSteps": 2, "refine": REFINED, **NO_BANK}),
-    Setting("the method's defaults", {"stateJitter": 0.0, "refine": REFINED, **NO_BANK}),
+    Setting("10, half flow matching, refined", {"stateJitter": 0.0, "refine": REFINED, **NO_BANK}),
 )
 """In the order of use: what finishes first is published first."""
 
