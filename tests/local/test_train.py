@@ -119,6 +119,27 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert not (tmp_path / "b" / "checkpoints").exists()
 
 
+def test_what_was_published_holds_parity_on_its_dataset(store, tmp_path):
+    """The next child of the chain, in a process of its own, as ``spec.validation.after`` asks for it."""
+    code, result = finish(write_spec(tmp_path / "a", fidelityEvery=3), store)
+    task = {
+        "kind": "DatasetParity",
+        "resource": "tiny",
+        "uid": "1",
+        "work": f"file://{tmp_path}/parity",
+        "student": result["student"],
+        "dataset": {"uri": "store://datasets/tiny"},
+    }
+    (tmp_path / "parity.json").write_text(json.dumps(task))
+    flags = ["--spec", str(tmp_path / "parity.json"), "--output", str(tmp_path / "parity")]
+    command = [sys.executable, "-m", "tests.support.evaluate_small", store.kind, "parity", *flags]
+    environment = os.environ | {"FLOWSTILL_STORE": f"file://{store.root}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    found = json.loads((tmp_path / "parity" / "result.json").read_text())
+    assert (code, done.returncode, found["reason"]) == (0, 0, "ParityHolds"), done.stderr
+    assert 0 < found["difference"] < found["threshold"]
+
+
 def stop_after_a_checkpoint(work, store, phase):
     """Start it again, send SIGTERM when it has saved once more; the message that it leaves."""
     process = start(work, store)
