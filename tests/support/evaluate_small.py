@@ -1,4 +1,4 @@
-"""``flowstill-evaluate`` where LeRobot builds small networks: ``python -m tests.support.evaluate_small KIND parity …``."""
+"""``flowstill-evaluate`` with small networks of LeRobot: ``python -m tests.support.evaluate_small KIND parity …``."""
 
 import sys
 
