@@ -142,10 +142,10 @@ def _show(cluster: Installed) -> None:
 
 
 Moment = tuple[str, Callable[[dict[str, Any], dict[str, Any]], bool]]
-STARTED, TRAINING = "the trainer's Job exists", "training makes progress"
+STARTED = "the trainer's Job exists"
 MOMENTS: tuple[Moment, ...] = (
     (STARTED, lambda job, rollout: job.get("phase") in ("Queued", "Running")),
-    (TRAINING, lambda job, rollout: job.get("progress", {}).get("step", 0) > 0),
+    ("training makes progress", lambda job, rollout: job.get("progress", {}).get("step", 0) > 0),
     ("parity", lambda job, rollout: rollout.get("phase") == "Validating"),
     ("rollouts", lambda job, rollout: rollout.get("phase") == "Evaluating"),
     ("judging", lambda job, rollout: rollout.get("phase") == "Judging"),
