@@ -107,8 +107,8 @@ class ImagesOnDisk:
             return self.dataset[number]
         except (ValueError, IndexError, FileNotFoundError) as error:
             raise DatasetRejected(
-                f"the images of frame {number} cannot be read ({type(error).__name__}: {error}); copy the dataset again "
-                "with all of its files",
+                f"the images of frame {number} cannot be read ({type(error).__name__}: {error}); copy the dataset "
+                "again with all of its files",
                 field="spec.dataset",
             ) from error
 
