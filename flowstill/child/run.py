@@ -144,8 +144,9 @@ def _guarded(kind: Kind, attempt: Callable[[], Result]) -> Result:
 
 def _where(error: Exception) -> str:
     """The file that did not fit, or what the library said about it."""
-    named = isinstance(error, OSError) and error.filename
-    return f" ({error.filename})" if named else f" ({_words(error)})"
+    if isinstance(error, OSError) and error.filename:
+        return f" ({error.filename})"
+    return f" ({_words(error)})"
 
 
 def _unforeseen(error: Exception) -> str:
