@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from lerobot_policy_flowstill.heads import drop_heads, without_heads
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
 from lerobot_policy_flowstill.target_time import check_times
 from lerobot_policy_flowstill.tokenizer_step import embed_tokenizer
@@ -115,7 +116,12 @@ class LeRobotFlow(ABC):
                 field=field,
             ) from error
         policy.float()  # SmolVLA's expert has the type that its VLM's config names, and is trained here
-        load_tensors(policy, folder / checkpoints.WEIGHTS, lambda stored: cls.rename(policy, stored), field)
+
+        def rename(stored: dict[str, Stored]) -> dict[str, Stored]:
+            return without_heads(policy, cls.rename(policy, stored))
+
+        load_tensors(policy, folder / checkpoints.WEIGHTS, rename, field)
+        drop_heads(policy)  # a student has none; a teacher's were checked like everything else
         policy.to(device).requires_grad_(False)
         return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
 
