@@ -164,7 +164,8 @@ class Slots:
         if slot.attempt < ATTEMPTS:
             self._start(slot)
             return
-        self._errors.append(EpisodeError(slot.episode, f"{type(error).__name__}: {error}"))
+        ours = isinstance(error, FlowstillError)
+        self._errors.append(EpisodeError(slot.episode, str(error) if ours else f"{type(error).__name__}: {error}"))
         self._next_episode(slot)
 
     def _round(self) -> Round:

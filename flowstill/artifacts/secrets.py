@@ -11,7 +11,9 @@ _ALL = (*S3_SECRETS, "AWS_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN", *HUB_SECR
 _HIDDEN = "[redacted]"
 _SHORTEST = 6
 """A shorter value would be part of ordinary words."""
-_SIGNED = r"X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|Policy|Key-Pair-Id|[a-z_]*token"
+_SIGNED = r"X-Amz-[A-Za-z-]+|Signature|AWSAccessKeyId|Policy|Key-Pair-Id|(?<![a-z_])[a-z_]*token"
+"""Names of what signs a request. A token's is looked for from its beginning only: from each letter of a long text that
+is none, it would take minutes."""
 _QUERY = re.compile(rf"((?:{_SIGNED})=)[^&\s\"'<>)]+", re.I)
 _HEADER = re.compile(r"((?:Bearer|AWS4-HMAC-SHA256)\s+)[^\r\n\"'<>]+", re.I)
 

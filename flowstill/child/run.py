@@ -29,11 +29,17 @@ from flowstill.child.moving import teller
 from flowstill.child.progress import ProgressTracker
 from flowstill.child.ranks import ALONE, Ranks
 from flowstill.child.result import RESULT_FILE, clip, write_message, write_result
-from flowstill.errors import USER_ERROR_EXIT_CODE, Interrupted, StorageFull, UserError
+from flowstill.errors import USER_ERROR_EXIT_CODE, FlowstillError, Interrupted, StorageFull, UserError
 
 logger = logging.getLogger(__name__)
 TASK_FILE = "task.json"
 INTERRUPTED_EXIT_CODE = 143
+UNFORESEEN_TEXT = (
+    "Nobody foresaw this error, and the child's log has its trace (flowstill logs): if the cause is yours, mend it and "
+    "retry; else report it with the trace"
+)
+MAX_WORDS = 300
+"""Characters of a library's words in a message of ours."""
 Kind = ResultKind
 Task = AnyTask
 Work = Callable[[Any, ChildContext], Result]
@@ -129,17 +135,29 @@ def _guarded(kind: Kind, attempt: Callable[[], Result]) -> Result:
             logger.exception("no space left")
             message = f"no space left{_where(error)}: free some, or enlarge the volume; what was done before is kept"
             return _failure(kind, "UserError", StorageFull.reason, message)
-        return _unexpected(kind, error)
+        if isinstance(error, FlowstillError):
+            logger.exception("it ends with an error of Flowstill's own")
+            return _failure(kind, "Error", error.reason, str(error))
+        logger.exception("it ends with an error that nobody foresaw")
+        return _failure(kind, "Error", reason="UnexpectedError", message=_unforeseen(error))
 
 
 def _where(error: Exception) -> str:
     """The file that did not fit, or what the library said about it."""
-    return f" ({error.filename})" if isinstance(error, OSError) and error.filename else f" ({clip(str(error), 300)})"
+    if isinstance(error, OSError) and error.filename:
+        return f" ({error.filename})"
+    return f" ({_words(error)})"
 
 
-def _unexpected(kind: Kind, error: Exception) -> Result:
-    logger.exception("unexpected error")
-    return _failure(kind, "Error", type(error).__name__, f"{type(error).__name__}: {error}")
+def _unforeseen(error: Exception) -> str:
+    """What happened, where the rest of it is, and what to do."""
+    name, words = type(error).__name__, _words(error)
+    return f"{f'{words} ({name})' if words else name}. {UNFORESEEN_TEXT}"
+
+
+def _words(error: Exception) -> str:
+    """Of what a library says so much that what to do is still said after it."""
+    return clip(redact(str(error)).strip().removesuffix("."), MAX_WORDS)  # else a cut may leave half of a credential
 
 
 def _failure(kind: Kind, outcome: Literal["UserError", "Error", "Interrupted"], reason: str, message: str) -> Result:

@@ -14,7 +14,7 @@ from flowstill.errors import Interrupted
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.data import Frames
 from flowstill_trainer.files import keep, kept, write_json
-from flowstill_trainer.finite import check_chunks
+from flowstill_trainer.finite import check_teacher
 from flowstill_trainer.portions import cache_size, rows_at_once
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
@@ -182,7 +182,7 @@ def _roll_out(
             with torch.no_grad(), plan.autocast():
                 prefix = teacher.encode_prefix(batch)
                 chunks.append(teacher.chunk(prefix, noise_BHD[seen].to(teacher.device), plan.steps).cpu())
-            check_chunks(chunks[-1], index_B[seen], frames, bf16=bf16)
+            check_teacher(chunks[-1], index_B[seen], frames, bf16=bf16)
         for name, value in (
             ("frame", index_B),
             ("noise", noise_BHD),

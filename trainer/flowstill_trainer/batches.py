@@ -74,6 +74,13 @@ class Batch:
         parts += [] if self.prefix is None else [self.prefix]
         return parts[0] if len(parts) == 1 else concatenate(parts)
 
+    def encode_jumps(self, teacher: FlowPolicy) -> Prefix:
+        """The teacher's prefix of the jumps' rows, by a pass of its own; for batches without a bank."""
+        if self.teacher_observations is not None:
+            return teacher.encode_prefix(self.teacher_observations)
+        assert self.observations is not None
+        return teacher.encode_prefix(self.observations)[len(self.samples.t_F) :]
+
 
 @dataclass(frozen=True)
 class Batches:

@@ -17,15 +17,16 @@ from torch import Tensor
 
 from flowstill.api.distilljob import Refine, Training
 from flowstill.errors import Interrupted, NonFiniteLoss
-from flowstill.policies.flow import FlowPolicy
+from flowstill.policies.flow import FlowPolicy, interpolate
 from flowstill_trainer.bank import jitter_noise
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder, Tensors
 from flowstill_trainer.data import Frames
+from flowstill_trainer.finite import check_teacher, few_frames
 from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.dmd import Draw, direction, draw, fake_loss, student_chunk, surrogate
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.randomness import Order, generator
-from flowstill_trainer.train import Progress, autocast, few_frames
+from flowstill_trainer.train import Progress, autocast
 from flowstill_trainer.watch import Watch, hold_chosen, is_look, look_together, unseen
 
 logger = logging.getLogger(__name__)
@@ -101,11 +102,16 @@ class RefineBatches:
 
     def see(self, sampled: RefineSampled, processes: Processes) -> list[Seen]:
         """This process's prefixes: one pass of the VLM over each part; two where the student's prompt is another."""
-        parts = processes.size * self.training.gradient_accumulation
-        mine = range(processes.rank, parts, processes.size)
-        return [self._see(sampled, slice(number, None, parts)) for number in mine]
+        parts = self.parts(processes)
+        return [self.see_part(sampled, rows) for rows in parts[processes.rank :: processes.size]]
 
-    def _see(self, sampled: RefineSampled, rows: slice) -> Seen:
+    def parts(self, processes: Processes) -> list[slice]:
+        """The rows of every part of an update."""
+        parts = processes.size * self.training.gradient_accumulation
+        return [slice(number, None, parts) for number in range(parts)]
+
+    def see_part(self, sampled: RefineSampled, rows: slice) -> Seen:
+        """The prefixes of these rows."""
         frame_B, jitter_BS = sampled.frame_B[rows], sampled.jitter_BS[rows]
         ours = self._encode(self.student, frame_B, jitter_BS)
         theirs = self._encode(self.teacher, frame_B, jitter_BS) if self.student.state_out else ours
@@ -203,8 +209,8 @@ class Refiner:
         with autocast(self.training, self.student.device):
             seen = self.batches.see(sampled, self.processes)
         for numbers in sampled.fake_draws:
-            self._descend(FAKE, STUDENT, [partial(Part, each, numbers) for each in seen], sampled)
-        loss = self._descend(STUDENT, FAKE, [partial(Part, each, sampled.student_draw) for each in seen], sampled)
+            self._descend(FAKE, STUDENT, seen, numbers, sampled)
+        loss = self._descend(STUDENT, FAKE, seen, sampled.student_draw, sampled)
         self.step += 1
         self.learners[STUDENT].follow(self.step)
         return loss
@@ -223,12 +229,13 @@ class Refiner:
             found_BHA = direction(self.fake, self.teacher, seen.theirs, chunk_BHD, numbers)
             return seen.share * surrogate(chunk_BHD[..., : self.student.action_dim], found_BHA)
 
-    def _descend(self, who: str, other: str, parts: list[partial[Part]], sampled: RefineSampled) -> float:
+    def _descend(self, who: str, other: str, seen: list[Seen], numbers: Draw, sampled: RefineSampled) -> float:
         """One update of ``who``, for which the other one computes without a gradient."""
         try:
             with self.learners[other].shared.gathered():
-                return self.learners[who].update(parts, self.rates[who])
+                return self.learners[who].update([partial(Part, each, numbers) for each in seen], self.rates[who])
         except FloatingPointError as error:
+            self._check_teacher(sampled, numbers)
             rate = {STUDENT: "learningRate", FAKE: "fakeLearningRate"}[who]
             frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
@@ -236,6 +243,29 @@ class Refiner:
                 f"or use precision fp32. The checkpoints before this step are kept in {self.checkpoints.root}",
                 field=FIELD,
             ) from error
+
+    def _check_teacher(self, sampled: RefineSampled, numbers: Draw) -> None:
+        """After a loss that is not finite: that it was not the teacher which made it so.
+
+        It is asked as it was before, but about noise where the student's chunk is not finite. Every process asks it
+        about all parts, so that all end for the same reason.
+
+        Raises:
+            TeacherRejected: it was.
+        """
+        velocities, frames = [], []
+        gathered = self.learners[STUDENT].shared.gathered()
+        with torch.no_grad(), gathered, autocast(self.training, self.teacher.device):
+            for rows in self.batches.parts(self.processes):
+                seen, drawn = self.batches.see_part(sampled, rows), numbers.part(rows, self.teacher.device)
+                chunk_BHD = student_chunk(self.student, seen.ours, drawn.start_BHD)
+                x_t_BHD = interpolate(chunk_BHD, drawn.noise_BHD, drawn.t_B)
+                finite_B11 = x_t_BHD.isfinite().flatten(1).all(1)[:, None, None]
+                asked_BHD = torch.where(finite_B11, x_t_BHD, drawn.noise_BHD)
+                velocities.append(self.teacher.velocity(seen.theirs, asked_BHD, drawn.t_B).cpu())
+                frames.append(sampled.frame_B[rows])
+        bf16, when = self.training.precision == "bf16", f"step {self.step + 1} of refinement: "
+        check_teacher(torch.cat(velocities), torch.cat(frames), self.batches.frames, bf16=bf16, when=when)
 
     def save(self) -> None:
         """Write a checkpoint; of several processes rank 0 does, and the others go on to the next step."""

@@ -16,13 +16,12 @@ from flowstill.errors import Interrupted, NonFiniteLoss, UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.batches import Batch, Batches, Sampled
 from flowstill_trainer.checkpoint import Checkpoint, CheckpointFolder
+from flowstill_trainer.finite import check_teacher, few_frames
 from flowstill_trainer.learner import Learned, Learner
 from flowstill_trainer.methods.snapflow import SnapFlow
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.watch import Watch, hold_chosen, is_look, look_together, unseen
 
-FRAMES_NAMED = 16
-"""How many frames of a batch an error names."""
 Progress = Callable[[int, int, float, float], None]
 """Step, total, loss, samples per second."""
 
@@ -124,6 +123,7 @@ class Trainer:
         try:
             value = self.learner.update(mine, learning_rate(self.step, self.training))
         except FloatingPointError as error:
+            self._check_targets(sampled, parts)
             frames = few_frames(self.batches.frames.index_N[sampled.frame_B])
             raise NonFiniteLoss(
                 f"step {self.step + 1}: {error}, on the dataset's frames {frames}; "
@@ -134,6 +134,26 @@ class Trainer:
         self.step += 1
         self.learner.follow(self.step)
         return value
+
+    def _check_targets(self, sampled: Sampled, parts: int) -> None:
+        """After a loss that is not finite: that it was not the teacher's fresh rollouts which made it so.
+
+        Every process computes those of all parts, so that all end for the same reason.
+
+        Raises:
+            TeacherRejected: it was.
+        """
+        if not self.method.needs_teacher or self.batches.bank is not None:
+            return
+        targets, frames = [], []
+        with torch.no_grad(), autocast(self.training, self.teacher.device):
+            for batch in (self.batches.batch(sampled, number, parts) for number in range(parts)):
+                theirs = batch.encode_jumps(self.teacher)
+                target_CHD = self.method.target(self.student, self.teacher, theirs, batch.samples, theirs)
+                targets.append(target_CHD.cpu())
+                frames.append(batch.frame_B[len(batch.samples.t_F) :])
+        bf16, when = self.training.precision == "bf16", f"step {self.step + 1}: "
+        check_teacher(torch.cat(targets), torch.cat(frames), self.batches.frames, bf16=bf16, when=when)
 
     def loss(self, batch: Batch) -> Tensor:
         """What the batch adds to the loss of the update that it is a part of."""
@@ -199,10 +219,3 @@ def check_parts(training: Training, processes: Processes) -> None:
             f"gradientAccumulation {training.gradient_accumulation}: make it at least {parts}",
             field="spec.training.batchSize",
         )
-
-
-def few_frames(index_B: Tensor) -> str:
-    """The different numbers of a batch, the first of them when they are many."""
-    frames = index_B.unique().tolist()
-    more = f" and {len(frames) - FRAMES_NAMED} more" if len(frames) > FRAMES_NAMED else ""
-    return ", ".join(map(str, frames[:FRAMES_NAMED])) + more

@@ -20,7 +20,7 @@ from flowstill.errors import Interrupted, NonFiniteLoss
 from flowstill.policies.flow import FlowPolicy
 from flowstill_trainer.fidelity import CHUNKS, HeldOut, Stopped, describe
 from flowstill_trainer.files import keep, kept
-from flowstill_trainer.finite import check_chunks
+from flowstill_trainer.finite import check_teacher
 from flowstill_trainer.learner import Learner
 from flowstill_trainer.processes import Processes
 from flowstill_trainer.selection import Choice, choose, nearest, newest
@@ -58,7 +58,7 @@ def make_reference(
         chunk_BNF = held_out.samples(
             teacher, lambda prefix, noise_BKHD: teacher.chunk(prefix, noise_BKHD[:, 0], steps), noise, stopped
         )
-        check_chunks(chunk_BNF, held_out.index_B, held_out.frames, bf16=False)
+        check_teacher(chunk_BNF, held_out.index_B, held_out.frames, bf16=False)
         keep(path, {"chunk": chunk_BNF}, inputs)
     return Reference(held_out, noise, chunk_BNF, steps)
 

@@ -14,7 +14,7 @@ from flowstill.api.children import RESULT_KINDS, AnyTask, Result
 from flowstill.artifacts.transfers import TransferFailed
 from flowstill.child.context import ChildContext
 from flowstill.child.run import Work, run_child
-from flowstill.errors import Interrupted, TeacherRejected
+from flowstill.errors import FlowstillError, Interrupted, TeacherRejected
 
 TASK: dict[str, Any] = {
     "kind": "Train",
@@ -25,7 +25,18 @@ TASK: dict[str, Any] = {
 }
 DONE = Result(kind="Train", outcome="Succeeded", reason="Published", message="1 step")
 
+TRACE = (
+    "Nobody foresaw this error, and the child's log has its trace (flowstill logs): if the cause is yours, mend it and "
+    "retry; else report it with the trace"
+)
+
 Child = Callable[..., tuple[int, Result]]
+
+
+class ContractBroken(FlowstillError):
+    """An error of Flowstill's own that is nobody's input, and says what it is."""
+
+    reason = "EnvironmentContract"
 
 
 @pytest.fixture
@@ -72,8 +83,10 @@ def test_success(child: Child, tmp_path: Path) -> None:
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), 65, "UserError",
          "StorageFull", "no space left (Error while serializing: I/O error: No space left on device (os error 28)): "
          "free some, or enlarge the volume; what was done before is kept"),
-        (OSError(errno.EIO, "I/O error"), 1, "Error", "OSError", "OSError: [Errno 5] I/O error"),
-        (RuntimeError("CUDA out of memory"), 1, "Error", "RuntimeError", "RuntimeError: CUDA out of memory"),
+        (OSError(errno.EIO, "I/O error"), 1, "Error", "UnexpectedError", f"[Errno 5] I/O error (OSError). {TRACE}"),
+        (RuntimeError("No GPU."), 1, "Error", "UnexpectedError", f"No GPU (RuntimeError). {TRACE}"),
+        (ValueError(), 1, "Error", "UnexpectedError", f"ValueError. {TRACE}"),
+        (ContractBroken("reset() gave 3"), 1, "Error", "EnvironmentContract", "reset() gave 3"),
         (Interrupted("saved at step 3"), 143, "Interrupted", "Interrupted", "saved at step 3"),
         (TransferFailed("s3://b/x: no route"), 1, "Error", "TransferFailed", "s3://b/x: no route"),
         (KeyboardInterrupt(), 143, "Interrupted", "Interrupted", "stopped from the keyboard"),
@@ -86,15 +99,25 @@ def test_every_failure_has_its_outcome(
     assert (got, result.outcome, result.reason, result.message) == (code, outcome, reason, message)
 
 
+@pytest.mark.parametrize("error", [KeyError("gripper"), ContractBroken("reset() gave 3")])
+def test_the_trace_is_in_the_log(child: Child, error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    child(raising(error))
+    [said] = [record for record in caplog.records if record.exc_info]
+    assert said.exc_info is not None
+    assert said.exc_info[1] is error
+
+
 def test_a_result_that_says_user_error_exits_so(child: Child) -> None:
     refused = Result(kind="Train", outcome="UserError", reason="ParityFailed", message="no")
     assert child(lambda _task, _context: refused) == (65, refused)
 
 
 def test_endless_messages_are_cut(child: Child) -> None:
-    _, result = child(raising(RuntimeError("x" * 100_000)))
+    _, result = child(raising(TeacherRejected("x" * 100_000)))
     assert len(result.message) == 1024
     assert result.message.endswith("...")
+    _, result = child(raising(RuntimeError("x" * 100_000)))
+    assert result.message == f"{'x' * 297}... (RuntimeError). {TRACE}"
 
 
 @pytest.mark.parametrize(
@@ -215,9 +238,12 @@ def test_no_credential_in_last_words_or_in_the_log(
     """Whatever a library puts into its errors."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     monkeypatch.setattr(logging.root, "handlers", [])
-    for error in (TeacherRejected("signed with wJalrXUtnFEMI"), RuntimeError("signed with wJalrXUtnFEMI")):
+    signed = "signed with wJalrXUtnFEMI"
+    cut = f"{'x' * (300 - len(signed))}{signed}"  # without the credential's end it would fit
+    for error in (TeacherRejected(signed), RuntimeError(signed), RuntimeError(f"{cut} and more")):
         _, result = child(raising(error))
-        assert result.message.endswith("signed with [redacted]")
+        assert "signed with [r" in result.message
+        assert "wJal" not in result.message
     log = capsys.readouterr().err
     assert "RuntimeError: signed with [redacted]" in log
     assert "wJalrXUtnFEMI" not in log

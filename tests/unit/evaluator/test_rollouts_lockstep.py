@@ -9,6 +9,7 @@ from flowstill.errors import UserError
 from flowstill_evaluator.lockstep import ATTEMPTS, Slots
 from flowstill_evaluator.policy import BatchedPolicy
 from flowstill_evaluator.records import Episode, episodes_of
+from flowstill_evaluator.suites.gym_env import ContractBroken
 from tests.unit.evaluator.analytic import Line, LineController
 
 SENTENCES = {"a": "go", "b": "come"}
@@ -123,7 +124,16 @@ def test_a_hopeless_environment_is_reported_and_the_rest_goes_on():
     outcomes, errors, _ = run([Episode("a", 0, 5), Episode("a", 1, 6)], LineController(), width=1, breaks={5: ATTEMPTS})
     assert [e.episode.index for e in outcomes.values()] == [1]
     assert [e.episode.index for e in errors] == [0]
-    assert "cannot start 5" in errors[0].message
+    assert errors[0].message == "RuntimeError: cannot start 5"
+
+
+def test_an_error_of_our_own_is_reported_in_its_own_words():
+    class Silent(Line):
+        def reset(self, seed):
+            raise ContractBroken("reset(seed=…) gave nothing")
+
+    answer = Slots(Silent, 1).begin([Episode("a", 0, 5)])
+    assert [error.message for error in answer.errors] == ["reset(seed=…) gave nothing"]
 
 
 def test_a_policy_that_is_not_finite_is_an_error_of_its_own():

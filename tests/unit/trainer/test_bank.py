@@ -91,7 +91,7 @@ def test_a_rollout_that_is_no_number_is_the_teachers_and_is_not_kept(tmp_path, m
     monkeypatch.setattr(teacher, "chunk", poisoned)
     frames.index_N.add_(100)  # frames are named by the dataset's own numbers
     training = TRAINING.model_copy(update={"precision": precision})
-    with pytest.raises(TeacherRejected, match=rf"frame {100 + whole.frame_N[9]} .* in {precision} \(1 of 4") as caught:
+    with pytest.raises(TeacherRejected, match=rf"frames {100 + whole.frame_N[9]} .* in {precision} \(1 of 4") as caught:
         make(tmp_path / "bad", training=training)
     assert caught.value.field == "spec.teacher"
     assert ("set spec.training.precision to fp32" in str(caught.value)) == (precision == "bf16")

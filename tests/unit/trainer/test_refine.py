@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowstill.api.distilljob import Refine, Training
-from flowstill.errors import Interrupted, NonFiniteLoss
+from flowstill.errors import Interrupted, NonFiniteLoss, TeacherRejected
 from flowstill.policies.flow import conditional_velocity, interpolate
 from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import energy_distance
@@ -160,6 +160,37 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoints(tiny, tmp_path, who):
     assert caught.value.field == "spec.method.refine"
     assert one.checkpoints.latest().step == 4
     assert all(v.isfinite().all() for v in one.checkpoints.latest().weights.values())
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+@pytest.mark.parametrize(("where", "parts"), [("velocity", 1), ("prefix", 2)])
+def test_a_teachers_nan_is_not_blamed_on_the_learning_rate(tiny, tmp_path, monkeypatch, where, parts):
+    one = refiner(tiny, tmp_path, training=TRAINING.model_copy(update={"gradient_accumulation": parts}))
+    one.batches.frames.index_N.add_(100)  # frames are named by the dataset's own numbers
+    sampled = list(one.batches.iterate(0))[1]
+    time, jitter = sampled.student_draw.t_B[2], sampled.jitter_BS[2]
+    velocity, see = one.teacher.velocity, RefineBatches.see_part
+
+    def bad_velocity(prefix, x_t_BHD, t_B):
+        return torch.where((t_B == time)[:, None, None], torch.nan, velocity(prefix, x_t_BHD, t_B))
+
+    def bad_see(self, sampled, rows):  # the student's prefix is the teacher's
+        seen = see(self, sampled, rows)
+        keys = seen.ours.layers[0][0]
+        keys[(sampled.jitter_BS[rows] == jitter).all(1)] = torch.nan
+        return seen
+
+    if where == "velocity":
+        monkeypatch.setattr(one.teacher, "velocity", bad_velocity)
+    else:
+        monkeypatch.setattr(RefineBatches, "see_part", bad_see)
+    says = (
+        rf"step 2 of refinement: what .* frames {100 + int(sampled.frame_B[2])} is not finite in fp32 \(1 of 4 samples"
+    )
+    with pytest.raises(TeacherRejected, match=says) as caught:
+        run(one)
+    assert caught.value.field == "spec.teacher"
+    assert one.step == 1
 
 
 def test_bf16_updates_fp32_weights(tiny, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flowstill.api.distilljob import Method
+from flowstill.errors import TeacherRejected
 from flowstill.policies.flow import euler
 from flowstill_trainer.bank import BankPlan, make_bank
 from flowstill_trainer.batches import Batches
@@ -43,6 +44,22 @@ def test_targets_are_the_frozen_teachers_rollouts_from_its_own_prompt(tiny, tmp_
     assert torch.equal(batch.teacher_observations["observation.state"], jumps)  # the same jitter
     tokens = "observation.language.tokens"
     assert not torch.equal(batch.teacher_observations[tokens], batch.observations[tokens][flow:])
+
+
+def test_a_teachers_nan_is_not_blamed_on_the_learning_rate(tiny, tmp_path, monkeypatch):
+    one = trainer(tiny, tmp_path, Method(target_steps=2, mix_ratio=0.5, bank_size=0))
+    encode = one.teacher.encode_prefix
+
+    def poisoned(batch):
+        prefix = encode(batch)
+        (key, _), *_ = prefix.layers
+        key[1] = torch.nan
+        return prefix
+
+    monkeypatch.setattr(one.teacher, "encode_prefix", poisoned)
+    frame = int(one.batches.frames.index_N[next(one.batches.iterate(0)).frame_B[3]])
+    with pytest.raises(TeacherRejected, match=rf"step 1: .* frames {frame} is not finite in fp32 \(1 of 2 samples"):
+        run(one)
 
 
 def test_the_bank_holds_the_teachers_rollouts_and_the_students_prefixes(tiny, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowstill.api.distilljob import Method, Training
-from flowstill.errors import Interrupted, NonFiniteLoss, UserError
+from flowstill.errors import Interrupted, NonFiniteLoss, TeacherRejected, UserError
 from flowstill_trainer import data
 from flowstill_trainer.bank import BankPlan, make_bank
 from flowstill_trainer.batches import Batches
@@ -111,6 +111,30 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoints(tiny, tmp_path):
     assert caught.value.field == "spec.training"
     assert one.checkpoints.latest().step == 4
     assert all(v.isfinite().all() for v in one.checkpoints.latest().weights.values())
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+@pytest.mark.parametrize(("precision", "parts"), [("fp32", 1), ("bf16", 2)])
+def test_a_teachers_nan_is_not_blamed_on_the_learning_rate(tiny, tmp_path, monkeypatch, precision, parts):
+    training = TRAINING.model_copy(update={"precision": precision, "gradient_accumulation": parts})
+    one = trainer(tiny, tmp_path, training=training)
+    one.batches.frames.index_N.add_(100)  # frames are named by the dataset's own numbers
+    sampled = list(one.batches.iterate(0))[2]
+    velocity, bad = one.teacher.velocity, sampled.noise_BHD[3]
+
+    def poisoned(prefix, x_t_BHD, *arguments):
+        """Not a number for one sample of the third step."""
+        hit_B = (x_t_BHD == bad).flatten(1).all(1)
+        return torch.where(hit_B[:, None, None], torch.nan, velocity(prefix, x_t_BHD, *arguments))
+
+    monkeypatch.setattr(one.teacher, "velocity", poisoned)
+    frame, hint = 100 + int(sampled.frame_B[3]), "set spec.training.precision to fp32"
+    says = rf"step 3: what the teacher computes on the dataset's frames {frame} is not finite in {precision} \(1 of 2 "
+    with pytest.raises(TeacherRejected, match=says) as caught:
+        run(one)
+    assert caught.value.field == "spec.teacher"
+    assert (hint in str(caught.value)) == (precision == "bf16")
+    assert one.checkpoints.latest().step == 2
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, tmp_path):
