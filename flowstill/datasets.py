@@ -1,6 +1,7 @@
 """Opening a LeRobotDataset v3 so that what is wrong with it has a name: LeRobot goes on, or asks the Hub."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ def open_dataset(folder: Path, spec: Dataset) -> Any:
     except Exception as error:  # LeRobot raises many kinds, and asks the Hub for what is missing
         if is_full(error):
             raise  # the cache that LeRobot makes of the table did not fit; the dataset may be good
+        why = damage(folder) or f"{type(error).__name__}: {error}"
         raise DatasetRejected(
-            f"{folder} does not open as a LeRobotDataset v3; copy it again with all of its files "
-            f"({type(error).__name__}: {error})",
+            f"{folder} does not open as a LeRobotDataset v3; copy it again with all of its files ({why})",
             field="spec.dataset",
         ) from error
     if frames == 0:
@@ -54,8 +55,9 @@ def check_info(folder: Path, spec: Dataset) -> None:
         ) from error
     if not version.startswith("v3."):
         raise DatasetRejected(
-            f"the dataset is of LeRobot's format {version}, and v3 is read here; convert it with "
-            "python -m lerobot.scripts.convert_dataset_v21_to_v30 (from v2.1)",
+            f"the dataset is of LeRobot's format {version}, and v3 is read here; convert one of v2.1 in its place with "
+            "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/dataset --push-to-hub=false "
+            f"--root={shlex.quote(str(folder))}",
             field="spec.dataset",
         )
     if total < 1:
@@ -66,3 +68,25 @@ def check_info(folder: Path, spec: Dataset) -> None:
             f"there is no episode {', '.join(map(str, strangers[:8]))}; the dataset has episodes 0 to {total - 1}",
             field="spec.dataset.episodes",
         )
+
+
+def damage(folder: Path) -> str:
+    """Which files of a dataset are missing or damaged, in words; empty where none is seen to be.
+
+    LeRobot's own errors do not say: it asks the Hub for what is missing.
+    """
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import read_metadata
+
+    parts = {"meta/tasks.parquet": "meta/tasks.parquet", "meta/episodes": "meta/episodes/**/*.parquet"}
+    parts |= {"data": "data/**/*.parquet"}
+    features = json.loads((folder / "meta" / "info.json").read_text()).get("features", {})
+    videos = [name for name, feature in features.items() if feature.get("dtype") == "video"]
+    parts |= {f"videos/{name}": f"videos/{name}/**/*.mp4" for name in videos}
+    found = [f"no {name}" for name, pattern in parts.items() if next(folder.glob(pattern), None) is None]
+    for path in sorted(folder.glob("**/*.parquet")):
+        try:
+            read_metadata(path)
+        except (ArrowInvalid, OSError):
+            found.append(f"{path.relative_to(folder)} is damaged")
+    return ", ".join(found)

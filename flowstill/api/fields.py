@@ -1,5 +1,6 @@
 """Bounded field types: every string has a maximum length, every number is finite."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -27,6 +28,22 @@ ALWAYS_MUTABLE = ("suspend",)
 """Sections of a spec that may be changed at any time; of ``runtime``, ttlSecondsAfterFinished may be."""
 
 
+def written(pattern: str, words: str) -> BeforeValidator:
+    """Say in words how a value is written; the pattern alone is what the API server says.
+
+    Args:
+        pattern: the field's.
+        words: after "write".
+    """
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or re.search(pattern, value) is None:
+            raise ValueError(f"write {words}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _pinned(value: Any) -> Any:
     """Refuse a branch or a tag of the hub, and say how its commit is found."""
     if isinstance(value, str) and not pinned(value):
@@ -43,8 +60,14 @@ Uri = Annotated[
         description=f"{OFFERED} in the default store.",
     ),
     BeforeValidator(_pinned),
+    written(URI, OFFERED),
 ]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71, description="sha256:HEX")]
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+Digest = Annotated[
+    str,
+    Field(pattern=_DIGEST, max_length=71, description="sha256:HEX"),
+    written(_DIGEST, "sha256: and 64 hexadecimal digits"),
+]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 ShortText = Annotated[str, Field(max_length=256)]
 Message = Annotated[str, Field(max_length=1024)]
@@ -60,17 +83,20 @@ def _real(value: str) -> str:
     return value
 
 
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 Moment = Annotated[
     str,
-    Field(
-        max_length=32,
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})$",
-        json_schema_extra={"format": "date-time"},
-    ),
+    Field(max_length=32, pattern=_MOMENT, json_schema_extra={"format": "date-time"}),
     AfterValidator(_real),
+    written(_MOMENT, "a time with its zone, such as 2026-12-31T23:59:59Z"),
 ]
 """A time that a user writes, such as 2026-12-31T23:59:59Z: with its zone."""
-Duration = Annotated[str, Field(max_length=7, pattern=r"^[1-9][0-9]{0,5}[smh]$")]
+_DURATION = r"^[1-9][0-9]{0,5}[smh]$"
+Duration = Annotated[
+    str,
+    Field(max_length=7, pattern=_DURATION),
+    written(_DURATION, "a whole number of seconds, minutes or hours, such as 90s, 30m or 24h"),
+]
 """A length of time such as 24h, 30m or 90s: a whole number of one unit."""
 
 

@@ -5,9 +5,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from flowstill.api.affinity import Affinity
-from flowstill.api.fields import Label, Model, Name, ShortText
+from flowstill.api.fields import Label, Model, Name, ShortText, written
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=_QUANTITY),
+    written(_QUANTITY, 'a quantity of Kubernetes as text, such as "4", 500m or 16Gi'),
+]
 
 
 class Resources(Model):

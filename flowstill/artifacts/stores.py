@@ -79,7 +79,9 @@ def push(folder: Path, uri: str, *, force: bool = False) -> StatusRef:
     """
     parsed = ArtifactUri.parse(uri)
     if parsed.path in ("", "/"):
-        raise ArtifactError(f"{uri} is a whole store; name a folder in it, such as {parsed}/teachers/NAME")
+        whole = str(parsed)
+        example = f"{whole}{'' if whole.endswith('/') else '/'}teachers/NAME"
+        raise ArtifactError(f"{uri} is a whole store; name a folder in it, such as {example}")
     place = _writable(resolved(uri))
     if is_ours(folder):
         verify(folder)

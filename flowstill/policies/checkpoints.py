@@ -1,6 +1,7 @@
 """Reading a LeRobot checkpoint: its files, its configuration and its processors."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from flowstill.errors import TeacherRejected
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
 TOKENIZER_FOLDER = "tokenizer"
-NEEDED = ("config.json", WEIGHTS, "policy_preprocessor.json", "policy_postprocessor.json")
+HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
+PROCESSORS = ("policy_preprocessor.json", "policy_postprocessor.json")
+NEEDED = ("config.json", WEIGHTS, *PROCESSORS)
+STUDENT_PREFIX = "flowstill_"
+"""Of the types of students."""
 KNOWN_STEPS = {
     "rename_observations_processor",
     "to_batch_processor",
@@ -61,7 +66,14 @@ def check_folder(folder: Path, accepted: set[str], field: str) -> str:
     if "config.json" not in missing and kind not in accepted:
         raise TeacherRejected(
             f"the checkpoint is of type {kind!r}; Flowstill distills flow-matching policies of type "
-            f"{', '.join(sorted(accepted))}",
+            f"{', '.join(sorted(name for name in accepted if not name.startswith(STUDENT_PREFIX)))}",
+            field=field,
+        )
+    if missing == list(PROCESSORS):
+        raise TeacherRejected(
+            f"{folder} lacks {', '.join(missing)}, as LeRobot before 0.4 saved policies; write them, and give the new "
+            "folder: python -m lerobot.processor.migrate_policy_normalization --pretrained-path "
+            f"{shlex.quote(str(folder))} --output-dir MIGRATED",
             field=field,
         )
     if missing:
@@ -70,7 +82,7 @@ def check_folder(folder: Path, accepted: set[str], field: str) -> str:
             "(…/checkpoints/last/pretrained_model)",
             field=field,
         )
-    for name in NEEDED[2:]:
+    for name in PROCESSORS:
         check_steps(name, read_json(folder / name, field).get("steps", []), field)
     return str(kind)
 
@@ -116,23 +128,43 @@ def load_processors(folder: Path, config: Any, tokenizer: str | None, field: str
 
     ``tokenizer`` is where the tokenizer is; None: where the processor says, or in a folder beside it.
     """
-    steps = {step.get("registry_name"): step for step in read_json(folder / NEEDED[2], field).get("steps", [])}
+    place = tokenizer
+    steps = {step.get("registry_name"): step for step in read_json(folder / PROCESSORS[0], field).get("steps", [])}
     overrides: dict[str, dict[str, Any]] = {}
     if "tokenizer_processor" in steps:
         named = str(steps["tokenizer_processor"].get("config", {}).get("tokenizer_name"))
-        place = tokenizer or beside(folder, named, TOKENIZER_FOLDER)
+        place = place or beside(folder, named, TOKENIZER_FOLDER)
         overrides["tokenizer_processor"] = {"tokenizer_name": place}
     if "device_processor" in steps:
         overrides["device_processor"] = {"device": str(config.device)}
     try:
         before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
     except Exception as error:  # LeRobot raises many kinds
+        if place is not None and not Path(place).is_dir() and "tokenizer_processor" in str(error):
+            raise TeacherRejected(
+                elsewhere("the tokenizer", place, "*token*", TOKENIZER_FOLDER), field=field
+            ) from error
         raise TeacherRejected(
-            f"the processors of {folder} do not load ({error}); save them with LeRobot 0.6. A tokenizer that is not "
-            f"cached here belongs into a folder '{TOKENIZER_FOLDER}' beside config.json",
+            f"the processors of {folder} do not load ({first_line(error)}); copy the checkpoint again with all of its "
+            "files, or save it with LeRobot 0.6",
             field=field,
         ) from error
     return before, after
+
+
+def elsewhere(what: str, name: str, files: str, into: str) -> str:
+    """That a part which LeRobot does not save is not here, and how it gets into the checkpoint."""
+    fix = (
+        f"in the checkpoint's folder run: hf download {name} --include '{files}' --local-dir {into}"
+        if HUB_NAME.match(name)
+        else f"put it into a folder '{into}' beside config.json"
+    )
+    return f"{what} {name} is neither in the checkpoint nor cached here, and nothing is downloaded now; {fix}"
+
+
+def first_line(error: Exception) -> str:
+    """Of libraries whose messages have many lines."""
+    return str(error).strip().partition("\n")[0]
 
 
 def beside(folder: Path, *names: str) -> str:

@@ -77,6 +77,11 @@ class LeRobotFlow(ABC):
         return None
 
     @classmethod
+    def unbuilt(cls, config: Any, error: Exception) -> str:
+        """What to do when LeRobot cannot build the network, of which nothing is read yet."""
+        return f"LeRobot cannot build a {config.type} of this config.json ({checkpoints.first_line(error)})"
+
+    @classmethod
     def rename(cls, policy: Any, stored: dict[str, Stored]) -> dict[str, Stored]:
         """LeRobot's own remapping of a file's names."""
         return stored
@@ -109,12 +114,8 @@ class LeRobotFlow(ABC):
         cls.adapt_config(config, folder, field)
         try:
             policy = cls.policy_class(kind)(config)
-        except OSError as error:
-            raise TeacherRejected(
-                f"what {kind} is built from is neither beside the checkpoint nor cached here ({error}); put the VLM's "
-                "config.json, tokenizer and processor_config.json into a folder 'vlm' beside config.json",
-                field=field,
-            ) from error
+        except (OSError, ValueError, ImportError) as error:
+            raise TeacherRejected(cls.unbuilt(config, error), field=field) from error
         policy.float()  # SmolVLA's expert has the type that its VLM's config names, and is trained here
 
         def rename(stored: dict[str, Stored]) -> dict[str, Stored]:

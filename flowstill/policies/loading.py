@@ -44,7 +44,8 @@ def load_policy(
     try:
         source = _SOURCE.validate_python({"uri": uri, "digest": digest})
     except ValidationError as error:
-        raise UserError(f"{reference!r} is not URI@sha256:HEX ({error.errors()[0]['msg']})", field="policy") from error
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{reference!r} is not URI@sha256:HEX ({why})", field="policy") from error
     folder = fetch(source, "policy")
     manifest = folder / "manifest.json"
     name = digest or tree_digest(folder)

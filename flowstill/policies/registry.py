@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flowstill.policies import checkpoints
+from flowstill.policies.checkpoints import STUDENT_PREFIX
 from flowstill.policies.lerobot_flow import LeRobotFlow
 
 
@@ -27,7 +28,6 @@ def _pi05() -> type[LeRobotFlow]:
 
 TEACHERS: dict[str, Callable[[], type[LeRobotFlow]]] = {"smolvla": _smolvla, "pi0": _pi0, "pi05": _pi05}
 """By LeRobot's type; a policy's network is imported when one is loaded."""
-STUDENT_PREFIX = "flowstill_"
 
 
 def load_flow_policy(folder: Path, *, device: str = "cpu", field: str = "spec.teacher") -> LeRobotFlow:

@@ -6,12 +6,12 @@ from typing import Any
 
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
-from lerobot_policy_flowstill.modeling_flowstill_smolvla import FlowstillSmolVLAPolicy, encode
+from lerobot_policy_flowstill.modeling_flowstill_smolvla import VLM_FOLDER, FlowstillSmolVLAPolicy, encode
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
 from torch import Tensor
 
 from flowstill.errors import TeacherRejected
-from flowstill.policies.checkpoints import beside
+from flowstill.policies.checkpoints import beside, elsewhere, first_line
 from flowstill.policies.lerobot_flow import LeRobotFlow
 
 
@@ -41,7 +41,7 @@ class SmolVLAFlow(LeRobotFlow):
             raise TeacherRejected(
                 "adapt_to_pi_aloha rewrites states and actions outside the processors; not supported", field=field
             )
-        config.vlm_model_name = beside(folder, config.vlm_model_name, "vlm")
+        config.vlm_model_name = beside(folder, config.vlm_model_name, VLM_FOLDER)
         config.load_vlm_weights = False  # all weights come from the checkpoint
         config.use_cache = True
 
@@ -49,6 +49,17 @@ class SmolVLAFlow(LeRobotFlow):
     def tokenizer(cls, config: Any) -> str | None:
         """The VLM's."""
         return str(config.vlm_model_name)
+
+    @classmethod
+    def unbuilt(cls, config: Any, error: Exception) -> str:
+        """The VLM's configuration, processor and tokenizer are not part of what LeRobot saves."""
+        vlm = str(config.vlm_model_name)
+        if not Path(vlm).is_dir():
+            return elsewhere("the VLM", vlm, "*.json", VLM_FOLDER)
+        return (
+            f"the VLM cannot be built from {vlm} ({first_line(error)}); it needs config.json, tokenizer.json and "
+            "processor_config.json of the VLM that was fine-tuned"
+        )
 
     def prepared(self, batch: Mapping[str, Any]) -> Prepared:
         """See :class:`FlowPolicy`."""

@@ -67,7 +67,11 @@ def load_tensors(policy: torch.nn.Module, file: Path, rename: Rename, field: str
             _refuse(mismatches(policy, stored), file, field)
             _copy(policy.state_dict(), stored, reader, file, field)
     except SafetensorError as error:
-        raise TeacherRejected(f"{file} is not a readable safetensors file ({error})", field=field) from error
+        raise TeacherRejected(
+            f"{file} is not a readable safetensors file ({error}); copy the checkpoint again, whole (a clone needs "
+            "`git lfs pull`)",
+            field=field,
+        ) from error
 
 
 def _copy(ours: dict[str, Any], stored: Mapping[str, Stored], reader: Any, file: Path, field: str) -> None:

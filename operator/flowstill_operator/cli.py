@@ -72,16 +72,28 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         action: Action = options.action
         with transfers_shown(Console(stderr=True)):
             return action(options, Console(stderr=as_json))
-    except UserError as error:
-        usage = error.usage if isinstance(error, Misused) else ""
-        Console(stderr=True).print(f"{usage}error: {error}", markup=False, highlight=False, soft_wrap=True)
+    except (UserError, OSError) as error:
+        refused = error if isinstance(error, UserError) else unusable(error)
+        usage = refused.usage if isinstance(refused, Misused) else ""
+        Console(stderr=True).print(f"{usage}error: {refused}", markup=False, highlight=False, soft_wrap=True)
         if as_json:
-            refuse(name, error)
+            refuse(name, refused)
         return USAGE
     except KeyboardInterrupt:
         if as_json:
             print_outcome(name, INTERRUPTED)
         return INTERRUPTED
+
+
+def unusable(error: OSError) -> UserError:
+    """A file that cannot be read or written.
+
+    Raises:
+        OSError: the same, when it is about something else.
+    """
+    if error.filename is None:
+        raise error
+    return UserError(f"{error.filename}: {error.strerror}; change its permissions, or give another place")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from flowstill.api.children import ProgressReport
 from flowstill.api.runtime import Runtime
@@ -79,10 +80,16 @@ async def _observe(cluster: Reads, owner: Owner, name: str, *, look: bool) -> Ch
     return child
 
 
+def findings(error: ValidationError) -> list[ErrorDetails]:
+    """Pydantic's, but for defaults that it could not compute because of another one of them."""
+    found = error.errors(include_url=False)
+    return [item for item in found if item["type"] != "default_factory_not_called"]
+
+
 def explain(error: ValidationError, root: str = "spec") -> str:
     """Pydantic's findings as a sentence a user can act on, naming each field in camelCase."""
     found = []
-    for item in error.errors(include_url=False, include_input=False):
+    for item in findings(error):
         where = ".".join(str(part) for part in (root, *item["loc"]))
         what = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":

@@ -13,7 +13,7 @@ Role = Literal["train", "parity", "rollouts", "judge"]
 READING = "ReadingResult"
 INCOMPLETE = "ResultIncomplete"
 INCOMPLETE_TEXT = "the {role} child succeeded without {what}; a verdict without evidence is not a pass"
-WAITING_TEXT = {"queued": "waiting for its pod", "running": ""}
+WAITING_TEXT = {"queued": "waiting to be started", "running": ""}
 
 NEWS = ("Suspended", "Admitted")
 """Conditions that are good news neither way, nor bad."""

@@ -22,7 +22,7 @@ def evaluate(**changes: Any) -> dict[str, Any]:
         ("DistillJob", distill(training={"steps": 0}), "spec.training.steps: Input should be greater than or equal"),
         ("DistillJob", distill(training={"learningRate": float("nan")}), "spec.training.learningRate"),
         ("DistillJob", distill(student={"draws": 5}), "spec.student.draws must be 1 or 8 to 64"),
-        ("DistillJob", distill(teacher={"uri": "s3://B/t"}), "spec.teacher.uri: String should match pattern"),
+        ("DistillJob", distill(teacher={"uri": "s3://B/t"}), "spec.teacher.uri: write file:///PATH, pvc://"),
         ("DistillJob", distill(dataset={"uri": "hf://a/d"}), "spec.dataset.uri: hf:// needs the 40 hexadecimal digits"),
         ("DistillJob", distill(teacher={"uri": "pvc://c/t"}), "spec.teacher.uri: pvc://c/t cannot be read here"),
         ("DistillJob", distill(teacher={"uri": "store://t/../../x"}), "spec.teacher.uri: store://t/../../x must not"),

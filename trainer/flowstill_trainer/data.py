@@ -80,7 +80,7 @@ class ImagesOnDisk:
             del self.expected[number]
         for number in wanted:
             if number not in self.expected:
-                self.expected[number] = self.pool.submit(self.dataset.__getitem__, number)
+                self.expected[number] = self.pool.submit(self._item, number)
 
     def ahead(self, count: int) -> int:
         """LeRobot decodes all cameras of a frame, also those that the policy does not use, to float32."""
@@ -93,9 +93,24 @@ class ImagesOnDisk:
         reading: dict[int, Future[Any]] = {}
         for number in dict.fromkeys(index_B.tolist()):
             begun = self.expected.pop(number, None)
-            reading[number] = begun or self.pool.submit(self.dataset.__getitem__, number)
+            reading[number] = begun or self.pool.submit(self._item, number)
         items = [reading[number].result() for number in index_B.tolist()]
         return {new: torch.stack([item[old] for item in items]) for old, new in self.names.items()}
+
+    def _item(self, number: int) -> Any:
+        """LeRobot's, which finds out only now that a video is damaged or missing.
+
+        Raises:
+            DatasetRejected: it is.
+        """
+        try:
+            return self.dataset[number]
+        except (ValueError, IndexError, FileNotFoundError) as error:
+            raise DatasetRejected(
+                f"the images of frame {number} cannot be read ({type(error).__name__}: {error}); copy the dataset "
+                "again with all of its files",
+                field="spec.dataset",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -174,7 +189,8 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     unknown = sorted(rename_map.keys() - features.keys())
     if unknown:
         raise DatasetRejected(
-            f"the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(features))}",
+            f"the dataset has no feature {unknown[0]!r}; it has {', '.join(sorted(features))}. The map goes from the "
+            "dataset's names to the policy's",
             field="spec.dataset.renameMap",
         )
     names = {old: rename_map.get(old, old) for old in features}
@@ -182,12 +198,7 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     wanted = ["observation.state", *policy.cameras]
     missing = [name for name in wanted if name not in offered]
     if missing:
-        spare = [old for old in features if old.startswith("observation.") and names[old] not in wanted]
-        raise DatasetRejected(
-            f"the policy needs {', '.join(missing)}; the dataset offers {', '.join(spare) or 'nothing else'}. "
-            f"Map its names to the policy's, e.g. renameMap: {{{spare[0] if spare else 'NAME'}: {missing[0]}}}",
-            field="spec.dataset.renameMap",
-        )
+        raise DatasetRejected(_how_to_offer(missing, names, wanted), field="spec.dataset.renameMap")
     if "action" not in features:
         raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
     for name, old, size in (
@@ -201,6 +212,24 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
                 field="spec.dataset",
             )
     return {offered[name]: name for name in wanted}
+
+
+def _how_to_offer(missing: list[str], names: dict[str, str], wanted: list[str]) -> str:
+    """What the policy misses, and what to do: map a name, or say that the teacher never saw that camera."""
+    moved = [name for name in missing if name in names]
+    if moved:
+        return f"it calls {moved[0]} {names[moved[0]]!r}, and the policy needs {moved[0]}; leave that pair out"
+    spare = [old for old in names if old.startswith("observation.") and names[old] not in wanted]
+    needs = f"the policy needs {', '.join(missing)}; the dataset offers"
+    if spare:
+        pairs = ", ".join(f"{old}: {new}" for old, new in zip(spare, missing, strict=False))
+        return f"{needs} {', '.join(spare)}. Map its names to the policy's, e.g. renameMap: {{{pairs}}}"
+    if "observation.state" in missing:
+        return f"{needs} nothing else; use the robot's data that the teacher was trained on"
+    return (
+        f"{needs} no other camera. If the teacher was trained without, take {', '.join(missing)} out of input_features "
+        "in a copy of its config.json, where LeRobot leaves all cameras of the base policy"
+    )
 
 
 def hold_out(episode_N: Any) -> tuple[Any, Any]:

@@ -6,9 +6,11 @@ the same rules as on Kubernetes: ``podFailurePolicy``, ``backoffLimit``, ``activ
 
 import contextlib
 import fcntl
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 from flowstill.api import API_VERSION
 from flowstill.api.children import ProgressReport
@@ -23,6 +25,9 @@ from flowstill_operator.clusters.processes import NAMESPACE
 from flowstill_operator.engine.loop import Key
 from flowstill_operator.shards import read_job
 from flowstill_operator.steps import Note
+
+LOCK = "lock"
+LOOKS, LOOK_SECONDS = 5, 0.05
 
 
 class LocalCluster:
@@ -48,8 +53,11 @@ class LocalCluster:
         self._jobs = LocalJobs(state / "jobs", self._job_changed, lambda error: self.broken(error))
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, names: Iterable[str] = ()) -> Iterator[None]:
         """Keep other runs out of the state folder.
+
+        Args:
+            names: ``KIND/NAME`` of what this run works on, for :meth:`at_work`.
 
         Raises:
             UserError: another run is there, or there is no such folder to be had.
@@ -57,18 +65,33 @@ class LocalCluster:
         try:
             with storage_full("the state", self.state):
                 self.state.mkdir(parents=True, exist_ok=True)
-                lock = (self.state / "lock").open("w", encoding="ascii")
+                lock = (self.state / LOCK).open("a", encoding="ascii")  # what it says is the holder's
         except OSError as error:
             raise UserError(
                 f"{self.state} cannot be written: {error.strerror}; give another", field="--state"
             ) from error
         with lock as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file)
             except OSError as error:
                 message = f"another flowstill run uses {self.state}; wait for it, or give another --state DIR"
                 raise UserError(message, field="--state") from error
+            file.truncate(0)
+            file.write("\n".join(names))
+            file.flush()
             yield
+
+    def at_work(self) -> frozenset[str]:
+        """``KIND/NAME`` of the resources that a run works on now; those of a run that was stopped are none."""
+        try:
+            with (self.state / LOCK).open(encoding="ascii") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return frozenset(file.read().split())
+        except OSError:
+            pass
+        return frozenset()
 
     def declare(self, kind: Kind, name: str, spec: Document, *, fresh: bool) -> Document:
         """The resource of that name: the one from an earlier run, or a new one.
@@ -219,6 +242,18 @@ class LocalCluster:
 
     def _resource_path(self, kind: str, name: str) -> Path:
         return self.state / kind / f"{name}.json"
+
+
+def _lock(file: IO[str]) -> None:
+    """Alone, or an OSError; who only looks whether somebody holds it is waited for."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _failed(resource: Document) -> bool:

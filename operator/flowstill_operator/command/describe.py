@@ -39,8 +39,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Describe it."""
     place = place_of(options)
     resource = find(place, parse_name(options.name))
-    steps = next_steps(resource, local=place.kind == "local", prefix=options.prog)
-    describe(uncut(console), resource, place.surroundings(resource), steps, datetime.now(UTC))
+    around = place.surroundings(resource)
+    steps = next_steps(resource, local=place.kind == "local", stopped=around.stopped, prefix=options.prog)
+    describe(uncut(console), resource, around, steps, datetime.now(UTC))
     return COMPLETED
 
 
@@ -66,7 +67,7 @@ def _log(place: Place, options: argparse.Namespace) -> Iterator[bytes]:
             yield from place.logs(resource, options.role, follow=options.follow, tail=options.tail)
             return
         except NoLogYet as error:
-            if not options.follow or (resource.get("status") or {}).get("phase") in ENDS:
+            if not options.follow or place.stopped(resource) or (resource.get("status") or {}).get("phase") in ENDS:
                 raise
             if str(error) != said:
                 said = str(error)

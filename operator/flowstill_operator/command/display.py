@@ -35,11 +35,16 @@ class Display:
         self.console = console
         self._live = console.is_terminal
         self._last: dict[str, float] = {}
+        self._said: dict[str, tuple[str, str]] = {}
 
     def event(self, resource: Document, note: Note) -> None:
-        """One line per event; warnings stand out."""
-        style = "yellow" if note.type == "Warning" else None
+        """One line per event; warnings stand out. What a resource's end repeats was said a line before."""
+        said = (note.reason, note.message.partition(": ")[2])
         name = f"{resource['kind']} {resource['metadata']['name']}"
+        if said[1] and self._said.get(name) == said:
+            return
+        self._said[name] = said
+        style = "yellow" if note.type == "Warning" else None
         self.console.print(
             f"{name}: {note.reason}: {note.message}", style=style, markup=False, highlight=False, soft_wrap=True
         )
@@ -71,8 +76,9 @@ class Display:
         if report is None or now - self._last.get(name, -PLAIN_SECONDS) < PLAIN_SECONDS:
             return
         self._last[name] = now
-        text = f"{title(job)}: {report.activity} {report.step}/{report.total_steps} {detail(report)}"
-        self.console.print(text.rstrip(), markup=False, highlight=False)
+        count = f"{report.step}/{report.total_steps}" if report.total_steps else ""
+        text = " ".join(part for part in (f"{title(job)}: {report.activity}", count, detail(report)) if part)
+        self.console.print(text, markup=False, highlight=False)
 
 
 def title(job: Document) -> str:
@@ -146,28 +152,6 @@ def report_path(status: dict[str, Any], locations: Locations) -> Path | None:
     except ArtifactError:
         return None
     return path if path.exists() else None
-
-
-def states(console: Console, resources: Sequence[Document]) -> None:
-    """One line per resource, as ``kubectl get`` prints it."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("KIND", "NAME", "PHASE", "PROGRESS", "SUCCESS", "BASELINE", "GATES", "MESSAGE"):
-        table.add_column(column)
-    for resource in resources:
-        status = resource.get("status") or {}
-        progress = status.get("progress") or {}
-        percentage = f"{progress['progressPercentage']}%" if "progressPercentage" in progress else ""
-        table.add_row(
-            resource["kind"],
-            resource["metadata"]["name"],
-            status.get("phase", "Pending"),
-            percentage,
-            status.get("success", ""),
-            status.get("baselineSuccess", ""),
-            status.get("gatesSummary", ""),
-            status.get("message", ""),
-        )
-    console.print(table)
 
 
 def arms_table(arms: Sequence[dict[str, Any]]) -> Table:

@@ -31,6 +31,7 @@ from flowstill_operator.command.handover import hand_over
 from flowstill_operator.command.outcome import conclude
 from flowstill_operator.command.run import to_the_end
 from flowstill_operator.command.shared import (
+    THRESHOLDS,
     Subparsers,
     add_json,
     add_runtime,
@@ -49,7 +50,11 @@ FLAGS = Flags(
     DistillJobSpec,
     (
         Flag("--steps", "training.steps", "training steps"),
-        Flag("--mix-ratio", "method.mixRatio", "fraction of a batch that is teacher-rollout samples"),
+        Flag(
+            "--mix-ratio",
+            "method.mixRatio",
+            "fraction of a batch that is teacher-rollout samples (default: 1.0, with two target steps 0.5)",
+        ),
         Flag("--lr", "training.learningRate", "AdamW learning rate"),
         Flag("--batch-size", "training.batchSize", "samples of an update, over all processes"),
         Flag("--gradient-accumulation", "training.gradientAccumulation", "parts in which a process computes its share"),
@@ -62,11 +67,20 @@ FLAGS = Flags(
         Flag("--export-precision", "export.precision", "of the ONNX graph: auto, fp32, fp16 or bf16 (docs/onnx.md)"),
         Flag("--seed", "training.seed", "of everything random"),
         Flag("--target-steps", "method.targetSteps", "Euler steps of the rollout that makes the target"),
-        Flag("--bank-size", "method.bankSize", "teacher rollouts computed once and reused; 0: fresh ones every step"),
+        Flag(
+            "--bank-size",
+            "method.bankSize",
+            "teacher rollouts computed once and reused; 0: fresh ones every step (default: 12000, with two target "
+            "steps or without rollouts 0)",
+        ),
         Flag("--refine-steps", "method.refine.steps", "steps of distribution matching after the training; 0: none"),
         Flag("--draws", "student.draws", "noises that the student takes at once: 1, or 8 to 64"),
         Flag("--teacher-steps", "teacher.steps", "denoising steps of the teacher as it is used today"),
-        Flag("--threshold", "validation.threshold", "of --validate-after: largest difference of normalised actions"),
+        Flag(
+            "--threshold",
+            "validation.threshold",
+            f"of --validate-after: largest difference of normalised actions (default: {THRESHOLDS})",
+        ),
         Flag("--gpus", "runtime.gpusPerNode", "GPUs of the child's pod; a child on this machine uses what it finds"),
         Flag("--nodes", "runtime.nodes", "pods that train together, on a cluster, each with --gpus"),
     ),
@@ -132,7 +146,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--rename-map", action="append", metavar="OLD=NEW", help="the dataset's name of a camera, and the policy's"
     )
     command.add_argument("--name", help="of the DistillJob (default: made from the teacher's folder)")
-    command.add_argument("--manifest", type=Path, metavar="FILE", help="where the DistillJob is kept as YAML")
+    command.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="where the DistillJob is kept as YAML (default: beside --output, on a cluster NAME.yaml)",
+    )
     command.add_argument("--namespace", help="with --runtime kubernetes (default: the kubeconfig's)")
     command.add_argument("--dry-run", action="store_true", help="print the DistillJob, and do nothing")
     command.add_argument("--fresh", action="store_true", help="forget an earlier run of the same name, on this machine")

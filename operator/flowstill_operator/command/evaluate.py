@@ -32,6 +32,7 @@ from flowstill_operator.command.outcome import conclude
 from flowstill_operator.command.policies import pinned, pinned_student
 from flowstill_operator.command.run import to_the_end
 from flowstill_operator.command.shared import (
+    THRESHOLDS,
     Subparsers,
     add_json,
     add_runtime,
@@ -61,7 +62,11 @@ FLAGS = Flags(
         Flag("--runner", "evaluation.runner", "what computes students: onnx, torch or auto"),
         Flag("--videos", "evaluation.videos", "which episodes are filmed: failures, none or all"),
         Flag("--entry-point", "evaluation.custom.entryPoint", "of --suite custom: PACKAGE.MODULE:FUNCTION"),
-        Flag("--threshold", "parity.threshold", "largest difference of normalised actions, ONNX against PyTorch"),
+        Flag(
+            "--threshold",
+            "parity.threshold",
+            f"largest difference of normalised actions, ONNX against PyTorch (default: {THRESHOLDS})",
+        ),
         Flag("--samples", "parity.samples", "observations on which the two are compared"),
         Flag("--gpus", "runtime.gpusPerNode", "GPUs of a child's pod; a child on this machine uses what it finds"),
     ),
@@ -235,7 +240,7 @@ def _gates(path: Path) -> Document:
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise UserError(f"{path} is no mapping of gates to their limits, such as P1: {{margin: 0.05}}", field="--gates")
     try:
-        Gates.model_validate(documents[0])
+        Gates.model_validate(documents[0], by_alias=True, by_name=False)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, root='gates')}", field="--gates") from error
     found: Document = documents[0]

@@ -23,7 +23,7 @@ from flowstill.errors import ArtifactError, UserError
 from flowstill_operator.children import Document
 from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.command.files import NAME, Manifest
-from flowstill_operator.observation import platform_problem, uri_fields
+from flowstill_operator.observation import findings, platform_problem, uri_fields
 from flowstill_operator.platform import Platform
 
 NAMELESS = re.compile(r"^(pretrained_model|checkpoints|last|[0-9]+)$")
@@ -84,10 +84,9 @@ class Flags[S: BaseModel]:
                     section = section.setdefault(part, {})
                 section[name] = given
         try:
-            return self.model.model_validate(values)
+            return self.model.model_validate(values, by_alias=True, by_name=False)
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            raise UserError("\n".join(self._explain(item) for item in found)) from error
+            raise UserError("\n".join(self._explain(item) for item in findings(error))) from error
 
     def check_platform(self, written: Document, runtime: Runtime, platform: Platform) -> None:
         """Refuse what cannot be read, or cannot run, there.
@@ -181,9 +180,11 @@ def folder_uri(text: str, flag: str, platform: Platform) -> str:
         raise UserError(f"{text} is a folder of this machine: {refused}", field=flag)
     folder = Path(text).expanduser().resolve()
     if not folder.is_dir():
+        what = "a file" if folder.exists() else "no folder here"
+        kind = "datasets/" if flag == "--dataset" else ""
         raise UserError(
-            f"{text} is no folder here, and nothing is downloaded: give a folder of this machine, or "
-            "store://PATH after `flowstill store push`",
+            f"{text} is {what}: give a folder of this machine, store://PATH after `flowstill store push`, or "
+            f"hf://{kind}ORG/NAME@COMMIT for a commit of the Hugging Face Hub",
             field=flag,
         )
     try:

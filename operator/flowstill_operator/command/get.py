@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
 from flowstill.errors import UserError
 from flowstill_operator.children import Document
@@ -57,7 +58,11 @@ def _print(place: Place, resources: Sequence[Document], console: Console) -> Non
         say(Console(stderr=True), f"nothing in {place.title}")
         return
     whole = uncut(console)
-    whole.print(states(resources, datetime.now(UTC), width=whole.width, namespaces=place.all_namespaces))
+    whole.print(_table(place, resources, whole.width))
+
+
+def _table(place: Place, resources: Sequence[Document], width: int) -> Table:
+    return states(resources, datetime.now(UTC), width=width, namespaces=place.all_namespaces, stopped=place.stopped)
 
 
 def _watch(place: Place, names: Sequence[str], console: Console) -> None:
@@ -66,8 +71,7 @@ def _watch(place: Place, names: Sequence[str], console: Console) -> None:
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 found, width = _found(place, names), console.width
-                table = states(found, datetime.now(UTC), width=width, namespaces=place.all_namespaces)
-                live.update(table, refresh=True)
+                live.update(_table(place, found, width), refresh=True)
                 time.sleep(WATCH_SECONDS)
     before: dict[str, Any] = {}
     while True:

@@ -16,7 +16,15 @@ from flowstill_operator.command.display import Display, summarise
 from flowstill_operator.command.exits import INTERRUPTED, exit_code
 from flowstill_operator.command.files import Manifest, read_manifests
 from flowstill_operator.command.outcome import Ending, conclude, ending
-from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, store_uri, subcommand
+from flowstill_operator.command.shared import (
+    Subparsers,
+    add_json,
+    add_state,
+    add_store,
+    check_writable,
+    store_uri,
+    subcommand,
+)
 from flowstill_operator.platform import Platform, local_platform
 from flowstill_operator.suspension import PHASE as SUSPENDED
 
@@ -55,8 +63,10 @@ def to_the_end(
     """Run them, and say what came of it.
 
     Raises:
-        UserError: the state folder is used by another run, or cannot hold what happens; the next run continues.
+        UserError: the store cannot be written; or the state folder is used by another run, or cannot hold what happens:
+            the next run continues.
     """
+    check_writable(str(platform.default_store))
     state = options.state.absolute()
     found = asyncio.run(session.run(manifests, state, platform, Display(console), fresh=options.fresh))
     locations, cluster = Locations(platform.default_store, Path("/")), LocalCluster(state)

@@ -66,7 +66,7 @@ async def run(
             broken.set_exception(error)
 
     cluster = LocalCluster(state, changed=queue.add, heard=display.event, broken=end)
-    with cluster.locked():
+    with cluster.locked(f"{manifest.kind}/{manifest.name}" for manifest in manifests):
         check_references(manifests, cluster)
         resources = [cluster.declare(m.kind, m.name, m.spec, fresh=fresh) for m in manifests]
         keys = [Key(manifest.kind, NAMESPACE, manifest.name) for manifest in manifests]

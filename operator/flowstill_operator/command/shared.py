@@ -1,14 +1,20 @@
 """What the subcommands have in common: how one is added, and where the store and the state lie."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from flowstill.artifacts.manifest import PARITY_THRESHOLDS
+from flowstill.artifacts.uris import local_path
 from flowstill.errors import UserError
 from flowstill_operator.command.exits import table
+
+THRESHOLDS = "{fp32:g} for fp32, {fp16:g} for fp16 and bf16".format(**PARITY_THRESHOLDS)
+"""Of parity, where none is given; for help texts."""
 
 type Subparsers = argparse._SubParsersAction[Any]
 type Action = Callable[[argparse.Namespace, Console], int]
@@ -99,6 +105,19 @@ def add_state(command: argparse.ArgumentParser) -> None:
         default=Path(".flowstill/state"),
         help="where runs are remembered (default: %(default)s)",
     )
+
+
+def check_writable(store: str) -> None:
+    """Refuse, before the first child, a default store of this machine in which nothing can be kept.
+
+    Raises:
+        UserError: the folder, or the one that it will be made in, cannot be written.
+    """
+    folder = local_path(store)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written" if there.is_dir() else "is no folder"
+        raise UserError(f"{folder} cannot be the store: {there} {why}; give another", field="--store")
 
 
 def store_uri(text: str, *, buckets: bool = False) -> str:

@@ -27,7 +27,17 @@ from flowstill_operator.command.exits import INTERRUPTED, exit_code
 from flowstill_operator.command.flags import Flag, Flags, renamed, resource_name
 from flowstill_operator.command.outcome import Ending, ParityOutcome, conclude
 from flowstill_operator.command.policies import by_flag, located, pinned, pinned_student, properties
-from flowstill_operator.command.shared import Subparsers, add_json, add_state, add_store, say, store_uri, subcommand
+from flowstill_operator.command.shared import (
+    THRESHOLDS,
+    Subparsers,
+    add_json,
+    add_state,
+    add_store,
+    check_writable,
+    say,
+    store_uri,
+    subcommand,
+)
 from flowstill_operator.command.single import Answer, ask
 from flowstill_operator.jobs import Owner, work_uri
 from flowstill_operator.parity import PARITY_FAILED
@@ -44,7 +54,7 @@ FLAGS = Flags(
             "--threshold",
             "threshold",
             "largest difference of a normalised action between the ONNX graph and the same student in PyTorch, not to "
-            "its teacher, from which one step always differs (default: 1e-3 for fp32, 2e-2 for fp16 and bf16)",
+            f"its teacher, from which one step always differs (default: {THRESHOLDS})",
         ),
         Flag("--samples", "samples", "frames that are compared"),
     ),
@@ -62,7 +72,7 @@ def add_parser(commands: Subparsers) -> None:
         "--reference",
         metavar="TEACHER",
         help="also ask whether the student's chunks are as near to this teacher's as gate P4 wants "
-        "(docs/evaluation.md); default: do not",
+        "(docs/gates.md); default: do not",
     )
     FLAGS.add_to(command)
     command.add_argument("--dataset", help="whose frames are seen (default: the one in the student's manifest)")
@@ -76,6 +86,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Ask the child, and say what came of it."""
     store = store_uri(options.store)
     os.environ["FLOWSTILL_STORE"] = store
+    check_writable(store)
     platform = local_platform(store)
     name = resource_name(options.name, options.student.partition("@sha256:")[0])
     owner = Owner(KIND, NAMESPACE, name, str(uuid.uuid4()))

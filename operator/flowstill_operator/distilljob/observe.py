@@ -77,7 +77,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     spec: DistillJobSpec | None = None
     image = platform.trainer_image
     try:
-        spec = DistillJobSpec.model_validate(resource.get("spec"))
+        spec = DistillJobSpec.model_validate(resource.get("spec"), by_alias=True, by_name=False)
         problem = platform_problem(uri_fields(resource["spec"]), spec.runtime, platform)
         problem = problem or size_problem(spec, spec.runtime, platform, tells_runtime=True)
         image = spec.runtime.image or image

@@ -73,7 +73,7 @@ def summary(resource: Document) -> Iterator[tuple[str, str]]:
 def _facts(resource: Document, status: dict[str, Any], phase: str, now: datetime, around: Surroundings) -> Table:
     metadata = resource["metadata"]
     rows: list[tuple[str, RenderableType]] = [("namespace", metadata.get("namespace", ""))]
-    rows.append(("phase", Text(phase, style=COLOURS.get(phase, ""))))
+    rows.append(("phase", Text(f"{phase}, stopped" if around.stopped else phase, style=COLOURS.get(phase, ""))))
     if status.get("message"):
         rows.append(("message", status["message"]))
     done = progress(resource)

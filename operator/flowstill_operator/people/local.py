@@ -11,12 +11,17 @@ from flowstill.api.actions import Request
 from flowstill.errors import UserError
 from flowstill_operator.children import Document, is_finished, job_condition
 from flowstill_operator.clusters.local import LocalCluster
+from flowstill_operator.distilljob.observe import TERMINAL as DISTILLJOB_ENDS
 from flowstill_operator.engine.loop import ResourceKind
 from flowstill_operator.jobs import ROLE_LABEL
 from flowstill_operator.people.place import ChildView, NoLogYet, Surroundings
+from flowstill_operator.rollout.observe import TERMINAL as ROLLOUT_ENDS
+from flowstill_operator.suspension import PHASE as SUSPENDED
 
 POLL_SECONDS = 0.5
 CHUNK = 65_536
+RESTS = DISTILLJOB_ENDS | ROLLOUT_ENDS | {SUSPENDED}
+"""Phases in which nobody has to work on a resource."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,19 @@ class Local:
     def surroundings(self, resource: Document) -> Surroundings:
         """Its children with their logs; events were shown when they happened."""
         logs = LocalCluster(self.state).logs(resource["metadata"]["uid"])
+        stopped = self.stopped(resource)
         views = [
-            ChildView(job["metadata"]["name"], job["metadata"]["labels"][ROLE_LABEL], job_state(job))
+            ChildView(
+                job["metadata"]["name"],
+                job["metadata"]["labels"][ROLE_LABEL],
+                "Stopped" if stopped and not is_finished(job) else job_state(job),
+            )
             for job in self._jobs(resource)
         ]
         return Surroundings(tuple(
             ChildView(view.name, view.role, view.state, (str(logs[view.role]),) if view.role in logs else ())
             for view in views
-        ))  # fmt: skip
+        ), stopped=stopped)  # fmt: skip
 
     def logs(self, resource: Document, role: str | None, *, follow: bool, tail: int | None) -> Iterator[bytes]:
         """The newest log of the child that runs, else of the one that was started last."""
@@ -73,6 +83,12 @@ class Local:
         yield from _read(found[chosen], tail)
         if follow:
             yield from self._follow(found[chosen], resource, chosen)
+
+    def stopped(self, resource: Document) -> bool:
+        """Whether no run of this state folder has it among its resources."""
+        phase = (resource.get("status") or {}).get("phase", "Pending")
+        name = f"{resource['kind']}/{resource['metadata']['name']}"
+        return phase not in RESTS and name not in LocalCluster(self.state).at_work()
 
     def who(self) -> str:
         """The user of this machine."""
@@ -94,11 +110,11 @@ class Local:
         return LocalCluster(self.state).jobs(resource["metadata"]["uid"])
 
     def _follow(self, path: Path, resource: Document, role: str) -> Iterator[bytes]:
-        """What is added, until the child has ended."""
+        """What is added, until the child has ended, or was stopped."""
         with path.open("rb") as file:
             file.seek(0, 2)
             while True:
-                ended = all(
+                ended = self.stopped(resource) or all(
                     is_finished(job) for job in self._jobs(resource) if job["metadata"]["labels"][ROLE_LABEL] == role
                 )
                 while chunk := file.read(CHUNK):

@@ -37,8 +37,13 @@ WRONG_FOR_GOOD = (INVALID_SPEC, ENV_REFUSED, RESOURCES_REFUSED, TOO_LONG)
 """Reasons of Validated that no change around the resource mends."""
 
 
-def next_steps(resource: Document, *, local: bool, prefix: str = "flowstill") -> list[str]:
-    """Sentences and commands, the first first; ``prefix``: how the commands are typed."""
+STOPPED = "Nothing works on it: the command that was stopped goes on when it is given again."
+
+
+def next_steps(resource: Document, *, local: bool, stopped: bool = False, prefix: str = "flowstill") -> list[str]:
+    """Sentences and commands, the first first; ``stopped``: as a Place says; ``prefix``: how the commands are typed."""
+    if stopped:
+        return [STOPPED]
     status: dict[str, Any] = resource.get("status") or {}
     phase = status.get("phase", "Pending")
     conditions = [Condition.model_validate(item) for item in status.get("conditions") or []]

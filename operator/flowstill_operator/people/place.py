@@ -58,11 +58,17 @@ class EventView:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a description shows beside the resource itself; ``served``: what its target serves today."""
+    """What a description shows beside the resource itself.
+
+    Attributes:
+        served: what its target serves today.
+        stopped: see :meth:`Place.stopped`.
+    """
 
     children: tuple[ChildView, ...] = ()
     events: tuple[EventView, ...] = ()
     served: str | None = None
+    stopped: bool = False
 
 
 class NoLogYet(UserError):
@@ -102,6 +108,9 @@ class Place(Protocol):
 
     def last_job(self, resource: Document) -> Document | None:
         """The Job of the child that was made last, or None when none is left."""
+
+    def stopped(self, resource: Document) -> bool:
+        """Whether it is not at its end, and nobody works on it: the command that did was stopped."""
 
     def who(self) -> str:
         """The name of the one who asks."""

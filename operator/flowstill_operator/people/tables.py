@@ -1,6 +1,6 @@
 """One line per resource, with a bar of how far it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from flowstill_operator.steps import parse_timestamp
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "m"))
 BAR, NARROW_BAR = 12, 5
+STOPPED = "Stopped"
+"""No phase: nobody works on it, and the command that did goes on when it is given again."""
 WIDE, WIDEST = 100, 130
 """Columns of the terminal from which on the bar is long, and messages are shown."""
 PLAIN_WIDTH = 10_000
@@ -29,8 +31,15 @@ def uncut(console: Console) -> Console:
     return console if console.is_terminal else Console(file=console.file, width=PLAIN_WIDTH)
 
 
-def states(resources: Sequence[Document], now: datetime, *, width: int, namespaces: bool = False) -> Table:
-    """The table of ``flowstill get``; ``namespaces``: with a column of theirs."""
+def states(
+    resources: Sequence[Document],
+    now: datetime,
+    *,
+    width: int,
+    namespaces: bool = False,
+    stopped: Callable[[Document], bool] = lambda resource: False,
+) -> Table:
+    """The table of ``flowstill get``; ``namespaces``: with a column of theirs; ``stopped``: as a Place says."""
     table = Table(box=None, pad_edge=False)
     names = ["NAMESPACE"] if namespaces else []
     names += ["NAME", "PHASE", "PROGRESS", "", "LEFT", "SUCCESS", "BASELINE", "GATES", "AGE"]
@@ -40,6 +49,7 @@ def states(resources: Sequence[Document], now: datetime, *, width: int, namespac
     for resource in resources:
         status: dict[str, Any] = resource.get("status") or {}
         metadata, phase, done = resource["metadata"], status.get("phase", "Pending"), progress(resource)
+        phase = STOPPED if stopped(resource) else phase
         bar = ProgressBar(completed=done or 0, width=BAR if width >= WIDE else NARROW_BAR)
         cells: list[RenderableType] = [metadata.get("namespace", "")] if namespaces else []
         cells += [f"{SHORT[resource['kind']]}/{metadata['name']}", Text(phase, style=COLOURS.get(phase, ""))]

@@ -110,7 +110,7 @@ def read_resource(resource: Document, platform: Platform) -> Observed:
     spec: StudentRolloutSpec | None = None
     image = platform.evaluator_image
     try:
-        spec = StudentRolloutSpec.model_validate(resource.get("spec"))
+        spec = StudentRolloutSpec.model_validate(resource.get("spec"), by_alias=True, by_name=False)
         problem = place_problem(spec, resource["spec"], status, platform)
         image = spec.runtime.image or image
     except ValidationError as error:

@@ -161,7 +161,7 @@ def test_push_never_replaces_other_bytes_unasked(store: Path, folder: Path) -> N
 
 
 def test_push_refuses_what_would_lose_or_spread_damage(store: Path, folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="whole store"):
+    with pytest.raises(ArtifactError, match=r"whole store; name a folder in it, such as store://teachers/NAME$"):
         push(folder, "store://", force=True)
     ref = publish(folder, "Student", student_properties())
     student = fetch(ref)

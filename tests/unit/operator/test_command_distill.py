@@ -122,6 +122,8 @@ def test_the_help_says_the_defaults():
     assert "training steps (default: 10000)" in text
     assert "after the training; 0: none (default: 500)" in text
     assert "Undefined" not in text
+    said = {action.option_strings[0]: action.help for action in parser._actions if action.option_strings}
+    assert [flag.name for flag in FLAGS.flags if "(default: " not in said[flag.name]] == []
 
 
 def test_every_flag_names_a_field_that_is_there():
@@ -174,7 +176,8 @@ def test_bad_values_name_the_flag_and_the_fix(arguments, words):
 
 
 def test_all_bad_values_at_once():
-    assert refused("--steps", "0", "--lr", "2").splitlines() == [
+    assert refused("--mix-ratio", "2", "--steps", "0", "--lr", "2").splitlines() == [
+        "--mix-ratio: 2: Input should be less than or equal to 1",
         "--steps: 0: Input should be greater than or equal to 1",
         "--lr: 2: Input should be less than or equal to 1",
     ]
@@ -183,11 +186,15 @@ def test_all_bad_values_at_once():
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"teacher": "lerobot/pi0"}, "TEACHER: lerobot/pi0 is no folder here, and nothing is downloaded: give"),
+        (
+            {"teacher": "lerobot/pi0"},
+            "TEACHER: lerobot/pi0 is no folder here: give a folder of this machine, store://PATH",
+        ),
         ({"dataset": "none"}, "--dataset: none is no folder here"),
+        ({"dataset": __file__}, f"--dataset: {__file__} is a file: give a folder"),
         ({"teacher": "pvc://claim/t"}, "TEACHER: pvc://claim/t cannot be read here: there are no Persistent"),
         ({"dataset": "hf://a/b"}, "--dataset: hf://a/b: hf:// needs the 40 hexadecimal digits of a commit"),
-        ({"teacher": "http://x/y"}, "TEACHER: http://x/y: String should match pattern"),
+        ({"teacher": "http://x/y"}, "TEACHER: http://x/y: write file:///PATH, pvc://CLAIM/PATH, s3://"),
         ({"teacher": "store://a/../b"}, "TEACHER: store://a/../b must not contain '..'"),
     ],
 )

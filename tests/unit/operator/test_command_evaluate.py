@@ -140,6 +140,7 @@ def test_other_limits_of_gates_come_from_a_file():
     assert spec("--gates", "gates.yaml")["gates"]["P1"] == {"margin": 0.05}
     assert spec()["gates"]["P1"] != {"margin": 0.05}
     for text, words in [
+        ("P4: {min_cosine: 0.9}", "--gates: gates.yaml: gates.P4.min_cosine: unknown field"),
         ("P1: {margin: 2}", "--gates: gates.yaml: gates.P1.margin: Input should be less"),
         ("S3: {margin: 0.5}", "--gates: gates.yaml: gates.S3.margin: Input should be less"),
         ("- P1", "--gates: gates.yaml is no mapping of gates"),
@@ -190,7 +191,7 @@ def test_bad_values_name_the_flag_and_the_fix(arguments, words):
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        ("none", "STUDENT: none is no folder here, and nothing is downloaded"),
+        ("none", "STUDENT: none is no folder here: give a folder"),
         ("teacher", "STUDENT: file://.*/teacher is no student .*give the folder that `flowstill distill` wrote"),
         ("store://students/none", "STUDENT: store://students/none is no student"),
         ("pvc://claim/s", "STUDENT: pvc://claim/s cannot be read here"),

@@ -67,6 +67,25 @@ def test_defaults_are_filled_in_so_that_equal_specs_are_equal(tmp_path):
     ("given", "words"),
     [
         (document(spec=distill_spec(trainer={})), "spec.trainer: unknown field"),
+        (document(spec=distill_spec(training={"batch_size": 2})), "spec.training.batch_size: unknown field"),
+        (
+            document(spec=distill_spec(method={"mixRatio": 2})),
+            "file.yaml: spec.method.mixRatio: Input should be less than",
+        ),
+        (document(spec=distill_spec(teacher={"uri": "data"})), "spec.teacher.uri: write file:///PATH, pvc://CLAIM/"),
+        (
+            document(spec=distill_spec(runtime={"shmSize": "2GB"})),
+            "shmSize: write a quantity of Kubernetes as text, such",
+        ),
+        (document(spec=distill_spec(runtime={"resources": {"limits": {"cpu": 4}}})), "limits.cpu: write a quantity"),
+        (
+            document("StudentRollout", rollout_spec(monitoring={"window": 24})),
+            "spec.monitoring.window: write a whole number of seconds, minutes or hours, such as 90s, 30m or 24h",
+        ),
+        (
+            document("StudentRollout", rollout_spec(student={"uri": "store://s", "digest": "sha256:ab"})),
+            "spec.student.digest: write sha256: and 64 hexadecimal digits",
+        ),
         (document(spec={"teacher": {"uri": "store://t"}}), "spec.dataset: Field required"),
         (document(spec=distill_spec(teacher={"uri": "pvc://c/t"})), "flowstill store push"),
         (document("StudentRollout", rollout_spec(target=TARGET_SPEC)), "remove spec.target"),
@@ -83,6 +102,7 @@ def test_errors_name_file_field_and_fix(tmp_path, given, words):
         read_manifests(write(tmp_path, given), LOCAL)
     assert words in str(caught.value)
     assert "file.yaml" in str(caught.value)
+    assert "default factory" not in str(caught.value)
 
 
 def test_all_errors_at_once(tmp_path):

@@ -1,15 +1,17 @@
 """``--json``: one document of a shape that does not change within its version."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from flowstill.api import API_VERSION
 from flowstill.artifacts.uris import Locations
 from flowstill_operator import cli
 from flowstill_operator.command import exits
 from flowstill_operator.command.outcome import Outcome, conclude, ending
-from tests.unit.operator.builders import EVIDENCE, STUDENT, gates
+from tests.unit.operator.builders import EVIDENCE, STUDENT, distill_spec, gates
 
 NOTHING = {
     "schemaVersion": 1, "error": None, "resources": [], "output": None, "manifest": None, "document": None,
@@ -75,17 +77,53 @@ def test_the_worst_end_decides(phases, code):
 
 def test_bad_input_is_json_too(capsys):
     code, document, said = printed(capsys, "distill", "none", "--dataset", "none", "--json")
-    message = "TEACHER: none is no folder here, and nothing is downloaded: give a folder of this machine, or "
+    message = (
+        "TEACHER: none is no folder here: give a folder of this machine, store://PATH after `flowstill store push`"
+    )
     error = {
         "reason": "InvalidInput",
         "field": "TEACHER",
-        "message": f"{message}store://PATH after `flowstill store push`",
+        "message": f"{message}, or hf://ORG/NAME@COMMIT for a commit of the Hugging Face Hub",
     }
     assert (code, document) == (
         2,
         {**NOTHING, "command": "distill", "exitCode": 2, "outcome": "refused", "error": error},
     )
     assert said == f"error: {error['message']}\n"
+
+
+@pytest.mark.parametrize("verb", [("store", "push"), ("records", "push", "--student", "x", "--baseline", "y")])
+def test_a_file_that_cannot_be_read_ends_like_other_bad_input(capsys, monkeypatch, verb):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "policy/model.safetensors")
+
+    monkeypatch.setattr("flowstill_operator.command.store.push", refused)
+    monkeypatch.setattr("flowstill_operator.command.records.read_trials", refused)
+    assert cli.main([*verb, "policy", "store://teachers/x"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: policy/model.safetensors: Permission denied; change its permissions"
+    )
+
+
+def test_an_error_of_the_system_that_is_about_no_file_is_a_defect(monkeypatch):
+    def broken(*_, **__):
+        raise OSError("no file")
+
+    monkeypatch.setattr("flowstill_operator.command.store.push", broken)
+    with pytest.raises(OSError, match="no file"):
+        cli.main(["store", "push", "policy", "store://teachers/x"])
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    resource = {"apiVersion": API_VERSION, "kind": "DistillJob", "metadata": {"name": "a"}, "spec": distill_spec()}
+    (tmp_path / "a.yaml").write_text(json.dumps(resource))
+    for line in (["distill", str(tmp_path), "--dataset", str(tmp_path)], ["run", "a.yaml"]):
+        assert cli.main([*line, "--store", f"{tmp_path}/file/store", "--state", f"{tmp_path}/state"]) == 2
+        assert f"error: --store: {tmp_path}/file/store cannot be the store: {tmp_path}/file is no folder" in (
+            capsys.readouterr().err
+        )
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_command_line_that_cannot_be_parsed_is_json_too(capsys):

@@ -6,14 +6,22 @@ import pytest
 
 from flowstill.artifacts.stores import push
 from flowstill_operator import cli
+from flowstill_operator.clusters.local import LocalCluster
 from flowstill_operator.jobs import ROLE_LABEL
 from tests.unit.operator.builders import distill_spec, resource, rollout_spec
 from tests.unit.operator.phases import DISTILLJOBS, ROLLOUTS
 
 
 @pytest.fixture
-def state(tmp_path, monkeypatch):
+def state(stopped):
     """A folder with a DistillJob that runs and has a log, and a rollout that completed and has a report."""
+    with LocalCluster(stopped).locked(["DistillJob/dj"]):
+        yield stopped
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """The same, but the command that ran the DistillJob was stopped."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWSTILL_STORE", f"file://{tmp_path}/.flowstill/store")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
@@ -122,6 +130,26 @@ def test_who_follows_a_log_waits_until_it_begins(state, capfd, monkeypatch):
     out, error = capfd.readouterr()
     assert (out, len(looks)) == ("of parity\n", 2)
     assert error == "waiting: dj has no log of parity; children: train\n", "what does not change is said once"
+
+
+def test_what_was_stopped_is_said_to_be_and_not_waited_for(stopped, capsys, monkeypatch):
+    assert cli.main(["get"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["dj/dj", "Stopped"],
+        ["sr/sr", "Completed"],
+    ]
+    assert cli.main(["describe", "dj"]) == 0
+    assert "the command that was stopped goes on when it is given again" in capsys.readouterr().out
+    monkeypatch.delattr("time.sleep")
+    assert cli.main(["logs", "dj", "--role", "parity", "--follow"]) == 2
+    assert cli.main(["get", "dj", "-o", "json"]) == 0
+    assert '"phase": "Running"' in capsys.readouterr().out, "the API knows no other"
+
+
+def test_another_run_of_the_folder_does_not_work_on_it(stopped, capsys):
+    with LocalCluster(stopped).locked(["StudentRollout/other"]):
+        assert cli.main(["get", "dj"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["dj/dj", "Stopped"]
 
 
 def test_nobody_waits_for_a_log_of_what_has_ended(state, capsys, monkeypatch):

@@ -46,13 +46,22 @@ def test_mismatching_tensors_are_refused(copy, change, said):
 def test_another_policy_type_is_refused(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"type": "act"}))
-    with pytest.raises(TeacherRejected, match=r"spec\.teacher.*'act'.*smolvla"):
+    with pytest.raises(TeacherRejected, match=r"spec\.teacher.*'act'.* of type pi0, pi05, smolvla$"):
         load_flow_policy(copy)
 
 
 def test_missing_files_are_named(copy):
     (copy / "policy_postprocessor.json").unlink()
     with pytest.raises(TeacherRejected, match=r"lacks policy_postprocessor\.json"):
+        load_flow_policy(copy)
+
+
+def test_a_policy_of_an_older_lerobot_is_refused_with_the_way_to_migrate_it(copy):
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        (copy / name).unlink()
+    with pytest.raises(
+        TeacherRejected, match=r"migrate_policy_normalization --pretrained-path \S+teacher --output-dir"
+    ):
         load_flow_policy(copy)
 
 
@@ -81,7 +90,7 @@ def test_a_processor_step_that_cannot_be_reproduced_is_refused(copy, step, said)
 def test_truncated_weights_are_refused(copy):
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(TeacherRejected, match="not a readable safetensors"):
+    with pytest.raises(TeacherRejected, match=r"not a readable safetensors.*copy the checkpoint again"):
         load_flow_policy(copy)
 
 
@@ -98,7 +107,37 @@ def test_half_precision_weights_are_cast_and_said(copy, caplog):
 def test_a_tokenizer_that_is_nowhere_is_said(copy, monkeypatch):
     shutil.rmtree(copy / "vlm", ignore_errors=True)
     shutil.rmtree(copy / "tokenizer", ignore_errors=True)
-    with pytest.raises(TeacherRejected, match=r"folder '(vlm|tokenizer)' beside config\.json"):
+    with pytest.raises(TeacherRejected, match=r"folder 'vlm' beside config\.json|--local-dir tokenizer$"):
+        load_flow_policy(copy)
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_a_vlm_of_the_hub_is_said_with_the_command_that_puts_it_into_the_checkpoint(copy):
+    """What LeRobot saves names its VLM and does not hold it."""
+    shutil.rmtree(copy / "vlm")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"vlm_model_name": "HuggingFaceTB/SmolVLM2"}))
+    with pytest.raises(
+        TeacherRejected, match=r"hf download HuggingFaceTB/SmolVLM2 --include '\*\.json' --local-dir vlm$"
+    ):
+        load_flow_policy(copy)
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer*", "processor_config.json"])
+def test_half_a_vlm_is_refused(copy, missing):
+    for file in (copy / "vlm").glob(missing):
+        file.unlink()
+    with pytest.raises(
+        TeacherRejected, match=r"the VLM cannot be built from .*/vlm .*it needs config\.json, tokenizer"
+    ):
+        load_flow_policy(copy)
+
+
+@pytest.mark.parametrize("tiny", ["pi0"], indirect=True)
+def test_statistics_that_are_not_whole_do_not_ask_for_a_tokenizer(copy):
+    next(copy.glob("policy_preprocessor_*normalizer*")).unlink()
+    with pytest.raises(TeacherRejected, match=r"do not load .*copy the checkpoint again"):
         load_flow_policy(copy)
 
 

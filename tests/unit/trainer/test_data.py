@@ -1,5 +1,6 @@
 """The dataset as the trainer sees it."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -70,6 +71,43 @@ def test_threads_read_the_frames_of_a_video(tiny, tmp_path, monkeypatch):
     read = frames.images.read(index)[tiny_smolvla.CAMERA].mean((1, 2, 3)) * 255
     shown = torch.tensor([60.0 * (i // 12) + 4 * (i % 12) for i in index.tolist()])
     assert (read - shown).abs().max() < 2.0, "the codec loses a little"
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_half_a_video_is_refused_when_its_frames_are_needed(tiny, tmp_path):
+    folder = tiny_smolvla.write_dataset(tmp_path / "videos", episodes=1, video=True)
+    file = next(folder.glob("videos/**/*.mp4"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    frames = load_frames(folder, SPEC, tiny.teacher())
+    with pytest.raises(
+        DatasetRejected, match=r"spec\.dataset: the images of frame 3 cannot be read .*copy the dataset"
+    ):
+        frames.images.read(torch.tensor([3]))
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("meta/tasks.parquet", r"\(no meta/tasks\.parquet\)"),
+        ("meta/episodes/chunk-000/file-000.parquet", r"\(no meta/episodes\)"),
+        ("data/chunk-000/file-000.parquet", r"\(no data\)"),
+    ],
+)
+def test_files_that_are_missing_are_named_and_nobody_is_sent_to_the_hub(tiny, tmp_path, missing, said):
+    folder = shutil.copytree(tiny.dataset_folder, tmp_path / "data")
+    (folder / missing).unlink()
+    with pytest.raises(DatasetRejected, match=f"copy it again with all of its files {said}$"):
+        load_frames(folder, SPEC, tiny.teacher())
+
+
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_a_file_that_was_copied_half_is_named(tiny, tmp_path):
+    folder = shutil.copytree(tiny.dataset_folder, tmp_path / "data")
+    file = folder / "data" / "chunk-000" / "file-000.parquet"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DatasetRejected, match=r"\(data/chunk-000/file-000\.parquet is damaged\)$"):
+        load_frames(folder, SPEC, tiny.teacher())
 
 
 class Reads:
@@ -144,6 +182,28 @@ def test_other_camera_names_need_the_rename_map(tiny, tmp_path):
     assert tiny_smolvla.CAMERA in load_frames(folder, mapped, teacher).observations(torch.tensor([0]))
     with pytest.raises(DatasetRejected, match=r"no feature 'observation\.images\.side'"):
         load_frames(folder, Dataset(uri="file:///d", rename_map={"observation.images.side": "x"}), teacher)
+
+
+@pytest.mark.parametrize(
+    ("rename_map", "more", "said"),
+    [
+        (
+            {tiny_smolvla.CAMERA: "x"},
+            (),
+            rf"it calls {tiny_smolvla.CAMERA} 'x', and the policy needs .*leave that pair",
+        ),
+        (
+            {},
+            ("observation.images.side",),
+            "take observation.images.side out of input_features in a copy of its config",
+        ),
+    ],
+)
+def test_a_camera_that_is_missing_without_another_to_map(tiny, rename_map, more, said):
+    teacher = tiny.teacher()
+    teacher.cameras += more
+    with pytest.raises(DatasetRejected, match=said):
+        load_frames(tiny.dataset_folder, Dataset(uri="file:///d", rename_map=rename_map), teacher)
 
 
 def test_another_robot_is_refused(tiny, monkeypatch):
