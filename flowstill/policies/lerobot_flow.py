@@ -103,8 +103,10 @@ class LeRobotFlow(ABC):
         """LeRobot's ``denoise_step``; ``timestep`` is (B,), for a student (B, 2) too."""
 
     @classmethod
-    def load(cls, folder: Path, *, device: str, field: str) -> Self:
+    def load(cls, folder: Path, *, device: str, field: str, whole: bool = False) -> Self:
         """A checkpoint of either type, every tensor checked.
+
+        ``whole`` keeps what no action is computed by, for who saves the policy as LeRobot wants it.
 
         Raises:
             TeacherRejected: naming ``field``, what is wrong and what to do.
@@ -122,7 +124,8 @@ class LeRobotFlow(ABC):
             return without_heads(policy, cls.rename(policy, stored))
 
         load_tensors(policy, folder / checkpoints.WEIGHTS, rename, field)
-        drop_heads(policy)  # a student has none; a teacher's were checked like everything else
+        if not whole:
+            drop_heads(policy)  # after all of the file was checked
         policy.to(device).requires_grad_(False)
         return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
 

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flowstill.errors import TeacherRejected
 from flowstill.policies import merge_adapter
@@ -79,6 +80,7 @@ def test_a_merged_adapter_is_a_teacher(tmp_path):
     with pytest.raises(TeacherRejected, match=f"merge_adapter {adapter} MERGED"):
         load_flow_policy(adapter)
     assert merge_adapter.main([str(adapter), str(merged)]) == 0
+    assert load_file(merged / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
     seen, noise = tensors(tiny_smolvla.observations(2)), torch.randn(2, tiny_smolvla.CHUNK, tiny_smolvla.PADDED)
     teacher, old = load_flow_policy(merged), load_flow_policy(base)
     batch = teacher.preprocess(seen)
