@@ -138,19 +138,7 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     program = reader if wanted.reader else [*command, "--spec", SPEC_FILE, "--output", own]
     spec: Document = {
         "backoffLimit": runtime.backoff_limit,
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {
-                        "containerName": CONTAINER,
-                        "operator": "In",
-                        "values": list(USER_ERROR_EXIT_CODES),
-                    },
-                },
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            ]
-        },
+        "podFailurePolicy": _failure_policy(),
         "template": {
             "metadata": {
                 "labels": labels,
@@ -164,25 +152,29 @@ def child_job(owner: Owner, wanted: Wanted, command: list[str], runtime: Runtime
     }
     if runtime.active_deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = runtime.active_deadline_seconds
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {
-            "name": name_of(owner, wanted),
-            "namespace": owner.namespace,
-            "labels": {**labels, **queue},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": owner.kind,
-                    "name": owner.name,
-                    "uid": owner.uid,
-                    "controller": True,
-                }
-            ],
-        },
-        "spec": spec,
+    metadata = {
+        "name": name_of(owner, wanted),
+        "namespace": owner.namespace,
+        "labels": {**labels, **queue},
+        "ownerReferences": [_controller(owner)],
     }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _failure_policy() -> Document:
+    """A user's error is not tried again; what the cluster ends is, and does not count."""
+    exit_codes = {"containerName": CONTAINER, "operator": "In", "values": list(USER_ERROR_EXIT_CODES)}
+    return {
+        "rules": [
+            {"action": "FailJob", "onExitCodes": exit_codes},
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]
+    }
+
+
+def _controller(owner: Owner) -> Document:
+    """The reference by which the Job goes with its resource."""
+    return {"apiVersion": API_VERSION, "kind": owner.kind, "name": owner.name, "uid": owner.uid, "controller": True}
 
 
 def task_text(task: object) -> str:

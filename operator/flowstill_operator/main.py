@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import kopf
 from kubernetes.aio import client
@@ -41,7 +41,19 @@ LAST_WORDS_SECONDS = 5.0
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; every flag's default is an environment variable, so that a chart sets either."""
-    env = os.environ
+    parser = _parser(os.environ)
+    options = parser.parse_args(argv)
+    problem = _problem(options)
+    if problem is not None:
+        parser.error(problem)
+    try:
+        options.safety_limits = SafetyLimits.model_validate_json(options.safety_limits)
+    except ValidationError as error:
+        parser.error(f"--safety-limits: {explain(error, 'safetyLimits')}")
+    return options
+
+
+def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flowstill-operator", description=__doc__)
     parser.add_argument("--trainer-image", default=env.get("FLOWSTILL_TRAINER_IMAGE"))
     parser.add_argument("--evaluator-image", default=env.get("FLOWSTILL_EVALUATOR_IMAGE"))
@@ -82,27 +94,27 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--log-level", default=env.get("FLOWSTILL_LOG_LEVEL", "INFO"))
     parser.add_argument("--log-format", choices=["text", "json"], default=env.get("FLOWSTILL_LOG_FORMAT", "text"))
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _problem(options: argparse.Namespace) -> str | None:
+    """What is wrong with the flags, naming one; None: nothing."""
     for flag, value in (
         ("--trainer-image", options.trainer_image),
         ("--evaluator-image", options.evaluator_image),
     ):
         if not value:
-            parser.error(f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required")
+            return f"{flag} (or FLOWSTILL_{flag[2:].replace('-', '_').upper()}) is required"
     problem = check_store_flags(options)
     if problem is not None:
-        parser.error(problem)
+        return problem
     if options.prometheus_url and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", options.prometheus_url):
-        parser.error(f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]")
-    try:
-        options.safety_limits = SafetyLimits.model_validate_json(options.safety_limits)
-    except ValidationError as error:
-        parser.error(f"--safety-limits: {explain(error, 'safetyLimits')}")
+        return f"--prometheus-url {options.prometheus_url}: must be http(s)://HOST[:PORT][/PATH]"
     for namespace in names(options.namespaces):
         # kopf takes * and ! for patterns, which need a list of all namespaces, and hears nothing without one.
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", namespace):
-            parser.error(f"--namespaces: {namespace!r} is not the name of a namespace")
-    return options
+            return f"--namespaces: {namespace!r} is not the name of a namespace"
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

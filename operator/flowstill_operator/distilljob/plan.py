@@ -40,7 +40,7 @@ from flowstill_operator.steps import (
     started,
     timestamp,
 )
-from flowstill_operator.suspension import hold, suspend
+from flowstill_operator.suspension import suspend
 
 MAX_MESSAGE = 1024
 VALID = "Valid"
@@ -140,8 +140,6 @@ def _train(observed: Observed, spec: DistillJobSpec, draft: Draft[DistillJobStat
     if status.start_time is None and step.state != "failed":
         draft.set(start_time=timestamp(draft.now))
     match step.state:
-        case "start" if spec.suspend:
-            return hold(draft)
         case "start":
             waiting = wait_for_pods(observed, draft)
             if waiting is not None:

@@ -39,6 +39,8 @@ def test_the_queue_is_a_label_of_the_job_and_of_no_pod():
     assert made["spec"]["template"]["metadata"]["labels"]["team"] == "arms"
     assert LABEL not in job(distill_spec())["metadata"]["labels"]
     assert "suspend" not in made["spec"]
+    both = distill_spec(runtime={"queueName": "robots", "labels": {LABEL: "of-the-user"}})
+    assert job(both)["metadata"]["labels"][LABEL] == "robots"
 
 
 def test_waiting_for_quota_is_a_condition_and_no_busy_wait():
@@ -60,6 +62,30 @@ def test_a_job_that_waited_for_quota_and_vanished_is_not_begun_again():
     made = begun(read_child(job(suspend=True), [], "uid-1"))
     gone = step(status=made.status.model_dump(mode="json", by_alias=True, exclude_none=True))
     assert [wanted.reader for wanted in gone.create] == [True]
+
+
+def test_its_time_counts_from_its_admission():
+    """The API server's startTime, which a Job that is held back does not have; its creation may be days ago."""
+    made = job(startTime="2026-01-02T03:04:05Z")
+    made["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert read_child(made, [], "uid-1").started == "2026-01-02T03:04:05Z"
+    held = job(suspend=True)
+    held["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert read_child(held, [], "uid-1").started is None
+
+
+def test_a_job_that_its_queue_lets_through_at_once_is_admitted():
+    assert conditions(begun(Child("Running")).status)["Admitted"] == ("True", "Admitted")
+
+
+def test_a_job_that_somebody_else_holds_back_is_admitted_when_it_is_not_any_more():
+    """A queue may be everybody's default, and no ``queueName`` says so."""
+    plain = distill_spec()
+    status = step(spec=plain).status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    held = step(read_child(job(plain, suspend=True), [], "uid-1"), status, plain).status
+    assert conditions(held)["Admitted"] == ("False", "WaitingForQuota")
+    status = held.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert conditions(step(Child("Running"), status, plain).status)["Admitted"] == ("True", "Admitted")
 
 
 @pytest.mark.parametrize("child", [Child(), Child("Succeeded"), Child("Running", ours=False), Child("Running")])

@@ -11,8 +11,6 @@ from flowstill_operator.distilljob import manifests
 from flowstill_operator.distilljob.observe import read_resource
 from flowstill_operator.distilljob.plan import plan
 from flowstill_operator.engine.loop import Reconciler
-from flowstill_operator.rollout import observe as rollout_observe
-from flowstill_operator.rollout.plan import plan as rollout_plan
 from flowstill_operator.steps import ChildJob, timestamp
 from tests.unit.operator.builders import (
     DISTILL,
@@ -20,22 +18,20 @@ from tests.unit.operator.builders import (
     PLATFORM,
     RESULTS,
     ROLLOUT,
-    TARGET_SPEC,
     conditions,
-    deployment,
     distill_spec,
     later,
     resource,
     rollout_spec,
     trained,
 )
-from tests.unit.operator.fake_cluster import Crash, FakeCluster
+from tests.unit.operator.fake_cluster import Crash, FakeCluster, rank_pod
 
 SUSPENDED = ("True", "Suspended")
 
 
 def job(state="Running", **more):
-    return Child(state, name="sample-train-1", uid="job-1", started=timestamp(NOW), **{"attempts": 1, **more})
+    return Child(state, **{"name": "sample-train-1", "uid": "job-1", "started": timestamp(NOW), "attempts": 1, **more})
 
 
 def dump(status):
@@ -80,7 +76,9 @@ def test_that_a_job_shall_be_deleted_is_written_before_it_is(state):
     assert second.delete == (ChildJob("sample-train-1", "job-1", "train"),)
     third = step(job(state, ending=True), dump(second.status))
     assert (third.delete, third.create) == ((), ())
-    assert "save a checkpoint" in third.status.message
+    assert "save a checkpoint first: up to 120 s" in third.status.message
+    spec = {"runtime": {"terminationGracePeriodSeconds": 77}}
+    assert step(job(state), running(**spec), **spec).status.message.endswith("up to 77 s")
 
 
 def test_when_it_is_gone_the_resource_is_suspended_and_stays_so_without_a_look():
@@ -171,6 +169,8 @@ def test_failures_and_seconds_of_a_suspended_job_are_spent():
     child = job(attempts=3, failures=2)
     status = stopping(child, later(40), **spec)
     assert (status["attempts"], status["disruptions"], status["activeSeconds"]) == (3, 1, 40)
+    seen_again = step(child, status, later(50), **spec).status
+    assert (seen_again.attempts, seen_again.disruptions, seen_again.active_seconds) == (3, 1, 40), "counted once"
     held = dump(step(status=status, **spec).status)
     assert held["earlierAttempts"] == 3
     made = manifest_of(held, **spec)
@@ -208,6 +208,17 @@ def test_who_reads_a_result_has_the_whole_deadline():
 def test_a_job_that_never_ran_has_used_no_seconds():
     status = stopping(Child("Queued", name="n", uid="u", reason="Suspended"), later(40))
     assert (status.get("activeSeconds"), status["attempts"], status["disruptions"]) == (None, 1, 1)
+
+
+def test_a_clock_that_was_set_back_gives_no_seconds():
+    assert stopping(now=later(-60))["activeSeconds"] == 0
+
+
+def test_a_job_whose_pod_is_not_there_yet_is_an_attempt():
+    queued = dump(step(suspend=False).status)
+    assert queued["attempts"] == 0
+    held = dump(step(job("Queued", attempts=0), queued).status)
+    assert (held["attempts"], held["disruptions"]) == (1, 1)
 
 
 def test_a_job_that_was_never_admitted_is_no_attempt():
@@ -331,45 +342,21 @@ async def test_while_a_job_is_being_deleted_no_other_is_made_in_its_place():
     assert len(world.cluster.created) == 2
 
 
-def rollout_step(status=None, suspend=True, distilled=None, **extra):
-    spec = rollout_spec(suspend=suspend, **extra)
-    seen = rollout_observe.read_resource(resource("StudentRollout", spec, status), PLATFORM)
-    if "target" in extra:
-        target = rollout_observe.read_target(deployment(), seen.spec.target.deployment)
-        seen = replace(seen, target=target)
-    return rollout_plan(seen, NOW)
-
-
-def judged_status():
-    kinds = ("Validated", "Evaluated", "GatesPassed")
-    student = {"uri": "store://students/a", "digest": "sha256:" + "a" * 64}
-    passed = [
-        {"type": kind, "status": "True", "reason": "Passed", "lastTransitionTime": timestamp(NOW)} for kind in kinds
-    ]
-    return {"phase": "Judging", "startTime": timestamp(NOW), "student": student, "previous": "", "conditions": passed}
-
-
-def test_a_rollout_that_is_suspended_pins_nothing():
-    made = rollout_step(student={"distillJob": "dj"})
-    assert (made.status.phase, made.status.student, made.status.start_time) == ("Suspended", None, None)
-    waiting = rollout_step(dump(made.status), suspend=False, student={"distillJob": "dj"})
-    assert waiting.status.phase == "Pending"
-    assert conditions(waiting.status)["Suspended"] == ("False", "Resumed")
-
-
-def test_after_the_verdict_suspension_holds_the_promotion_until_it_began():
-    held = rollout_step(judged_status(), target=TARGET_SPEC)
-    assert (held.status.phase, held.target, held.requeue_after) == ("Suspended", None, None)
-    assert "Promoted" not in conditions(held.status)
-    going = rollout_step(dump(held.status), suspend=False, target=TARGET_SPEC)
-    assert (going.status.phase, conditions(going.status)["Suspended"]) == ("Promoting", ("False", "Resumed"))
-    late = rollout_step(dump(going.status), target=TARGET_SPEC)
-    assert late.status.phase == "Promoting"
-    assert late.target is not None
-    assert conditions(late.status)["Suspended"] == ("False", "Promoting")
-    [suspended] = [c for c in late.status.conditions if c.type == "Suspended"]
-    assert "no effect" in suspended.message
-
-
-def test_without_a_target_a_judged_rollout_is_complete():
-    assert rollout_step(judged_status()).status.phase == "Completed"
+async def test_pods_that_are_left_of_a_job_that_vanished_are_waited_for():
+    world = World(DISTILL, distill_spec())
+    await world.look()
+    world.ask(True)
+    await world.look()
+    [made] = world.working()
+    pod = rank_pod(made, 0)
+    world.cluster.delete_job_object(made)
+    world.cluster.pods_by_job["left"] = [pod]
+    world.ask(False)
+    for _ in range(3):
+        await world.look()
+    assert len(world.cluster.created) == 1
+    assert pod["metadata"]["name"] in world.status["message"]
+    world.cluster.pods_by_job.clear()
+    for _ in range(2):
+        await world.look()
+    assert len(world.cluster.created) == 2

@@ -107,6 +107,16 @@ def test_more_target_steps_are_the_frozen_teachers_rollout(pair):
         METHOD.target(student, None, prefix, batch)
 
 
+@pytest.mark.parametrize(
+    ("steps", "ratio", "own", "needed"),
+    [(2, 0.5, True, False), (3, 0.5, True, True), (2, 0.5, False, True), (3, 0.0, True, False), (2, 0.0, False, False)],
+)
+def test_a_teacher_is_needed_from_three_target_steps_on_or_where_the_student_may_not_make_its_own(
+    steps, ratio, own, needed
+):
+    assert SnapFlow(steps, ratio, 1.0, own_targets=own).needs_teacher == needed
+
+
 def test_at_the_target_the_jump_lands_on_the_rollout(pair):
     """Convention: x_1 − F(x_1, 0, 1) is the chunk, so a student whose F is the target jumps onto the rollout."""
     teacher, student, prefix = pair
@@ -135,3 +145,21 @@ def test_split_keeps_the_batch(size, ratio):
     flow, jumps = split(size, ratio)
     assert flow + jumps == size
     assert abs(jumps - ratio * size) <= 0.5 + 1e-6
+
+
+def test_the_loss_is_what_it_is_by_hand(pair):
+    """A student that knows the target time: s = t where it is flow matching, (1, 0) where it jumps."""
+    _, student, prefix = pair
+    batch, real = samples(student, rollout=True), student.action_dim
+    start_FHD, start_CHD = batch.noise_BHD[:FLOW], batch.noise_BHD[FLOW:]
+    t_F11 = batch.t_F[:, None, None]
+    x_t_FHD = t_F11 * start_FHD + (1 - t_F11) * batch.action_FHD
+    with torch.no_grad():
+        found = SnapFlow(10, 0.25, 3.0).loss(student, None, prefix, batch)
+        slope_FHD = student.velocity(prefix[:FLOW], x_t_FHD, batch.t_F, batch.t_F)
+        leap_CHD = student.velocity(prefix[FLOW:], start_CHD, torch.ones(JUMPS), torch.zeros(JUMPS))
+    flow = (slope_FHD - (start_FHD - batch.action_FHD))[:, :-2, :real].square().mean()  # without padded steps
+    jump = (leap_CHD - (start_CHD - batch.rollout_CHD))[..., :real].square().mean()
+    assert float(found.flow_matching) == pytest.approx(float(flow), rel=1e-4)
+    assert float(found.consistency) == pytest.approx(float(jump), rel=1e-4)
+    assert float(found.total) == pytest.approx(float(0.75 * flow + 0.25 * 3.0 * jump), rel=1e-4)
