@@ -12,12 +12,12 @@ from kubernetes.aio import client, config
 from flowstill_operator.clusters.kubernetes import KubernetesCluster
 from flowstill_operator.rollout.promote import TARGET_LABEL
 from tests.cluster.chart import CHART, CRDS, Documents, Release, remove_crds, wait_for_job
+from tests.cluster.chart_cases import all_changed
 from tests.cluster.harness.controlplane import ControlPlane
 from tests.cluster.harness.modules import PROMETHEUS_OPERATOR, folder_of
 from tests.cluster.harness.processes import CommandError, wait_until
 from tests.cluster.operator_process import await_crds
 from tests.cluster.resources import distill_job
-from tests.cluster.test_chart_values import all_changed
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 NEEDED = {

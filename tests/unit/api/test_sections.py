@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flowstill.api.fields import duration_seconds
 from flowstill.api.schema import KINDS
-from tests.unit.api.test_schema import MINIMAL, QUERY, TARGET, changed, nodes_with
+from tests.unit.api.specs import MINIMAL, QUERY, TARGET, changed, nodes_with
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Good records, written once and copied for every test that breaks something of them."""
+"""Good records, written once and copied for every test that breaks something of them, and a store to publish in."""
 
 import shutil
 from pathlib import Path
@@ -16,3 +16,11 @@ def template(tmp_path_factory):
 @pytest.fixture
 def records(template, tmp_path):
     return Path(shutil.copytree(template, tmp_path / "records"))
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A default store of the test's own."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("FLOWSTILL_STORE", folder.as_uri())
+    return folder

@@ -1,119 +1,22 @@
 """The judge from published records to published evidence, in a store of its own."""
 
 import json
-import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstill.api.children import MAX_RESULT_BYTES, JudgeTask, ParityTask, Result
-from flowstill.api.fields import ArtifactRef, StatusRef
+from flowstill.api.children import MAX_RESULT_BYTES, ParityTask, Result
+from flowstill.api.fields import StatusRef
 from flowstill.api.studentrollout import ArmResult, GateResult, Interval, Override
-from flowstill.artifacts.manifest import RolloutsProperties, StudentProperties, read_manifest
-from flowstill.artifacts.stores import fetch, publish, push
-from flowstill.child.context import ChildContext
+from flowstill.artifacts.manifest import read_manifest
+from flowstill.artifacts.stores import fetch
 from flowstill.errors import ArtifactError, DigestMismatch, UserError
 from flowstill_evaluator.cli import main
 from flowstill_evaluator.decision import MAX_DECISION_BYTES, fitted_result
 from flowstill_evaluator.gates.chain import TITLES
-from flowstill_evaluator.judge import judge
 from tests.unit.evaluator import synthetic as syn
-
-
-class Quiet:
-    """A progress tracker that remembers what it was told."""
-
-    def __init__(self):
-        self.told = []
-
-    def update(self, step, total, activity, loss=None, samples_per_second=None):
-        self.told.append((step, total, activity))
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    folder = tmp_path / "store"
-    monkeypatch.setenv("FLOWSTILL_STORE", folder.as_uri())
-    return folder
-
-
-def published(tmp_path, draws=8, break_records=None, curve=None, most=None, **records):
-    """Teacher, student and records in the store; what a judge is asked about."""
-    teacher_folder = tmp_path / "teacher"
-    teacher_folder.mkdir(exist_ok=True)
-    (teacher_folder / "config.json").write_text("{}")
-    teacher = push(teacher_folder, "store://teachers/reach-around")
-    dataset = StatusRef(uri="store://datasets/reach-around", digest="sha256:" + "3" * 64)
-    student_folder = tmp_path / "student"
-    (student_folder / "onnx").mkdir(parents=True, exist_ok=True)
-    (student_folder / "onnx" / "student.onnx").write_bytes(b"graph")
-    if curve is not None:
-        (student_folder / "fidelity").mkdir()
-        (student_folder / "fidelity" / "curve.json").write_text(curve)
-        (student_folder / "fidelity" / "curve.png").write_bytes(b"a picture")
-    properties = StudentProperties(
-        policy_type="smolvla",
-        method={"name": "snapflow", "targetSteps": 10, "mixRatio": 1.0},
-        multi_step=False,
-        draws=draws,
-        draw_neighbours=3 if draws > 1 else 1,
-        action_steps=8,
-        chunk_size=16,
-        action_dim=4,
-        padded_action_dim=32,
-        teacher=teacher,
-        teacher_steps=10,
-        dataset=dataset,
-        seed=0,
-        inputs_digest="sha256:" + "4" * 64,
-        trainer_version="0.1.0",
-        versions={},
-        precision="fp32",
-        onnx={"file": "onnx/student.onnx", "inputs": [], "outputs": []},
-        parameters=1_214_336,
-        training_seconds=231.4,
-    )
-    student = publish(student_folder, "Student", properties)
-    folder = syn.write_records(tmp_path / "records", **records)
-    run = syn.read_json(folder, "run")
-    for arm in run["arms"]:
-        arm["digest"] = student.digest if arm["name"].startswith("student") else teacher.digest
-    syn.write_json(folder, "run", run)
-    if break_records:
-        break_records(folder)
-    about = RolloutsProperties(
-        suite="metaworld",
-        tasks=["reach-around"],
-        arms=list(syn.RATES),
-        seeds=[0],
-        versions={},
-        student=student,
-        teacher=teacher,
-        baseline=teacher,
-    )
-    rollouts = publish(folder, "Rollouts", about, "store://evidence")
-    return JudgeTask(
-        resource="default/reach-around",
-        uid="1",
-        work="store://work/1",
-        student=ArtifactRef(uri=student.uri, digest=student.digest),
-        evaluation={
-            "suite": "metaworld",
-            "tasks": ["reach-around"],
-            "episodesPerTask": records.get("episodes", 200),
-            "maxEpisodesPerTask": most or records.get("episodes", 200),
-        },
-        rollouts=ArtifactRef(uri=rollouts.uri, digest=rollouts.digest),
-        parity_difference=3.4e-6,
-    )
-
-
-def run(task, tmp_path):
-    work = tmp_path / "work"
-    work.mkdir(exist_ok=True)
-    quiet = Quiet()
-    return judge(task, ChildContext(work, threading.Event(), quiet)), quiet
+from tests.unit.evaluator.judging import published, run
 
 
 def test_good_records_end_in_published_evidence(store, tmp_path):

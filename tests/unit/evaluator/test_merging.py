@@ -30,7 +30,7 @@ from flowstill_evaluator.records import (
 )
 from flowstill_evaluator.shards import Shard, episodes_in_round, shard_of
 from tests.unit.evaluator import synthetic as syn
-from tests.unit.evaluator.test_judge import published, run, store  # noqa: F401
+from tests.unit.evaluator.judging import published, run
 
 TASKS = ("reach", "push")
 ARMS = ("teacher@10", "student-draws")
@@ -238,7 +238,7 @@ def in_parts(task, tmp_path, shards, episodes=200):
     return JudgeRoundsTask(**shared, rounds=[{"work": "store://work/1/rollouts", "shards": shards}], episodes=episodes)
 
 
-def test_parts_are_judged_as_the_whole_is(store, tmp_path):  # noqa: F811
+def test_parts_are_judged_as_the_whole_is(store, tmp_path):
     whole = published(tmp_path)
     expected, _ = run(whole, tmp_path)
     result, _ = run(in_parts(whole, tmp_path, 3), tmp_path)
@@ -253,7 +253,7 @@ def test_parts_are_judged_as_the_whole_is(store, tmp_path):  # noqa: F811
     assert not (tmp_path / "work" / "merged").exists()
 
 
-def test_parts_that_decide_nothing_are_not_published(store, tmp_path):  # noqa: F811
+def test_parts_that_decide_nothing_are_not_published(store, tmp_path):
     task = in_parts(published(tmp_path, episodes=50, most=200), tmp_path, 2, 50)
     before = len(list((store / "evidence").iterdir()))
     result, _ = run(task, tmp_path)
@@ -261,7 +261,7 @@ def test_parts_that_decide_nothing_are_not_published(store, tmp_path):  # noqa: 
     assert len(list((store / "evidence").iterdir())) == before
 
 
-def test_a_shard_that_left_nothing_is_named(store, tmp_path):  # noqa: F811
+def test_a_shard_that_left_nothing_is_named(store, tmp_path):
     task = in_parts(published(tmp_path), tmp_path, 2)
     (tmp_path / "store" / "work" / "1" / "rollouts" / "1" / "result.json").unlink()
     with pytest.raises(FlowstillError, match="store://work/1/rollouts/1 holds no result of a shard"):

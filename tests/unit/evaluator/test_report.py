@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import jsonschema
 import pytest
@@ -13,63 +12,19 @@ from flowstill.api.gates import Gates
 from flowstill_evaluator.gates.chain import TITLES, overall, run_gates
 from flowstill_evaluator.report import document, drawings
 from flowstill_evaluator.report.build import build_report
-from flowstill_evaluator.report.figures import Line, Row, forest, panel, ticks_between
-from flowstill_evaluator.report.media import MAX_BYTES, MAX_FILMS, choose_films
-from flowstill_evaluator.report.page import MAX_PAGE_BYTES, render_page
+from flowstill_evaluator.report.media import choose_films
+from flowstill_evaluator.report.page import render_page
 from flowstill_evaluator.report.summary import arm_results, summarise
 from flowstill_evaluator.report.words import confidence, reasons, settings
-from flowstill_evaluator.statistics import Bounds
 from tests.unit.evaluator import synthetic as syn
+from tests.unit.evaluator.pages import PIXEL, read
 from tests.unit.evaluator.reports import judge_task, page_of, report_of, subject
-
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-@pytest.fixture
-def records(tmp_path):
-    return syn.write_records(tmp_path / "records")
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """The document of good records, which most tests only look at."""
     return report_of(syn.write_records(tmp_path_factory.mktemp("good")))
-
-
-class Reader(HTMLParser):
-    """Collects text and addresses, and checks that every element is closed."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.text, self.tags, self.ids = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.ids += [v for k, v in attrs if k == "id"]
-        self.addresses += [v for k, v in attrs if k in ("src", "href", "poster", "xlink:href", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a beginning"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.text.append(data)
-
-
-def read(page):
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == []
-    return reader, re.sub(r"\s+", " ", " ".join(reader.text))
 
 
 @pytest.mark.parametrize(
@@ -192,91 +147,6 @@ def test_summary_of_arms(records):
     assert status.interval.low == pytest.approx(0.9568, abs=1e-4)
 
 
-def films_of(records, paths, success=False):
-    """Films of one arm's episodes that have these paths."""
-    lines = [syn.episode("student-draws", "reach-around", i, video=v, success=success) for i, v in enumerate(paths)]
-    syn.write_lines(records, lines)
-    return choose_films(records, syn.load(records, episodes=len(paths)))
-
-
-def test_media_stays_inside_the_records_and_within_its_room(records):
-    (records.parent / "secret.png").write_bytes(PIXEL)
-    (records / "big.mp4").write_bytes(b"0" * (MAX_BYTES + 1))
-    (records / "fine.png").write_bytes(PIXEL)
-    (records / "note.txt").write_text("no film")
-    secret = str(records.parent / "secret.png")
-    films = films_of(records, ["../secret.png", "big.mp4", "gone.png", "note.txt", secret, "fine.png", None])
-    (film,) = films.shown
-    assert [(c.path, c.kind, c.size) for c in film.clips] == [("fine.png", "picture", len(PIXEL))]
-    assert (films.size, films.room) == (len(PIXEL), MAX_BYTES)
-    assert {rest.why: rest.films for rest in films.left_out} == {
-        "the path leaves the records": 2,
-        "no room within 6 MiB": 1,
-        "not in the records": 1,
-        "not of a kind that a browser shows": 1,
-    }
-
-
-def test_no_more_films_than_a_reader_looks_at(records):
-    for number in range(MAX_FILMS + 3):
-        (records / f"{number}.png").write_bytes(PIXEL)
-    films = films_of(records, [f"{number}.png" for number in range(MAX_FILMS + 3)], success=True)
-    assert len(films.shown) == MAX_FILMS
-    assert [(rest.why, rest.films) for rest in films.left_out] == [("more than 8 films", 3)]
-
-
-def test_the_largest_evaluation_makes_a_page_of_bearable_size(tmp_path):
-    tasks = [f"{number:03d}-" + "task" * 31 for number in range(100)]
-    records = syn.write_records(tmp_path / "r", tasks=tasks, episodes=2)
-    syn.write_lines(records, [e | {"video": "film.mp4"} for e in syn.read_lines(records)])
-    (records / "film.mp4").write_bytes(b"0" * MAX_BYTES)
-    page = page_of(records, tasks=tasks, episodes=2)
-    assert MAX_BYTES < len(page.encode()) <= MAX_PAGE_BYTES
-
-
-def test_a_film_of_both_arms_is_shown_once_and_says_so(records):
-    (records / "both.mp4").write_bytes(b"film")
-    lines = syn.read_lines(records)
-    failed = next(e["episode"] for e in lines if e["arm"] == "student-draws" and not e["success"])
-    filmed = ("student-draws", "teacher@10")
-    syn.write_lines(
-        records,
-        [e | {"video": "both.mp4" if e["episode"] == failed and e["arm"] in filmed else None} for e in lines],
-    )
-    reader, text = read(page_of(records))
-    assert reader.tags.count("video") == 1
-    assert "student-draws (left) failed (contact) after 37 steps teacher@10 (right) succeeded" in text
-    assert f"episode {failed}, seed {1000 + failed}" in text
-
-
-def test_films_of_one_arm_each_stand_side_by_side(records):
-    for name in ("left.mp4", "right.mp4"):
-        (records / name).write_bytes(name.encode())
-    lines = syn.read_lines(records)
-    failed = next(e["episode"] for e in lines if e["arm"] == "student-draws" and not e["success"])
-    paths = {("student-draws", failed): "left.mp4", ("teacher@10", failed): "right.mp4"}
-    syn.write_lines(records, [e | {"video": paths.get((e["arm"], e["episode"]))} for e in lines])
-    (film,) = report_of(records).films.shown
-    assert [(c.path, [side.arm for side in c.sides]) for c in film.clips] == [
-        ("left.mp4", ["student-draws"]),
-        ("right.mp4", ["teacher@10"]),
-    ]
-
-
-def test_the_tasks_take_turns_in_films_of_failures(tmp_path):
-    tasks = ["a", "b"]
-    records = syn.write_records(tmp_path / "r", tasks=tasks, episodes=60, rates={"student-draws": 0.5})
-    lines = syn.read_lines(records)
-    for e in lines:
-        e["video"] = f"{e['task']}-{e['episode']}.png" if e["arm"] == "student-draws" else None
-        if e["video"]:
-            (records / e["video"]).write_bytes(PIXEL)
-    syn.write_lines(records, lines)
-    films = report_of(records, tasks=tasks, episodes=60).films
-    assert [film.task for film in films.shown] == ["a", "b"] * 4
-    assert not any(side.success for film in films.shown for clip in film.clips for side in clip.sides)
-
-
 def test_simulator_errors_are_reported(records):
     syn.write_json(records, "run", syn.read_json(records, "run") | {"errors": [{"task": "x"}, {"task": "y"}]})
     assert "2 episodes could not be run" in read(page_of(records))[1]
@@ -321,34 +191,6 @@ def test_with_trials_of_ones_own_fidelity_is_not_said_to_be_held_out(good):
     weaker = "frames of the data that the student was distilled on"
     assert weaker in read(render_page(own, {}))[1]
     assert weaker not in read(render_page(good, {}))[1]
-
-
-def test_forest_places_values_on_its_axis():
-    rows = [Row("a", 0.5, Bounds(0.25, 3.0), "half"), Row("b", 0.0, Bounds(-2.0, 0.1), "none")]
-    figure = forest("t", rows, 0.0, 1.0, [0, 1], str)
-    assert (figure.rows[0].x, figure.rows[0].x_low) == (50.0, 25.0)
-    assert (figure.rows[0].x_high, figure.rows[1].x_low) == (100.0, 0.0)
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.13, 0.13), (0, 0.2), (-1, 1), (0, 3e-6)])
-def test_ticks_are_round_and_inside(low, high):
-    ticks = ticks_between(low, high)
-    assert 3 <= len(ticks) <= 7
-    assert all(low - 1e-12 <= t <= high + 1e-12 for t in ticks)
-
-
-def test_a_panel_marks_the_published_step_and_keeps_what_must_be_seen():
-    figure = panel("t", [100, 200], [Line("a", "first", [1.0, 3.0])], 200, shown=[0.0], errors=[0.5, 0.5])
-    (_, first), (x_last, last) = figure.lines[0].points
-    assert figure.x_chosen == x_last == figure.right
-    assert figure.top < last < first < figure.bottom
-    assert "0" in [tick.label for tick in figure.y_ticks]
-    assert figure.band.endswith("Z")
-
-
-def test_a_single_look_makes_a_panel():
-    figure = panel("t", [100], [Line("a", "first", [0.0])], 100)
-    assert figure.lines[0].points[0][0] == figure.right
 
 
 def test_the_checked_in_schema_is_current():

@@ -16,7 +16,7 @@ from flowstill.errors import ArtifactError, DigestMismatch
 from flowstill_evaluator import parity
 from flowstill_evaluator.arms import resolve
 from flowstill_evaluator.verdicts import question
-from tests.unit.evaluator.test_judge import Quiet, published, run, store  # noqa: F401
+from tests.unit.evaluator.judging import Quiet, published, run
 
 OVERRIDE = {"gate": "P2", "by": "ann", "reason": "a faster arm comes", "expires": "2026-12-31T23:59:59Z"}
 
@@ -26,7 +26,7 @@ class Measured(Exception):
 
 
 @pytest.fixture
-def asked(store, tmp_path, monkeypatch):  # noqa: F811
+def asked(store, tmp_path, monkeypatch):
     """A judged question, its result, and how another rollout asks."""
 
     def load(task, properties):

@@ -13,6 +13,7 @@ from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.fidelity import HeldOut
 from flowstill_trainer.refine import RefineBatches, Refiner
 from flowstill_trainer.watch import Watch, make_reference
+from tests.support.kills import killed_again
 
 TRAINED, STEPS = 10, 5
 TRAINING = Training(
@@ -131,10 +132,6 @@ def test_a_collapsed_student_is_not_published(tmp_path, refiner, spreads, caplog
     assert warned == ([] if published == 15 else [f"publishing step {published} of 15: {curve.reason}"])
 
 
-class Killed(Exception):
-    pass
-
-
 KILLS = [("step", 1), ("look", 12), ("step", 2), ("step", 3), ("look", 14), ("step", 4), ("look", 15), ("step", 5)]
 
 
@@ -145,15 +142,7 @@ def test_killed_again_and_again_the_same_is_published_bit_for_bit(tiny, tmp_path
     spreads.update(dict.fromkeys(collapsed, 0.2))
     whole = refiner(tmp_path / "whole")
     run(whole)
-    for place, at in KILLS:
-
-        def die(step, *_, place=place, at=at, here=""):
-            if (here, step) == (place, at):
-                raise Killed
-
-        cut = refiner(tmp_path / "cut", heard=partial(die, here="look"))
-        with pytest.raises(Killed):
-            cut.run(partial(die, here="step"), never)
+    killed_again(partial(refiner, tmp_path / "cut"), KILLS)
     again = refiner(tmp_path / "cut")
     run(again)
     assert again.watch.curve() == whole.watch.curve()

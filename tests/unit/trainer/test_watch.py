@@ -14,6 +14,7 @@ from flowstill_trainer.fidelity import HeldOut
 from flowstill_trainer.processes import EndedElsewhere, Processes
 from flowstill_trainer.randomness import described
 from flowstill_trainer.watch import Watch, look_together, make_reference, wearing
+from tests.support.kills import killed_again
 from tests.unit.trainer.test_train import run, trainer, weights
 
 
@@ -157,10 +158,6 @@ def test_the_chosen_step_is_published(tiny, tmp_path, monkeypatch, best, watched
     assert one.watch.curve().published_step == best
 
 
-class Killed(Exception):
-    pass
-
-
 KILLS = [("step", 1), ("look", 2), ("step", 2), ("step", 3), ("look", 4), ("step", 5), ("look", 6), ("step", 6)]
 
 
@@ -171,15 +168,7 @@ def test_killed_again_and_again_the_same_is_published_bit_for_bit(tiny, tmp_path
     prefer(monkeypatch, {best})
     whole = watched(tmp_path / "whole")
     run(whole)
-    for place, at in KILLS:
-
-        def die(step, *_, place=place, at=at, here=""):
-            if (here, step) == (place, at):
-                raise Killed
-
-        cut = watched(tmp_path / "cut", heard=partial(die, here="look"))
-        with pytest.raises(Killed):
-            cut.run(partial(die, here="step"), never)
+    killed_again(partial(watched, tmp_path / "cut"), KILLS)
     again = watched(tmp_path / "cut")
     run(again)
     assert again.watch.looks == whole.watch.looks
