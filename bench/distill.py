@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot_policy_flowstill.heads import drop_heads
 from memory import Peak, cells, process_memory
 from plain_loop import Cost, PlainLoop, counted
 
@@ -118,29 +119,37 @@ def full_device() -> str:
 
 
 def full_size(kind: str, tiny: Path, device: str) -> Any:
-    """The policy as LeRobot builds it by default, with random weights and the tiny one's features and processors."""
+    """The policy as LeRobot builds it by default, with random weights and the tiny one's features and processors.
+
+    On the device ``meta`` it has shapes and no numbers.
+    """
     from lerobot.policies.factory import make_policy_config
 
     from tests.support.tiny_smolvla import enlarge_vlm
 
     enlarge_vlm(tiny / "vlm" / "config.json")
-    flow, small = TEACHERS[kind](), checkpoints.read_config(tiny, device, "--size")
+    flow, small = TEACHERS[kind](), checkpoints.read_config(tiny, "cpu", "--size")
     config = make_policy_config(
         kind,
         input_features={name: value for name, value in small.input_features.items() if "empty_camera" not in name},
         output_features=small.output_features,
-        device=device,
+        device="cpu" if device == "meta" else device,  # LeRobot knows no other
         push_to_hub=False,
         empty_cameras=EMPTY_CAMERAS,
     )
     flow.adapt_config(config, tiny, "--size")
+    home, config.device = config.device, device
     torch.manual_seed(0)
     with torch.device(device):
         policy = flow.policy_class(kind)(config)
+    drop_heads(policy)
     policy.to(device).requires_grad_(False)
+    config.device = home
     before, after = checkpoints.load_processors(tiny, config, flow.tokenizer(config), "--size")
     tokenizer_step(before).max_length = config.tokenizer_max_length
-    return flow(policy, before, after)
+    made = flow(policy, before, after)
+    made.device = torch.device(device)
+    return made
 
 
 @dataclass

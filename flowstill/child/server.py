@@ -1,9 +1,11 @@
 """``GET /progress`` (JSON) and ``GET /metrics`` (Prometheus text) of a child."""
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from flowstill.api.children import ProgressReport
 
@@ -45,6 +47,11 @@ class _Server(ThreadingHTTPServer):
         if self._both:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who asked may have gone meanwhile, which is nobody's error here and no line of the child's log."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(report: Callable[[], ProgressReport]) -> type[BaseHTTPRequestHandler]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from lerobot_policy_flowstill.heads import drop_heads, without_heads
 from lerobot_policy_flowstill.prefix import Prefix, Prepared
 from lerobot_policy_flowstill.target_time import check_times
 from lerobot_policy_flowstill.tokenizer_step import embed_tokenizer
@@ -102,8 +103,10 @@ class LeRobotFlow(ABC):
         """LeRobot's ``denoise_step``; ``timestep`` is (B,), for a student (B, 2) too."""
 
     @classmethod
-    def load(cls, folder: Path, *, device: str, field: str) -> Self:
+    def load(cls, folder: Path, *, device: str, field: str, whole: bool = False) -> Self:
         """A checkpoint of either type, every tensor checked.
+
+        ``whole`` keeps what no action is computed by, for who saves the policy as LeRobot wants it.
 
         Raises:
             TeacherRejected: naming ``field``, what is wrong and what to do.
@@ -116,7 +119,13 @@ class LeRobotFlow(ABC):
         except (OSError, ValueError, ImportError) as error:
             raise TeacherRejected(cls.unbuilt(config, error), field=field) from error
         policy.float()  # SmolVLA's expert has the type that its VLM's config names, and is trained here
-        load_tensors(policy, folder / checkpoints.WEIGHTS, lambda stored: cls.rename(policy, stored), field)
+
+        def rename(stored: dict[str, Stored]) -> dict[str, Stored]:
+            return without_heads(policy, cls.rename(policy, stored))
+
+        load_tensors(policy, folder / checkpoints.WEIGHTS, rename, field)
+        if not whole:
+            drop_heads(policy)  # after all of the file was checked
         policy.to(device).requires_grad_(False)
         return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
 

@@ -103,7 +103,7 @@ def write_merged(peft: Any, adapter: Path, merged: Path) -> None:
 
     from flowstill.policies.registry import load_flow_policy
 
-    policy = load_flow_policy(merged, field="base").policy
+    policy = load_flow_policy(merged, field="base", whole=True).policy
     whole = peft.PeftModel.from_pretrained(policy, str(adapter)).merge_and_unload()
     save_model(whole, str(merged / WEIGHTS))
 

@@ -30,12 +30,14 @@ TEACHERS: dict[str, Callable[[], type[LeRobotFlow]]] = {"smolvla": _smolvla, "pi
 """By LeRobot's type; a policy's network is imported when one is loaded."""
 
 
-def load_flow_policy(folder: Path, *, device: str = "cpu", field: str = "spec.teacher") -> LeRobotFlow:
-    """A teacher's or a student's checkpoint, every tensor checked.
+def load_flow_policy(
+    folder: Path, *, device: str = "cpu", field: str = "spec.teacher", whole: bool = False
+) -> LeRobotFlow:
+    """A teacher's or a student's checkpoint, every tensor checked; see :meth:`LeRobotFlow.load`.
 
     Raises:
         TeacherRejected: naming ``field``, what is wrong and what to do.
     """
     accepted = {*TEACHERS, *(STUDENT_PREFIX + name for name in TEACHERS)}
     kind = checkpoints.check_folder(folder, accepted, field)
-    return TEACHERS[kind.removeprefix(STUDENT_PREFIX)]().load(folder, device=device, field=field)
+    return TEACHERS[kind.removeprefix(STUDENT_PREFIX)]().load(folder, device=device, field=field, whole=whole)

@@ -81,7 +81,7 @@ FLAGS = Flags(
             "validation.threshold",
             f"of --validate-after: largest difference of normalised actions (default: {THRESHOLDS})",
         ),
-        Flag("--gpus", "runtime.gpusPerNode", "GPUs of the child's pod; a child on this machine uses what it finds"),
+        Flag("--gpus", "runtime.gpusPerNode", "GPUs of the child's pod; on this machine it uses one, if there is one"),
         Flag("--nodes", "runtime.nodes", "pods that train together, on a cluster, each with --gpus"),
     ),
     {

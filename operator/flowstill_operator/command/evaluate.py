@@ -68,7 +68,7 @@ FLAGS = Flags(
             f"largest difference of normalised actions, ONNX against PyTorch (default: {THRESHOLDS})",
         ),
         Flag("--samples", "parity.samples", "observations on which the two are compared"),
-        Flag("--gpus", "runtime.gpusPerNode", "GPUs of a child's pod; a child on this machine uses what it finds"),
+        Flag("--gpus", "runtime.gpusPerNode", "GPUs of a child's pod; on this machine it uses one, if there is one"),
     ),
     {
         "student.uri": "STUDENT",
@@ -236,6 +236,8 @@ def _gates(path: Path) -> Document:
     Raises:
         UserError: it cannot be read, or its limits cannot be.
     """
+    if not path.is_file():
+        raise UserError(f"{path} is no file; give the YAML of spec.gates", field="--gates")
     documents = read_documents(path)
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise UserError(f"{path} is no mapping of gates to their limits, such as P1: {{margin: 0.05}}", field="--gates")

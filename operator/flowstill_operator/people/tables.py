@@ -49,12 +49,14 @@ def states(
     for resource in resources:
         status: dict[str, Any] = resource.get("status") or {}
         metadata, phase, done = resource["metadata"], status.get("phase", "Pending"), progress(resource)
-        phase = STOPPED if stopped(resource) else phase
+        rest = left(resource, now)
+        if stopped(resource):
+            phase, rest = STOPPED, ""
         bar = ProgressBar(completed=done or 0, width=BAR if width >= WIDE else NARROW_BAR)
         cells: list[RenderableType] = [metadata.get("namespace", "")] if namespaces else []
         cells += [f"{SHORT[resource['kind']]}/{metadata['name']}", Text(phase, style=COLOURS.get(phase, ""))]
         cells += ["", ""] if done is None else [bar, f"{done}%"]
-        cells += [left(resource, now), *(status.get(key, "") for key in ("success", "baselineSuccess", "gatesSummary"))]
+        cells += [rest, *(status.get(key, "") for key in ("success", "baselineSuccess", "gatesSummary"))]
         cells += [age(metadata.get("creationTimestamp"), now), Text(status.get("message", ""))]
         table.add_row(*cells[: len(names)])
     return table

@@ -126,6 +126,19 @@ def test_a_taken_port_does_not_stop_the_work(caplog: pytest.LogCaptureFixture) -
     assert f"no progress on port {port}" in caplog.text
 
 
+def test_one_who_asked_and_went_away_leaves_nothing_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    server = ProgressServer(("127.0.0.1", 0), lambda: ProgressReport(activity="training", step=0, total_steps=1))
+    for error in (BrokenPipeError(), ConnectionResetError(), ValueError("a defect")):
+        try:
+            raise error
+        except type(error):
+            server._server.handle_error(None, ("127.0.0.1", 1))
+    server.close()
+    said = capfd.readouterr().err
+    assert "a defect" in said
+    assert "BrokenPipe" not in said + "ConnectionReset"
+
+
 def test_the_server_follows_the_newest_report() -> None:
     reports = iter(range(5))
     server = ProgressServer(("127.0.0.1", 0), lambda: ProgressReport(activity="a", step=next(reports), total_steps=5))

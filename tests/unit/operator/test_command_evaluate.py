@@ -148,7 +148,7 @@ def test_other_limits_of_gates_come_from_a_file():
     ]:
         path.write_text(text)
         assert refused("--gates", "gates.yaml").startswith(words)
-    assert refused("--gates", "none").startswith("none: No such file")
+    assert refused("--gates", "none") == "--gates: none is no file; give the YAML of spec.gates"
 
 
 def test_libero_alone_is_the_ten_tasks_of_libero_object():

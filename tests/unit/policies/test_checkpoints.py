@@ -156,7 +156,13 @@ def test_openpi_weights_load_as_they_are_published(copy, tiny):
     save_file(as_published(tensors), copy / "model.safetensors")
     loaded = load_flow_policy(copy).policy.state_dict()
     assert torch.equal(loaded[EMBEDDING], tensors[HEAD])
-    assert all(torch.equal(loaded[name], value) for name, value in tensors.items() if name != EMBEDDING)
+    others = {name: value for name, value in tensors.items() if "lm_head" not in name and name != EMBEDDING}
+    assert all(torch.equal(loaded[name], value) for name, value in others.items())
+
+
+def part(name):
+    """What a tensor belongs to that only a student has, or only a teacher; else its name."""
+    return next((each for each in ("target_time", "lm_head") if f".{each}." in name), name)
 
 
 def full_size(kind):
@@ -173,8 +179,8 @@ def full_size(kind):
 def test_full_size_openpi_checkpoints_are_covered(kind, count):
     """777 is what LeRobot's loader says of lerobot/pi0_base (its issue 3109)."""
     policy, student = full_size(kind), full_size(f"flowstill_{kind}")
-    assert sum(p.numel() for p in policy.parameters()) > 4e9
-    assert all(n.startswith("model.target_time.") for n in student.state_dict().keys() ^ policy.state_dict().keys())
+    assert sum(p.numel() for p in policy.parameters()) > 4e9 > 3.4e9 > sum(p.numel() for p in student.parameters())
+    assert {part(n) for n in student.state_dict().keys() ^ policy.state_dict().keys()} == {"target_time", "lm_head"}
     whole = {name: Stored(name, tuple(value.shape), "F32") for name, value in policy.state_dict().items()}
     published = as_published(whole)
     assert len(published) == count
@@ -200,7 +206,7 @@ def test_full_size_smolvla_checkpoints_are_covered(tmp_path):
 
     policy, student = build("smolvla"), build("flowstill_smolvla")
     assert sum(p.numel() for p in policy.parameters()) == pytest.approx(450e6, rel=0.01)
-    assert all(n.startswith("model.target_time.") for n in student.state_dict().keys() ^ policy.state_dict().keys())
+    assert {part(n) for n in student.state_dict().keys() ^ policy.state_dict().keys()} == {"target_time", "lm_head"}
     stored = {name: Stored(name, tuple(value.shape), "F32") for name, value in policy.state_dict().items()}
     expert = "model.vlm_with_expert.lm_expert.layers.1."
     assert stored[f"{expert}mlp.gate_proj.weight"].shape == (2048, 720)

@@ -124,6 +124,7 @@ def test_a_merged_adapter_is_a_teacher(tmp_path):
     )
     for file in adapter.glob("policy_*"):
         assert (merged / file.name).read_bytes() == file.read_bytes(), file.name
+    assert load_file(merged / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
     seen, noise = tensors(tiny_smolvla.observations(2)), torch.randn(2, tiny_smolvla.CHUNK, tiny_smolvla.PADDED)
     teacher, old = load_flow_policy(merged), load_flow_policy(base)
     assert (teacher.action_steps, old.action_steps) == (tiny_smolvla.EXECUTED - 1, tiny_smolvla.EXECUTED)

@@ -178,6 +178,15 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     assert rates[6] == pytest.approx(0)
 
 
+@pytest.mark.parametrize("tiny", ["smolvla"], indirect=True)
+def test_each_step_has_its_own_rate_and_is_then_counted(tiny, tmp_path, monkeypatch):
+    one, asked = trainer(tiny, tmp_path), []
+    monkeypatch.setattr(one.learner, "update", lambda parts, rate: asked.append(rate) or 0.5)
+    monkeypatch.setattr(one.learner, "follow", asked.append)
+    assert run(one) == [0.5] * 6
+    assert asked == [x for step in range(6) for x in (learning_rate(step, TRAINING), step + 1)]
+
+
 def test_known_prefixes_give_the_same_batch(tiny, tmp_path):
     """The bank's prefixes are those that a pass of the VLM would give."""
     one = trainer(tiny, tmp_path, method=Method(target_steps=3, mix_ratio=0.5, bank_size=10, state_jitter=0.05))
