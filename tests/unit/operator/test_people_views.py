@@ -57,6 +57,15 @@ def test_a_table_in_a_pipe_is_whole():
         assert "1h" in line
 
 
+def test_what_was_stopped_has_no_time_left():
+    running = document("DistillJob", "Running")
+    running["status"]["progress"]["estimatedRemainingSeconds"] = 7000
+    assert "1h56m" in printed(lambda c: uncut(c).print(states([running], later(5), width=100)))
+    text = printed(lambda c: uncut(c).print(states([running], later(5), width=100, stopped=lambda _: True)))
+    assert "Stopped" in text
+    assert "1h56m" not in text
+
+
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_a_table_fits_its_terminal_without_cutting_a_phase(width):
     every = [document(*case) for case in CASES]
