@@ -21,6 +21,7 @@ class FlowPolicy(Protocol):
 
     Attributes:
         policy: LeRobot's policy.
+        preprocessor: its own processor, from raw observations and actions to the network's.
         policy_type: LeRobot's type of it.
         is_student: whether it knows a target time.
         device: where it computes.
@@ -40,6 +41,7 @@ class FlowPolicy(Protocol):
     """
 
     policy: Any
+    preprocessor: Any
     policy_type: str
     is_student: bool
     device: torch.device

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flowstill.errors import TeacherRejected
-from flowstill.policies.checkpoints import ADAPTER, NEEDED, WEIGHTS, read_json
+from flowstill.policies.checkpoints import ADAPTER, HUB_NAME, NEEDED, WEIGHTS, read_json
 
 BASE = "base_model_name_or_path"
 FOLDERS = ("vlm", "tokenizer")
@@ -41,13 +41,17 @@ def merge(adapter: Path, merged: Path, base: Path | None = None) -> None:
     Raises:
         TeacherRejected: something is missing, naming the argument and what to do.
     """
+    if not (adapter / ADAPTER).is_file():
+        raise TeacherRejected(
+            f"{adapter} has no {ADAPTER}, so it is no adapter; a whole policy is a teacher as it is", field="adapter"
+        )
     peft = import_peft()
-    named = read_json(adapter / ADAPTER, "adapter").get(BASE)
-    base = base or Path(str(named))
+    named = str(read_json(adapter / ADAPTER, "adapter").get(BASE))
+    base = base or Path(named)
     if not (base / WEIGHTS).is_file():
         raise TeacherRejected(
-            f"the adapter's base policy {str(base)!r} is no folder with {WEIGHTS} here; download it and give its "
-            "folder with --base",
+            f"the adapter's base policy {str(base)!r} is no folder with {WEIGHTS} here; download it (hf download "
+            f"{named if HUB_NAME.match(named) else 'ORG/NAME'} --local-dir BASE) and give its folder with --base",
             field="base",
         )
     if merged.exists():

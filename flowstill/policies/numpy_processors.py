@@ -18,6 +18,7 @@ from flowstill.errors import ArtifactError
 from flowstill.policies.interface import Floats, Observations
 from flowstill.policies.numpy_images import ImageRule
 
+RENAME = "rename_observations_processor"
 Statistics = dict[str, npt.NDArray[Any]]
 
 
@@ -91,6 +92,10 @@ class NumpyProcessors:
         self.config = json.loads((folder / "config.json").read_text())
         self._before = _steps(folder, "policy_preprocessor.json")
         self._after = _steps(folder, "policy_postprocessor.json")
+        self.renamed: dict[str, str] = {}
+        for step in self._before:
+            if step.name == RENAME:
+                self.renamed |= step.config["rename_map"]
         length = int(self.config["tokenizer_max_length"])
         self._tokenizers = {s.name: _tokenizer(s, length) for s in self._before if s.name == "flowstill_tokenizer"}
         features = self.config["input_features"]
@@ -129,7 +134,7 @@ class NumpyProcessors:
         return actions.astype(np.float32)
 
     def _apply(self, step: _Step, data: dict[str, Any]) -> dict[str, Any]:
-        if step.name == "rename_observations_processor":
+        if step.name == RENAME:
             return {step.config["rename_map"].get(k, k): v for k, v in data.items()}
         if step.name in {"smolvla_new_line_processor", "pi0_new_line_processor"}:
             return data | {"task": [t if t.endswith("\n") else f"{t}\n" for t in data["task"]]}

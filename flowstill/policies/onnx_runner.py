@@ -8,6 +8,7 @@ import numpy as np
 from flowstill.errors import UserError
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
 from flowstill.policies.numpy_processors import NumpyProcessors
+from flowstill.policies.observed import check_call
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -67,7 +68,12 @@ class OnnxRunner:
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
-        """One chunk an observation; of K draws the densest."""
+        """One chunk an observation; of K draws the densest.
+
+        Raises:
+            UserError: the policy does not take this.
+        """
+        check_call(observations, noise_BKHD, self.info, self._processors.renamed)
         inputs = self._processors.before(observations)
         inputs["noise"] = np.ascontiguousarray(noise_BKHD[:, : self.info.draws], dtype=np.float32)
         used = {name: value for name, value in inputs.items() if name in self._inputs}

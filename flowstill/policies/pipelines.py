@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lerobot.processor import NormalizerProcessorStep, ObservationProcessorStep, TokenizerProcessorStep
+from lerobot.processor import (
+    NormalizerProcessorStep,
+    ObservationProcessorStep,
+    RenameObservationsProcessorStep,
+    TokenizerProcessorStep,
+)
 from lerobot_policy_flowstill.tokenizer_step import with_steps
 from torch import Tensor
 
@@ -31,6 +36,12 @@ def with_state_noise(pipeline: Any, noise_BS: Tensor) -> Any:
     steps = list(pipeline.steps)
     place = next(i for i, step in enumerate(steps) if isinstance(step, NormalizerProcessorStep))
     return with_steps(pipeline, [*steps[: place + 1], AddStateNoise(noise_BS), *steps[place + 1 :]])
+
+
+def rename_map(pipeline: Any) -> dict[str, str]:
+    """The names that the pipeline gives to what it sees."""
+    maps = [step.rename_map for step in pipeline.steps if isinstance(step, RenameObservationsProcessorStep)]
+    return {old: new for names in maps for old, new in names.items()}
 
 
 def tokenizer_step(pipeline: Any) -> Any:

@@ -10,6 +10,8 @@ from lerobot_policy_flowstill.draws import densest_chunk
 from flowstill.errors import UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
+from flowstill.policies.observed import check_call
+from flowstill.policies.pipelines import rename_map
 from flowstill.policies.registry import load_flow_policy
 
 
@@ -69,7 +71,12 @@ class TorchRunner:
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
-        """One chunk an observation; of K draws the densest."""
+        """One chunk an observation; of K draws the densest.
+
+        Raises:
+            UserError: the policy does not take this.
+        """
+        check_call(observations, noise_BKHD, self.info, rename_map(self.flow.preprocessor))
         flow, draws = self.flow, self.info.draws
         noise = torch.from_numpy(np.ascontiguousarray(noise_BKHD[:, :draws])).to(flow.device)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn, Protocol
 
 from rich.console import Console
@@ -49,6 +50,7 @@ class Parser(argparse.ArgumentParser):
 def parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The command line, as it is typed by that name."""
     top = Parser(prog=prog, description=__doc__, epilog=table(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"flowstill {version('flowstill')}")
     top.set_defaults(prog=prog, cluster=prog != PROG)
     commands = top.add_subparsers(dest="command", required=True)
     for command in COMMANDS:

@@ -27,8 +27,7 @@ class Desk(Ground):
     """A user's folder; the store is shared, so that equal inputs are distilled once."""
 
     def __init__(self, folder: Path, warm: WarmProcess, tiny: Tiny, store: Path) -> None:
-        super().__init__(folder, warm)
-        self.store = store
+        super().__init__(folder, warm, store)
         self.inputs = (str(tiny.teacher_folder), "--dataset", str(tiny.dataset_folder))
 
     def distill(self, *flags: str) -> Said:

@@ -1,7 +1,7 @@
 """``flowstill-evaluate parity`` and ``rollouts`` as processes: interrupted, continued, published.
 
 The policy is a tiny SmolVLA that looks through a camera, which is really drawn. The processes are forks of the warm
-one; what P3 measures of fresh ones has a test of its own.
+one; what P3 measures of fresh ones is tested in test_train.py.
 """
 
 import json
@@ -19,9 +19,7 @@ import pytest
 from flowstill.api.children import JudgeRoundsTask, Result, RolloutsTask
 from flowstill.artifacts.stores import fetch
 from flowstill.child.context import ChildContext
-from flowstill_evaluator.arms import compare, resolve
 from flowstill_evaluator.gathering import gather
-from flowstill_evaluator.memory import measure
 from flowstill_evaluator.session import work_folder
 from tests.support import tiny_smolvla
 from tests.support.tiny_student import export_student, publish_student
@@ -179,20 +177,6 @@ def test_rollouts_are_interrupted_continued_and_published(evaluated):
     filmed = [e["video"] for e in episodes if e["video"]]
     assert (description["videos"] is None) == bool(filmed), "films, or a note why there are none"
     assert all((folder / name).stat().st_size > 1000 for name in filmed)
-
-
-def test_memory_is_that_of_fresh_processes(environment, student, evaluated):
-    del evaluated
-    task = RolloutsTask.model_validate_json(spec_file(environment, student, "Rollouts").read_text())
-    comparison = compare(task, resolve(task))
-    arms, heard = [comparison[name] for name in RESIDENT], []
-    observations = Path(environment["ROOT"]) / "work" / "Rollouts" / "rollouts" / "observations.npz"
-    sizes = measure(
-        arms, observations, processes=1, provider="cpu", threads=1, at_once=2, heard=lambda: heard.append(1)
-    )
-    assert (list(sizes), len(heard)) == (list(RESIDENT), 2)
-    [torch], [onnx] = sizes.values()
-    assert 20e6 < onnx < torch / 2, "the process of ONNX Runtime must not load torch"
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import pytest
 
 from flowstill.policies.registry import load_flow_policy
 from tests.support import tiny_smolvla
-from tests.support.tiny_run import Tiny, small
+from tests.support.tiny_run import Tiny, small, small_path
 
 REPOSITORY = Path(__file__).parents[2]
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("pi0", "pi05")]
@@ -25,15 +25,13 @@ def student(root, kind):
     return root / "policy"
 
 
-def evaluate(kind, policy, output, *options):
+def evaluate(policy, output, *options):
     command = [Path(sys.executable).with_name("lerobot-eval")]
-    if kind != "smolvla":  # the same entry point, with networks of the tests' size
-        command = [sys.executable, "-m", "tests.support.eval_small", kind]
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl"),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{REPOSITORY}/examples/lerobot_eval:{REPOSITORY}",
+        "PYTHONPATH": f"{REPOSITORY}/examples/lerobot_eval:{small_path()}",
     }
     common = [f"--policy.path={policy}", "--policy.device=cpu", f"--output_dir={output}", "--eval.batch_size=1"]
     done = subprocess.run(
@@ -47,7 +45,6 @@ def evaluate(kind, policy, output, *options):
 def test_lerobot_eval_runs_a_student_in_the_quickstarts_task(kind, tmp_path):
     rename = {"observation.images.top": tiny_smolvla.CAMERA}
     found = evaluate(
-        kind,
         student(tmp_path / "student", kind),
         tmp_path / "eval",
         "--env.discover_packages_path=reach_around",
@@ -70,7 +67,6 @@ def test_lerobot_eval_runs_a_student_in_lerobots_own_metaworld(tmp_path, monkeyp
     made.save(tmp_path / "policy")
     rename = {"observation.image": tiny_smolvla.CAMERA}
     found = evaluate(
-        "smolvla",
         tmp_path / "policy",
         tmp_path / "eval",
         "--env.type=metaworld",

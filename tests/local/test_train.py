@@ -1,4 +1,7 @@
-"""``flowstill-train`` as a process: publishes, reuses, survives being killed, says what is wrong."""
+"""``flowstill-train`` as a process: publishes, reuses, survives being killed, says what is wrong.
+
+And the chain after it, to the verdict; all of it for every policy.
+"""
 
 import json
 import os
@@ -12,44 +15,53 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_run import Tiny, small
-from tests.support.warm_children import WarmProcess
+from flowstill.api.children import RolloutsTask
+from flowstill.artifacts.uris import local_path
+from flowstill_evaluator.arms import compare, resolve
+from flowstill_evaluator.memory import measure
+from flowstill_evaluator.observations import Batch
+from tests.support import tiny_smolvla
+from tests.support.ground import Ground, resource
+from tests.support.tiny_run import KINDS, Tiny, small, small_path
+from tests.support.warm_children import SIZES, WarmProcess
 
 REPOSITORY = Path(__file__).parents[2]
+EVALUATION = {
+    "suite": "metaworld", "tasks": ["reach-around"], "episodesPerTask": 2, "maxEpisodesPerTask": 2,
+    "arms": ["teacher@10", "student-draws"], "videos": "none",
+}  # fmt: skip
+GATES = {"P2": {"minCalls": 100}, "P3": {"processes": 3}, "P4": {"observations": 8}}
+NAMES = {"smolvla": "SmolVLA", "pi0": "π0", "pi05": "π0.5"}
 
 
 @dataclass(frozen=True)
 class Store:
-    """A default store with a tiny teacher and a dataset.
-
-    Attributes:
-        warm: where the trainer's processes are forked from; None: they are fresh.
-    """
+    """A default store with a tiny teacher and a dataset; the trainer's processes are forks of the warm one."""
 
     root: Path
     kind: str
-    warm: WarmProcess | None
+    warm: WarmProcess
 
     @classmethod
-    def of(cls, root: Path, tiny: Tiny, warm: WarmProcess | None) -> "Store":
+    def of(cls, root: Path, tiny: Tiny, warm: WarmProcess) -> "Store":
         """With copies of the tiny ones."""
         for name, folder in (("teachers", tiny.teacher_folder), ("datasets", tiny.dataset_folder)):
             shutil.copytree(folder, root / name / "tiny")
         return cls(root, tiny.kind, warm)
 
 
-@pytest.fixture(scope="module", params=["smolvla", "pi0", "pi05"])
-def store(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=KINDS)
+def store(request, tiny, warm, tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
-    if request.param == "smolvla":
-        return Store.of(root, request.getfixturevalue("tiny"), request.getfixturevalue("warm"))
-    with small(request.param):  # only fresh processes build LeRobot's other policies small
-        return Store.of(root, Tiny(tmp_path_factory.mktemp("tiny"), request.param), None)
+    if request.param == tiny.kind:
+        return Store.of(root, tiny, warm)
+    with small(request.param):
+        return Store.of(root, Tiny(tmp_path_factory.mktemp("tiny"), request.param), warm)
 
 
-def write_spec(folder, student=None, refine=None, **training):
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = {
+def distill_spec(student=None, refine=None, **training):
+    """A DistillJob's spec that takes seconds."""
+    return {
         "teacher": {"uri": "store://teachers/tiny"},
         "dataset": {"uri": "store://datasets/tiny"},
         "student": student or {},
@@ -57,7 +69,17 @@ def write_spec(folder, student=None, refine=None, **training):
         "training": {"steps": 8, "batchSize": 4, "warmupSteps": 2, "precision": "fp32", "checkpointEvery": 4}
         | training,
     }
-    task = {"kind": "Train", "resource": "tiny", "uid": "1", "work": f"file://{folder}", "spec": spec}
+
+
+def write_spec(folder, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    task = {
+        "kind": "Train",
+        "resource": "tiny",
+        "uid": "1",
+        "work": f"file://{folder}",
+        "spec": distill_spec(**changes),
+    }
     (folder / "spec.json").write_text(json.dumps(task))
     return folder
 
@@ -65,14 +87,14 @@ def write_spec(folder, student=None, refine=None, **training):
 def start(folder, store, *, fresh=False):
     """The trainer; SIGKILL is for a fresh process, as only it has nobody between."""
     flags = ["--spec", str(folder / "spec.json"), "--output", str(folder)]
-    if fresh or store.warm is None:
-        command = [sys.executable, "-m", "tests.support.train_small", store.kind, *flags]
-    else:
-        command = store.warm.command(["flowstill-train", *flags])
+    command = store.warm.command(["flowstill-train", *flags])
+    if fresh:
+        command = [sys.executable, "-m", "flowstill_trainer.cli", *flags]
     environment = os.environ | {
         "FLOWSTILL_STORE": f"file://{store.root}",
         "FLOWSTILL_TERMINATION_LOG": str(folder / "termination"),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": small_path(),
     }
     return subprocess.Popen(command, env=environment, cwd=REPOSITORY, stderr=(folder / "stderr").open("a"))
 
@@ -119,25 +141,58 @@ def test_publishes_a_student_and_then_reuses_it(store, tmp_path):
     assert not (tmp_path / "b" / "checkpoints").exists()
 
 
-def test_what_was_published_holds_parity_on_its_dataset(store, tmp_path):
-    """The next child of the chain, in a process of its own, as ``spec.validation.after`` asks for it."""
+def test_what_was_published_goes_through_to_the_verdict(store, tmp_path, monkeypatch):
+    """All that comes after the training, as it is started for a user: parity twice, paired episodes, the judge."""
+    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{store.root}")
+    monkeypatch.setenv(SIZES, json.dumps({"teacher@10": [9e8] * 3, "student-draws": [3e8] * 3}))
+    ground = Ground(tmp_path, store.warm, store.root)
+    spec = {"student": {"distillJob": "tiny"}, "evaluation": EVALUATION, "parity": {"samples": 8}, "gates": GATES}
+    said = ground.run(
+        resource("DistillJob", "tiny", distill_spec(fidelityEvery=3) | {"validation": {"after": True}}),
+        resource("StudentRollout", "proven", spec | {"runtime": {"gpusPerNode": 0}}),
+        options=("--json",),
+    )
+    logs = [ground.log("tiny", "parity"), *(ground.log("proven", role) for role in ("parity", "rollouts", "judge"))]
+    distilled, proven = json.loads(said.output)["resources"]
+    assert distilled["phase"] == "Succeeded", (said.errors, logs)
+    assert 0 < ground.resource("DistillJob", "tiny")["status"]["parityDifference"] < 1e-3
+    assert proven["report"], (said.errors, logs)
+    assert proven["parity"]["holds"] is True
+    assert (said.code, proven["verdict"]) in {(1, "Fail"), (3, "Inconclusive")}
+    assert {arm["name"]: arm["episodes"] for arm in proven["arms"]} == dict.fromkeys(EVALUATION["arms"], 2)
+    verdicts = {gate["name"]: gate["verdict"] for gate in proven["gates"]}
+    assert len(verdicts) == 9
+    assert (verdicts["P1"], verdicts["P3"]) == ("Inconclusive", "Pass"), "two pairs decide nothing"
+    assert f"A {NAMES[store.kind]} policy was distilled" in Path(proven["report"]).read_text()
+
+    rollouts = local_path(ground.resource("StudentRollout", "proven")["status"]["rollouts"]["uri"])
+    arms = json.loads((rollouts / "run.json").read_text())["arms"]
+    assert [(arm["steps"], arm["draws"], arm["runtime"]) for arm in arms] == [(10, 1, "torch"), (1, 8, "onnx")]
+    fidelity = json.loads((rollouts / "fidelity.json").read_text())
+    assert len(fidelity["cosine"]) == fidelity["observations"] == 8
+
+
+def test_memory_is_that_of_fresh_processes(store, tmp_path, monkeypatch):
+    """What P3 looks at, once for each arm; in the chain above it is given."""
     code, result = finish(write_spec(tmp_path / "a", fidelityEvery=3), store)
-    task = {
-        "kind": "DatasetParity",
-        "resource": "tiny",
-        "uid": "1",
-        "work": f"file://{tmp_path}/parity",
-        "student": result["student"],
-        "dataset": {"uri": "store://datasets/tiny"},
-    }
-    (tmp_path / "parity.json").write_text(json.dumps(task))
-    flags = ["--spec", str(tmp_path / "parity.json"), "--output", str(tmp_path / "parity")]
-    command = [sys.executable, "-m", "tests.support.evaluate_small", store.kind, "parity", *flags]
-    environment = os.environ | {"FLOWSTILL_STORE": f"file://{store.root}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    found = json.loads((tmp_path / "parity" / "result.json").read_text())
-    assert (code, done.returncode, found["reason"]) == (0, 0, "ParityHolds"), done.stderr
-    assert 0 < found["difference"] < found["threshold"]
+    assert code == 0, result
+    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{store.root}")
+    monkeypatch.setenv("PYTHONPATH", small_path())
+    task = RolloutsTask(
+        resource="tiny", uid="u", work="store://work/u", student=result["student"], evaluation=EVALUATION, gates=GATES
+    )
+    comparison = compare(task, resolve(task))
+    seen = tiny_smolvla.observations(2)
+    batch = Batch({name: value for name, value in seen.items() if name != "task"}, tuple(seen["task"]))
+    batch.save(tmp_path / "observations.npz")
+    arms, heard = [comparison[name] for name in EVALUATION["arms"]], []
+    sizes = measure(
+        arms, tmp_path / "observations.npz", processes=1, provider="cpu", threads=1, at_once=2,
+        heard=lambda: heard.append(1),
+    )  # fmt: skip
+    assert (list(sizes), len(heard)) == (EVALUATION["arms"], 2)
+    [torch], [onnx] = sizes.values()
+    assert 20e6 < onnx < torch / 2, "the process of ONNX Runtime must not load torch"
 
 
 def stop_after_a_checkpoint(work, store, phase):

@@ -44,7 +44,7 @@ def place(exported, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Fresh processes are what tests/local/test_evaluate_chain.py measures; here they would be all of the time."""
+    """Fresh processes are what tests/local/test_train.py measures; here they would be all of the time."""
     sizes = {"teacher@10": [9e8, 9.1e8, 9.2e8], "student-draws": [3e8, 3.1e8, 3.2e8]}
     monkeypatch.setattr(memory, "measure", lambda arms, *_, **__: {arm.name: sizes[arm.name] for arm in arms})
 

@@ -32,9 +32,9 @@ class Said:
 class Ground:
     """The command line in a folder of its own, its children forks of the warm process."""
 
-    def __init__(self, folder: Path, warm: WarmProcess) -> None:
+    def __init__(self, folder: Path, warm: WarmProcess, store: Path | None = None) -> None:
         self.folder, self.warm = folder, warm
-        self.state, self.store = folder / ".flowstill/state", folder / ".flowstill/store"
+        self.state, self.store = folder / ".flowstill/state", store or folder / ".flowstill/store"
 
     def give(self, *arguments: str) -> Said:
         """One ``flowstill`` command, to its end."""

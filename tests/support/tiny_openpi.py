@@ -75,6 +75,12 @@ def shrunk(kind: str) -> Iterator[None]:
         yield
 
 
+def shrink(kind: str) -> None:
+    """LeRobot builds small networks in this process from now on."""
+    for patch in _patches(kind):
+        patch.start()
+
+
 def write_tokenizer(folder: Path) -> None:
     """A word tokenizer that knows the prompts' words and the bins of a state."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -1,5 +1,6 @@
 """Teacher, frames and trainers of the tiny policies, for tests."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from tests.support import tiny_openpi, tiny_smolvla
 
 KINDS = ("smolvla", "pi0", "pi05")
+ROOT = Path(__file__).parents[2]
 
 
 class Tiny:
@@ -54,3 +56,9 @@ def small(kind: str) -> Iterator[None]:
     """LeRobot builds small networks of this policy."""
     with nullcontext() if kind == "smolvla" else tiny_openpi.shrunk(kind):
         yield
+
+
+def small_path() -> str:
+    """PYTHONPATH of processes in which LeRobot builds every policy small."""
+    paths = [str(Path(__file__).with_name("small_networks")), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(path for path in paths if path)

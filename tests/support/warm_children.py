@@ -26,6 +26,7 @@ WARM = (
     "flowstill.policies.onnx_runner", "flowstill.policies.torch_runner", "flowstill_trainer.distill",
     "flowstill_evaluator.judge", "flowstill_evaluator.parity", "flowstill_evaluator.rollouts",
     "flowstill_evaluator.suites.reach_around", "onnxruntime",
+    "lerobot.policies.pi0.modeling_pi0", "lerobot.policies.pi05.modeling_pi05",
 )  # fmt: skip
 
 
@@ -35,16 +36,19 @@ LATER_FULL = "FLOWSTILL_TEST_LATER_FULL"
 """Set: the disk seems empty before the training, as it is when others fill it afterwards."""
 SIZES = "FLOWSTILL_TEST_SIZES"
 """Set to JSON: resident bytes of the arms' fresh processes, which would be most of an evaluation's time; they are
-measured by tests/local/test_evaluate_chain.py."""
+measured by tests/local/test_train.py."""
 
 
 class WarmProcess:
     """The warm process and the way to it."""
 
     def __init__(self, folder: Path) -> None:
+        from tests.support.tiny_run import small_path
+
         self.socket = folder / "s"
         self.log = (folder / "warm.log").open("w")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PYTHONPATH"] = small_path()  # no child of a test has the memory for another size
         command = [sys.executable, "-m", "tests.support.warm_children", "serve", str(self.socket)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=self.log, stderr=self.log, start_new_session=True

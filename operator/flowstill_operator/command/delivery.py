@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from flowstill.api.distilljob import DistillJobSpec
-from flowstill.api.fields import StatusRef
+from flowstill.api.fields import Source, StatusRef
 from flowstill.artifacts.digests import tree_digest
-from flowstill.artifacts.manifest import Manifest, StudentProperties, read_manifest, verify
+from flowstill.artifacts.manifest import StudentProperties, read_manifest, verify
 from flowstill.artifacts.stores import fetch, push
-from flowstill.artifacts.uris import ArtifactUri
+from flowstill.artifacts.uris import ArtifactUri, local_path
 from flowstill.errors import ArtifactError, UserError
 
 FLAG = "--output"
@@ -16,7 +16,7 @@ FLAG = "--output"
 def check_output(folder: Path, spec: DistillJobSpec) -> None:
     """Refuse, before hours of training, a folder that cannot take this student.
 
-    One that holds a student of the same options is let through: it may be this very one.
+    One that holds a student of the same teacher, dataset and options is let through: it may be this very one.
 
     Raises:
         UserError: it holds something else, or its path cannot be used.
@@ -28,13 +28,14 @@ def check_output(folder: Path, spec: DistillJobSpec) -> None:
     if not _occupied(folder):
         return
     try:
-        found = read_manifest(folder)
-    except ArtifactError as error:
-        raise UserError(
-            f"{folder} is not empty and holds no student; give another, or remove it", field=FLAG
-        ) from error
-    if not _of_these_options(found, spec):
-        raise UserError(f"{folder} holds a student of other options; give another, or remove it", field=FLAG)
+        found = read_manifest(folder).properties
+    except ArtifactError:
+        found = None
+    if not isinstance(found, StudentProperties):
+        raise UserError(f"{folder} is not empty and holds no student; give another, or remove it", field=FLAG)
+    other = _other(found, spec)
+    if other is not None:
+        raise UserError(f"{folder} holds a student of {other}; give another, or remove it", field=FLAG)
 
 
 def deliver(student: StatusRef, folder: Path) -> None:
@@ -101,10 +102,23 @@ def _occupied(folder: Path) -> bool:
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _of_these_options(manifest: Manifest, spec: DistillJobSpec) -> bool:
-    """Whether the student may be one of this spec, as far as its manifest says it without reading the inputs."""
-    properties = manifest.properties
-    if not isinstance(properties, StudentProperties):
-        return False
+def _other(properties: StudentProperties, spec: DistillJobSpec) -> str | None:
+    """What tells the student there from one of this spec, as far as its manifest says it; None: nothing."""
     counts = (properties.draws, properties.teacher_steps)
-    return properties.method == spec.options() and counts == (spec.student.draws, spec.teacher.steps)
+    if properties.method != spec.options() or counts != (spec.student.draws, spec.teacher.steps):
+        return "other options"
+    for what, there, asked in (
+        ("teacher", properties.teacher, spec.teacher),
+        ("dataset", properties.dataset, spec.dataset),
+    ):
+        if there.uri != asked.uri and not _same_bytes(there, asked):
+            return f"another {what} ({there.uri})"
+    return None
+
+
+def _same_bytes(there: StatusRef, asked: Source) -> bool:
+    """Whether an input is the same at another place; one that is not on this machine may be."""
+    try:
+        return there.digest == (asked.digest or tree_digest(local_path(asked.uri)))
+    except (ArtifactError, OSError):
+        return True

@@ -220,6 +220,7 @@ def _spec(options: argparse.Namespace, platform: Platform) -> DistillJobSpec:
 
 
 def _here(asked: Order, output: Path, options: argparse.Namespace, store: str, console: Console) -> int:
+    os.environ["FLOWSTILL_STORE"] = store
     platform = local_platform(store)
     manifest = manifest_of(asked.document, platform)
     check_output(output, asked.spec)
@@ -228,7 +229,6 @@ def _here(asked: Order, output: Path, options: argparse.Namespace, store: str, c
     ended = to_the_end([manifest], options, platform, console)
     done = ended.exit_code == COMPLETED
     if done:
-        os.environ["FLOWSTILL_STORE"] = store
         deliver(StatusRef.model_validate(ended.resources[0]["status"]["student"]), output)
         say(console, f"  output: {output}")
     say(console, f"  manifest: {asked.manifest}")

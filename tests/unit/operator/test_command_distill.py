@@ -10,6 +10,7 @@ import yaml
 
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.api.fields import StatusRef
+from flowstill.artifacts.digests import tree_digest
 from flowstill.artifacts.stores import fetch, publish
 from flowstill.errors import UserError
 from flowstill_operator import cli
@@ -306,7 +307,11 @@ def published(tmp_path, spec, **changes):
     method = spec.method.model_dump(mode="json", by_alias=True)
     method["training"] = spec.training.model_dump(mode="json", by_alias=True)
     folder = make_folder(tmp_path / "work", **{"policy/config.json": str(changes)})
-    return publish(folder, "Student", student_properties(**{"method": method, **changes}))
+    inputs = {
+        name: StatusRef(uri=source.uri, digest="sha256:" + "a" * 64)
+        for name, source in (("teacher", spec.teacher), ("dataset", spec.dataset))
+    }
+    return publish(folder, "Student", student_properties(**{"method": method, **inputs, **changes}))
 
 
 def contents(folder):
@@ -348,6 +353,21 @@ def test_a_student_of_other_options_is_refused_before_anything_runs(tmp_path, fl
     check_output(output, asked().spec)
     with pytest.raises(UserError, match=r"--output: .* holds a student of other options; give another, or remove it"):
         check_output(output, asked(*flags).spec)
+
+
+@pytest.mark.parametrize("what", ["teacher", "dataset"])
+def test_a_student_of_other_inputs_is_refused_before_anything_runs(tmp_path, what):
+    spec, output, moved = asked().spec, tmp_path / "out", tmp_path / "moved"
+    moved.mkdir()
+    (moved / "config.json").write_text("{}")
+    there = StatusRef(uri=moved.as_uri(), digest=tree_digest(moved))
+    deliver(published(tmp_path, spec, **{what: there}), output)
+    folder = Path(getattr(spec, what).uri.removeprefix("file://"))
+    (folder / "config.json").write_text("another")
+    with pytest.raises(UserError, match=rf"--output: .* student of another {what} \(file:.*/moved\); give another"):
+        check_output(output, spec)
+    (folder / "config.json").write_text("{}")
+    check_output(output, spec)
 
 
 def test_another_student_of_the_same_options_is_kept(tmp_path):

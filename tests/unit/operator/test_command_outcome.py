@@ -2,6 +2,7 @@
 
 import errno
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,12 @@ def test_bad_input_is_json_too(capsys):
         {**NOTHING, "command": "distill", "exitCode": 2, "outcome": "refused", "error": error},
     )
     assert said == f"error: {error['message']}\n"
+
+
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"flowstill {version('flowstill')}\n"
 
 
 @pytest.mark.parametrize("verb", [("store", "push"), ("records", "push", "--student", "x", "--baseline", "y")])

@@ -49,10 +49,17 @@ def test_without_peft_it_says_what_to_install(adapter, tmp_path, monkeypatch, ca
 
 def test_a_base_that_is_not_here_must_be_given(installed, adapter, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({merge_adapter.BASE: "lerobot/smolvla_base"}))
-    with pytest.raises(TeacherRejected, match=r"base: .*'lerobot/smolvla_base' is no folder.*--base"):
+    with pytest.raises(
+        TeacherRejected, match=r"base: .*'lerobot/smolvla_base' is no folder.*hf download lerobot/smolvla_base"
+    ):
         merge_adapter.merge(adapter, tmp_path / "merged")
     with pytest.raises(TeacherRejected, match=r"base: .* is no folder with model\.safetensors here"):
         merge_adapter.merge(adapter, tmp_path / "merged", base=adapter)  # a folder, and no whole policy
+
+
+def test_a_whole_policy_is_no_adapter(installed, adapter, tmp_path):
+    with pytest.raises(TeacherRejected, match=r"adapter: .*base has no adapter_config\.json, so it is no adapter"):
+        merge_adapter.merge(tmp_path / "base", tmp_path / "merged")
 
 
 def test_processors_that_are_missing_are_named(installed, adapter, tmp_path):
