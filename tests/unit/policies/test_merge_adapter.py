@@ -32,6 +32,15 @@ def installed(monkeypatch):
     monkeypatch.setattr(merge_adapter, "import_peft", object)
 
 
+def test_an_adapter_is_refused_with_a_command_that_a_shell_takes(tmp_path):
+    folder = tmp_path / "my adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(TeacherRejected, match="PEFT adapter") as caught:
+        load_flow_policy(folder)
+    assert str(caught.value).endswith(f"python -m flowstill.policies.merge_adapter '{folder}' MERGED")
+
+
 def test_without_peft_it_says_what_to_install(adapter, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "peft", None)
     assert merge_adapter.main([str(adapter), str(tmp_path / "merged")]) == 65

@@ -25,6 +25,18 @@ def test_student_is_its_teacher_bit_for_bit_for_any_target_time(tiny):
         )
 
 
+def test_what_the_target_time_gives_is_added_to_the_embedding_of_the_time(tiny):
+    network = tiny.student(tiny.teacher()).policy.model
+    torch.manual_seed(3)
+    torch.nn.init.normal_(network.target_time.output.weight, std=0.2)
+    time, here, there = torch.tensor([0.3, 1.0]), torch.tensor([0.3, 0.0]), torch.tensor([0.9, 0.5])
+    with torch.no_grad():
+        moved = network.embed_time(time, here) - network.embed_time(time, there)
+        expected = network.target_time(here) - network.target_time(there)
+    assert torch.allclose(moved, expected, atol=1e-5)
+    assert expected.abs().amax(1).min() > 0.01
+
+
 @pytest.mark.parametrize(("t", "s"), [(0.7, 0.0), (0.7, 0.2), (1.0, 0.5), (0.5, 1.0)])
 def test_pairs_of_times_that_are_not_trained_are_refused(tiny, t, s):
     student = tiny.student(tiny.teacher())

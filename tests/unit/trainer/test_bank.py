@@ -7,7 +7,7 @@ import torch
 
 from flowstill.errors import Interrupted, TeacherRejected
 from flowstill_trainer import bank as module
-from flowstill_trainer.bank import PREFIXES, BankPlan, make_bank
+from flowstill_trainer.bank import PREFIXES, BankPlan, jitter_noise, make_bank
 from flowstill_trainer.train import autocast
 from tests.unit.trainer.test_train import TRAINING
 
@@ -40,6 +40,14 @@ def make(scene, monkeypatch):
 def same(bank, other):
     names = [field.name for field in fields(bank) if field.name != "prefix"]
     return all(torch.equal(getattr(bank, name), getattr(other, name)) for name in names)
+
+
+def test_jitter_is_normal_around_nothing():
+    found_NS = jitter_noise(0.02, 4000, 7, torch.Generator().manual_seed(0)) / 0.02
+    assert found_NS.shape == (4000, 7)
+    assert abs(float(found_NS.mean())) < 0.02
+    assert float(found_NS.std()) == pytest.approx(1, abs=0.02)
+    assert float((found_NS.abs() > 2).float().mean()) == pytest.approx(0.0455, abs=0.01)
 
 
 def test_an_interrupted_bank_continues_and_is_the_same(tmp_path, make):

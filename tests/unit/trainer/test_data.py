@@ -229,6 +229,12 @@ def test_held_out_episodes_are_not_trained_on(episodes):
     assert len(training) >= len(held_out)
 
 
+@pytest.mark.parametrize(("episodes", "held"), [(45, {19, 39}), (20, {19}), (19, {18}), (2, {1})])
+def test_every_twentieth_episode_is_held_out_or_the_last_of_few(episodes, held):
+    episode_N = np.repeat(np.arange(episodes), 3)
+    assert set(episode_N[hold_out(episode_N)[1]].tolist()) == held
+
+
 @given(st.integers(1, 20), st.integers(0, 100), st.integers(0, 30))
 def test_order_depends_on_the_position_alone(count, position, size):
     whole = Order(0, "x", count).take(0, position + size)

@@ -121,10 +121,12 @@ def test_a_teachers_nan_is_not_blamed_on_the_learning_rate(tiny, tmp_path, monke
     one.batches.frames.index_N.add_(100)  # frames are named by the dataset's own numbers
     sampled = list(one.batches.iterate(0))[2]
     velocity, bad = one.teacher.velocity, sampled.noise_BHD[3]
+    seen_BX = one.teacher.encode_prefix(one.batches.batch(sampled).observations).layers[-1][0].flatten(1)
 
     def poisoned(prefix, x_t_BHD, *arguments):
-        """Not a number for one sample of the third step."""
-        hit_B = (x_t_BHD == bad).flatten(1).all(1)
+        """Not a number for one sample of the third step, beside its own observation."""
+        nearest_B = torch.cdist(prefix.layers[-1][0].flatten(1).float(), seen_BX).argmin(1)
+        hit_B = (x_t_BHD == bad).flatten(1).all(1) & (nearest_B == 3)
         return torch.where(hit_B[:, None, None], torch.nan, velocity(prefix, x_t_BHD, *arguments))
 
     monkeypatch.setattr(one.teacher, "velocity", poisoned)
