@@ -121,7 +121,8 @@ def test_an_error_of_the_system_that_is_about_no_file_is_a_defect(monkeypatch):
         cli.main(["store", "push", "policy", "store://teachers/x"])
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(capsys, tmp_path):
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{tmp_path}/store")  # a command changes it, and other tests read it
     (tmp_path / "file").write_text("")
     resource = {"apiVersion": API_VERSION, "kind": "DistillJob", "metadata": {"name": "a"}, "spec": distill_spec()}
     (tmp_path / "a.yaml").write_text(json.dumps(resource))

@@ -240,7 +240,7 @@ def test_a_teacher_whose_chunks_are_no_numbers_is_refused_and_nothing_is_kept(ti
 
     monkeypatch.setattr(teacher, "chunk", poisoned)
     frame = frames.index_N[seen.held_out.index_B[-1]]
-    with pytest.raises(TeacherRejected, match=rf"frame {frame} .* in fp32 .*; repair the checkpoint") as caught:
+    with pytest.raises(TeacherRejected, match=rf"frames {frame} .* in fp32 .*; repair the checkpoint") as caught:
         reference(tiny, tmp_path, teacher, tiny.student(teacher))
     assert caught.value.field == "spec.teacher"
     assert list(tmp_path.iterdir()) == []
