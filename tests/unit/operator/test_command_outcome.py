@@ -23,6 +23,7 @@ NOTHING = {
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{tmp_path}/store")  # commands change it, and other tests read it
 
 
 def printed(capsys, *arguments):
@@ -121,8 +122,7 @@ def test_an_error_of_the_system_that_is_about_no_file_is_a_defect(monkeypatch):
         cli.main(["store", "push", "policy", "store://teachers/x"])
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWSTILL_STORE", f"file://{tmp_path}/store")  # a command changes it, and other tests read it
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     resource = {"apiVersion": API_VERSION, "kind": "DistillJob", "metadata": {"name": "a"}, "spec": distill_spec()}
     (tmp_path / "a.yaml").write_text(json.dumps(resource))
