@@ -15,14 +15,7 @@ from distill import ROOT, full_size
 
 from flowstill.api.distilljob import DistillJobSpec
 from flowstill.policies.registry import TEACHERS
-from flowstill_trainer.preflight import Item, Needs, Sizes, gib, needs, sizes_of
-
-FLOAT = 4
-
-
-def total(items: tuple[Item, ...]) -> int:
-    """Bytes of all of them."""
-    return sum(item.bytes for item in items)
+from flowstill_trainer.preflight import FLOAT, Needs, Sizes, gib, needs, sizes_of, total
 
 
 def spec_of(**method: object) -> DistillJobSpec:

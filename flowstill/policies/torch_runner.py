@@ -30,6 +30,7 @@ class TorchRunner:
                 field="steps",
             )
         self.flow, self.neighbours = flow, neighbours
+        self._renamed = rename_map(flow.preprocessor)
         self.info = RunnerInfo(
             policy_type=flow.policy_type,
             runtime="torch",
@@ -76,7 +77,7 @@ class TorchRunner:
         Raises:
             UserError: the policy does not take this.
         """
-        check_call(observations, noise_BKHD, self.info, rename_map(self.flow.preprocessor))
+        check_call(observations, noise_BKHD, self.info, self._renamed)
         flow, draws = self.flow, self.info.draws
         noise = torch.from_numpy(np.ascontiguousarray(noise_BKHD[:, :draws])).to(flow.device)
         with torch.no_grad():

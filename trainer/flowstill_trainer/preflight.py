@@ -166,7 +166,7 @@ def check(needed: Needs, room: Room, processes: int = 1, *, first: bool = True) 
     publishing = (*needed.publishing, Item("published student", needed.student.size)) if room.one_disk else (
         needed.publishing
     )  # fmt: skip
-    _hold(max(needed.training, needed.refining, publishing, key=_total), room.work, room.work_free)
+    _hold(max(needed.training, needed.refining, publishing, key=total), room.work, room.work_free)
     if not room.one_disk:
         _hold((needed.student,), room.store, room.store_free)
     each, once = needed.host, needed.first if first else ()
@@ -178,14 +178,15 @@ def check(needed: Needs, room: Room, processes: int = 1, *, first: bool = True) 
         _remember(each, once, processes, "memory", room.host_free, "raise the memory in spec.runtime.resources")
 
 
-def _total(items: Iterable[Item]) -> int:
+def total(items: Iterable[Item]) -> int:
+    """Bytes of all of them."""
     return sum(item.bytes for item in items)
 
 
 def _hold(items: tuple[Item, ...], where: Path, free: int) -> None:
-    if _total(items) > free:
+    if total(items) > free:
         raise StorageFull(
-            f"the run needs {gib(_total(items))} in {where} ({_listed(items)}) and {gib(free)} are free: free some, "
+            f"the run needs {gib(total(items))} in {where} ({_listed(items)}) and {gib(free)} are free: free some, "
             "enlarge the volume, or lower keepCheckpoints",
             field="spec.training.keepCheckpoints",
         )
@@ -193,13 +194,13 @@ def _hold(items: tuple[Item, ...], where: Path, free: int) -> None:
 
 def _remember(each: tuple[Item, ...], once: tuple[Item, ...], processes: int, what: str, free: int, fix: str) -> None:
     """Hold ``each`` once a process, and ``once`` besides."""
-    total = processes * _total(each) + _total(once)
-    if total <= free:
+    wanted = processes * total(each) + total(once)
+    if wanted <= free:
         return
     parts = [f"{_listed(each)} in each of {processes} processes", _listed(once)]
     listed = "; ".join(filter(None, parts)) if processes > 1 else _listed((*each, *once))
     raise MemoryShort(
-        f"training needs at least {gib(total)} more of {what} ({listed}) and {gib(free)} are left: {fix}",
+        f"training needs at least {gib(wanted)} more of {what} ({listed}) and {gib(free)} are left: {fix}",
         field="spec.runtime",
     )
 
@@ -222,7 +223,7 @@ def preflight(
     room = room_of(work, student.device)
     logger.info(
         "needs on disk: %s while it trains, %s at its end; in memory at least %s for training, %s of the CPU's",
-        *(gib(_total(items)) for items in (needed.training, needed.publishing, needed.gradients, needed.host)),
+        *(gib(total(items)) for items in (needed.training, needed.publishing, needed.gradients, needed.host)),
     )
     check(needed, room, processes.local_size, first=processes.rank == processes.local_rank)
     processes.meet("preflight")  # what another one takes from now on is no longer free

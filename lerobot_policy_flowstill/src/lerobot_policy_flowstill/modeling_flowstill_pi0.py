@@ -9,7 +9,6 @@ from lerobot.policies.pi0.modeling_pi0 import PI0Policy, PI0Pytorch
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_pi0 import FlowstillPI0Config
-from lerobot_policy_flowstill.heads import drop_heads
 from lerobot_policy_flowstill.one_step import OneStep
 from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.paligemma import encode_prefix
@@ -26,7 +25,6 @@ class OneStepPI0(OneStep, PI0Pytorch):  # type: ignore[misc]
 
     def __init__(self, config: FlowstillPI0Config, rtc_processor: Any = None) -> None:
         PI0Pytorch.__init__(self, config, rtc_processor)
-        drop_heads(self)
         self.add_parts()
 
     def encode(self, seen: Prepared) -> Prefix:

@@ -13,7 +13,6 @@ from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_pi05 import FlowstillPI05Config
-from lerobot_policy_flowstill.heads import drop_heads
 from lerobot_policy_flowstill.one_step import OneStep
 from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.paligemma import encode_prefix
@@ -30,7 +29,6 @@ class OneStepPI05(OneStep, PI05Pytorch):  # type: ignore[misc]
 
     def __init__(self, config: FlowstillPI05Config, rtc_processor: Any = None) -> None:
         PI05Pytorch.__init__(self, config, rtc_processor)
-        drop_heads(self)
         self.add_parts()
 
     def add_parts(self) -> None:

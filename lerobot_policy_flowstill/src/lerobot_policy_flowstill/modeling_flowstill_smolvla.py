@@ -12,7 +12,6 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatc
 from torch import Tensor, nn
 
 from lerobot_policy_flowstill.configuration_flowstill_smolvla import FlowstillSmolVLAConfig
-from lerobot_policy_flowstill.heads import drop_heads
 from lerobot_policy_flowstill.one_step import OneStep
 from lerobot_policy_flowstill.one_step_policy import OneStepPolicy
 from lerobot_policy_flowstill.prefix import Prefix, Prepared, stored_layers
@@ -40,7 +39,6 @@ class OneStepSmolVLA(OneStep, VLAFlowMatching):  # type: ignore[misc]
 
     def __init__(self, config: FlowstillSmolVLAConfig, rtc_processor: Any = None) -> None:
         VLAFlowMatching.__init__(self, config, rtc_processor)
-        drop_heads(self)
         self.add_parts()
         # LeRobot builds the expert in whatever type the VLM's config names, bfloat16 for one.
         self.float()

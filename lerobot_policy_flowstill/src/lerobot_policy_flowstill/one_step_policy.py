@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Self
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
+from lerobot_policy_flowstill.heads import drop_heads
+
 
 class OneStepPolicy:
     """Mixed into one of LeRobot's policies, before it.
@@ -21,6 +23,7 @@ class OneStepPolicy:
         config.validate_features()
         self.init_rtc_processor()
         self.model = self.network(config)
+        drop_heads(self.model)
         self.reset()
 
     def supports_rtc(self) -> bool:
