@@ -26,7 +26,7 @@ def evaluate(**changes: Any) -> dict[str, Any]:
         ("DistillJob", distill(dataset={"uri": "hf://a/d"}), "spec.dataset.uri: hf:// needs the 40 hexadecimal digits"),
         ("DistillJob", distill(teacher={"uri": "pvc://c/t"}), "spec.teacher.uri: pvc://c/t cannot be read here"),
         ("DistillJob", distill(teacher={"uri": "store://t/../../x"}), "spec.teacher.uri: store://t/../../x must not"),
-        ("DistillJob", distill(teacher={"uri": "store://t", "digest": "sha256:1"}), "spec.teacher.digest: String"),
+        ("DistillJob", distill(teacher={"uri": "store://t", "digest": "sha256:1"}), "spec.teacher.digest: write sha"),
         ("DistillJob", distill(dataset={"uri": "store://d", "episodes": []}), "spec.dataset.episodes: List should"),
         ("DistillJob", "a word", "spec: Input should be"),
         ("StudentRollout", evaluate(suite="chess"), "spec.evaluation.suite: Input should be 'metaworld'"),

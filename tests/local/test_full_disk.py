@@ -183,7 +183,7 @@ def test_a_state_folder_that_is_full_from_the_start(tmp_path: Path, disk: Callab
     ground.state = state.path / "state"
     said = ground.run(some_job())
     assert said.code == 2
-    assert said.errors.startswith(f"error: no space left for job.json in {ground.state}/DistillJob: free some")
+    assert said.errors.startswith(f"error: no space left for the state in {ground.state}: free some")
     assert not list(ground.state.glob("DistillJob/*"))
     filler.unlink()
     assert not list(ground.state.glob("jobs/*"))

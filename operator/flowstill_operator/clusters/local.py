@@ -65,7 +65,7 @@ class LocalCluster:
         try:
             with storage_full("the state", self.state):
                 self.state.mkdir(parents=True, exist_ok=True)
-                lock = (self.state / LOCK).open("a", encoding="ascii")  # what it says is the holder's
+                lock = (self.state / LOCK).open("ab", buffering=0)  # what it says is the holder's
         except OSError as error:
             raise UserError(
                 f"{self.state} cannot be written: {error.strerror}; give another", field="--state"
@@ -77,8 +77,8 @@ class LocalCluster:
                 message = f"another flowstill run uses {self.state}; wait for it, or give another --state DIR"
                 raise UserError(message, field="--state") from error
             file.truncate(0)
-            file.write("\n".join(names))
-            file.flush()
+            with storage_full("the state", self.state):
+                file.write("\n".join(names).encode("ascii"))
             yield
 
     def at_work(self) -> frozenset[str]:
@@ -244,7 +244,7 @@ class LocalCluster:
         return self.state / kind / f"{name}.json"
 
 
-def _lock(file: IO[str]) -> None:
+def _lock(file: IO[bytes]) -> None:
     """Alone, or an OSError; who only looks whether somebody holds it is waited for."""
     for _ in range(LOOKS):
         try:
