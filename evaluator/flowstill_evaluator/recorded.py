@@ -10,6 +10,7 @@ import numpy as np
 from flowstill.api.distilljob import Dataset
 from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
+from flowstill.policies.cameras import data_names
 from flowstill.policies.interface import RunnerInfo
 from flowstill_evaluator.lockstep import stacked
 from flowstill_evaluator.observations import Batch
@@ -37,7 +38,7 @@ def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: 
 
 def _observation(frame: dict[str, Any], rename_map: dict[str, str], info: RunnerInfo) -> tuple[Observation, str]:
     """One frame as a runner takes it; LeRobot gives images as floats in [0, 1], channels first."""
-    named = {rename_map.get(name, name): value for name, value in frame.items()}
+    named = {ours: frame[theirs] for ours, theirs in data_names(frame, rename_map, info.renamed).items()}
     missing = [name for name in (STATE, *info.cameras) if name not in named]
     if missing:
         offered = ", ".join(sorted(name for name in frame if name.startswith("observation.")))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from flowstill.errors import UserError
+from flowstill.policies.cameras import data_names
 from flowstill.policies.interface import RunnerInfo
 from flowstill_evaluator.suites.interface import STATE, CameraView, Offer, Suite, View
 
@@ -20,7 +21,8 @@ def view_of(info: RunnerInfo, arm: str, suite: Suite, tasks: Sequence[str], rena
     Raises:
         UserError: the policy cannot see what the environments show, or does not act on what they move; with the field.
     """
-    names = {theirs: ours for ours, theirs in rename_map.items()}
+    offered = {name for task in tasks for offer in [suite.offer(task)] for name in (*offer.cameras, *offer.black)}
+    names = data_names(offered, rename_map, info.renamed)
     cameras = tuple(
         CameraView(names.get(camera, camera), height, width)
         for camera, (height, width) in zip(info.cameras, info.camera_sizes, strict=True)

@@ -30,7 +30,8 @@ class FlowPolicy(Protocol):
         action_dim: A.
         padded_action_dim: D.
         state_dim: real dimensions of the state.
-        cameras: names of its image features, empty cameras left out.
+        cameras: names of its image features, without empty cameras and those that its last training did not show it.
+        renamed: the data's names → its own, as its own processor renames them.
         steps: denoising steps as it is used.
         draws: K as it is used.
         neighbours: neighbours that count for the density of a draw.
@@ -51,6 +52,7 @@ class FlowPolicy(Protocol):
     padded_action_dim: int
     state_dim: int
     cameras: tuple[str, ...]
+    renamed: Mapping[str, str]
     steps: int
     draws: int
     neighbours: int

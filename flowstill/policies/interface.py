@@ -1,7 +1,7 @@
 """What evaluation and serving know of a policy. No torch here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ class RunnerInfo:
         action_steps: steps of a chunk that are executed.
         state_dim: S.
         cameras: names of its image features.
+        renamed: the data's names → its own, as its own processor renames them: it takes both.
         camera_sizes: height and width of each.
         digest: of the artifact.
     """
@@ -45,6 +46,7 @@ class RunnerInfo:
     cameras: tuple[str, ...]
     camera_sizes: tuple[tuple[int, int], ...]
     digest: str
+    renamed: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def camera_size(shape_3HW: Sequence[int]) -> tuple[int, int]:

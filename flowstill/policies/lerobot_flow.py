@@ -1,6 +1,7 @@
 """What every policy of LeRobot that Flowstill distills has in common; a module a policy says what differs."""
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from flowstill.errors import TeacherRejected, UserError
 from flowstill.policies import checkpoints
+from flowstill.policies.cameras import never_shown, real_cameras
 from flowstill.policies.flow import euler
-from flowstill.policies.pipelines import tokenizer_step, with_state_noise
+from flowstill.policies.pipelines import rename_map, statistics, tokenizer_step, with_state_noise
 from flowstill.policies.tensors import Stored, load_tensors
+
+logger = logging.getLogger(__name__)
 
 
 class LeRobotFlow(ABC):
@@ -51,7 +55,8 @@ class LeRobotFlow(ABC):
         self.padded_action_dim: int = config.max_action_dim
         self.action_dim: int = config.action_feature.shape[0]
         self.state_dim: int = config.robot_state_feature.shape[0]
-        self.cameras = tuple(k for k in config.image_features if not k.rpartition(".")[2].startswith("empty_camera_"))
+        self.cameras = real_cameras(config.image_features)
+        self.renamed: Mapping[str, str] = rename_map(preprocessor)
         self.steps: int = getattr(config, self.steps_option)
         self.draws: int = config.draws if self.is_student else 1
         self.neighbours: int = config.draw_neighbours if self.is_student else 3
@@ -106,7 +111,7 @@ class LeRobotFlow(ABC):
     def load(cls, folder: Path, *, device: str, field: str, whole: bool = False) -> Self:
         """A checkpoint of either type, every tensor checked.
 
-        ``whole`` keeps what no action is computed by, for who saves the policy as LeRobot wants it.
+        ``whole`` keeps what no action is computed by, heads and cameras, for who saves the policy as LeRobot wants it.
 
         Raises:
             TeacherRejected: naming ``field``, what is wrong and what to do.
@@ -127,7 +132,10 @@ class LeRobotFlow(ABC):
         if not whole:
             drop_heads(policy)  # after all of the file was checked
         policy.to(device).requires_grad_(False)
-        return cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
+        before, after = checkpoints.load_processors(folder, config, cls.tokenizer(config), field)
+        if not whole:
+            _leave_out(never_shown(real_cameras(config.image_features), statistics(before), rename_map(before)), config)
+        return cls(policy, before, after)
 
     def preprocess(self, batch: Mapping[str, Any], state_noise_BS: Tensor | None = None) -> dict[str, Any]:
         """See :class:`FlowPolicy`."""
@@ -229,6 +237,13 @@ class LeRobotFlow(ABC):
         shared = {id(part): part for part in _frozen(self.policy, "", self.trained_parts)}
         policy = copy.deepcopy(self.policy, shared)  # what the memo names is taken as its own copy
         return type(self)(policy, self.preprocessor, self.postprocessor)
+
+
+def _leave_out(cameras: tuple[str, ...], config: Any) -> None:
+    """Look through the other cameras only, as in the policy's training."""
+    if cameras:
+        config.input_features = {k: v for k, v in config.input_features.items() if k not in cameras}
+        logger.info("the policy's last training did not show it %s: left out", ", ".join(cameras))
 
 
 def _adopt(student: nn.Module, teacher: nn.Module, path: str, trained: tuple[str, ...]) -> None:

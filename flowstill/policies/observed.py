@@ -1,6 +1,5 @@
 """Observations that a policy does not take are refused: a robot would act on what it makes of them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,18 @@ STATE, IMAGE, TASK = "observation.state", "observation.image", "task"
 FIELD = "observations"
 
 
-def check_call(
-    observations: Observations, noise_BKHD: Floats, info: RunnerInfo, renamed: Mapping[str, str] | None = None
-) -> None:
+def check_call(observations: Observations, noise_BKHD: Floats, info: RunnerInfo) -> None:
     """That everything is there, in the shapes and types that a runner takes.
 
     Args:
         observations: as they were given.
         noise_BKHD: of the policy's draws, or of more.
         info: of the policy.
-        renamed: names that the policy's own processor gives to what it sees.
 
     Raises:
         UserError: it is not, with the name and what is wanted.
     """
-    named = {(renamed or {}).get(name, name): (name, value) for name, value in observations.items()}
+    named = {info.renamed.get(name, name): (name, value) for name, value in observations.items()}
     wanted = (STATE, *info.cameras, TASK)
     missing = [name for name in wanted if name not in named]
     if missing:

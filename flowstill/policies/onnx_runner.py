@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from flowstill.errors import UserError
+from flowstill.policies.cameras import real_cameras
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
 from flowstill.policies.numpy_processors import NumpyProcessors
 from flowstill.policies.observed import check_call
@@ -50,7 +51,7 @@ class OnnxRunner:
         self._processors = NumpyProcessors(policy)
         self._inputs = {i.name for i in self._session.get_inputs()}
         config = self._processors.config
-        cameras = tuple(k for k in self._processors.image_keys if ".empty_camera_" not in k)
+        cameras = real_cameras(self._processors.image_keys)
         self.info = RunnerInfo(
             policy_type=config["type"],
             runtime="onnx",
@@ -65,6 +66,7 @@ class OnnxRunner:
             cameras=cameras,
             camera_sizes=tuple(camera_size(self._processors.shapes[name]) for name in cameras),
             digest=digest,
+            renamed=self._processors.renamed,
         )
 
     def act(self, observations: Observations, noise_BKHD: Floats) -> Chunks:
@@ -73,7 +75,7 @@ class OnnxRunner:
         Raises:
             UserError: the policy does not take this.
         """
-        check_call(observations, noise_BKHD, self.info, self._processors.renamed)
+        check_call(observations, noise_BKHD, self.info)
         inputs = self._processors.before(observations)
         inputs["noise"] = np.ascontiguousarray(noise_BKHD[:, : self.info.draws], dtype=np.float32)
         used = {name: value for name, value in inputs.items() if name in self._inputs}

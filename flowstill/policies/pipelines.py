@@ -44,6 +44,11 @@ def rename_map(pipeline: Any) -> dict[str, str]:
     return {old: new for names in maps for old, new in names.items()}
 
 
+def statistics(pipeline: Any) -> set[str]:
+    """Names of the features that the pipeline's normaliser has statistics of."""
+    return {name for step in pipeline.steps if isinstance(step, NormalizerProcessorStep) for name in step.stats or {}}
+
+
 def tokenizer_step(pipeline: Any) -> Any:
     """The step that makes tokens."""
     return next(step for step in pipeline.steps if isinstance(step, TokenizerProcessorStep))

@@ -11,7 +11,6 @@ from flowstill.errors import UserError
 from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.interface import Chunks, Floats, Observations, RunnerInfo, camera_size
 from flowstill.policies.observed import check_call
-from flowstill.policies.pipelines import rename_map
 from flowstill.policies.registry import load_flow_policy
 
 
@@ -30,7 +29,6 @@ class TorchRunner:
                 field="steps",
             )
         self.flow, self.neighbours = flow, neighbours
-        self._renamed = rename_map(flow.preprocessor)
         self.info = RunnerInfo(
             policy_type=flow.policy_type,
             runtime="torch",
@@ -45,6 +43,7 @@ class TorchRunner:
             cameras=flow.cameras,
             camera_sizes=tuple(camera_size(flow.policy.config.image_features[name].shape) for name in flow.cameras),
             digest=digest,
+            renamed=flow.renamed,
         )
 
     @classmethod
@@ -77,7 +76,7 @@ class TorchRunner:
         Raises:
             UserError: the policy does not take this.
         """
-        check_call(observations, noise_BKHD, self.info, self._renamed)
+        check_call(observations, noise_BKHD, self.info)
         flow, draws = self.flow, self.info.draws
         noise = torch.from_numpy(np.ascontiguousarray(noise_BKHD[:, :draws])).to(flow.device)
         with torch.no_grad():

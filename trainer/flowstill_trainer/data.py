@@ -19,6 +19,7 @@ from torch import Tensor
 from flowstill.api.distilljob import Dataset
 from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
+from flowstill.policies.cameras import data_names
 from flowstill.policies.flow import FlowPolicy
 
 MEMORY_LIMIT = 2 * 2**30
@@ -193,12 +194,13 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
             "dataset's names to the policy's",
             field="spec.dataset.renameMap",
         )
-    names = {old: rename_map.get(old, old) for old in features}
-    offered = {new: old for old, new in names.items()}
+    offered = data_names(features, rename_map, policy.renamed)
     wanted = ["observation.state", *policy.cameras]
     missing = [name for name in wanted if name not in offered]
     if missing:
-        raise DatasetRejected(_how_to_offer(missing, names, wanted), field="spec.dataset.renameMap")
+        used = {offered[name] for name in wanted if name in offered}
+        spare = [old for old in features if old.startswith("observation.") and old not in used]
+        raise DatasetRejected(_how_to_offer(missing, spare, rename_map), field="spec.dataset.renameMap")
     if "action" not in features:
         raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
     for name, old, size in (
@@ -214,12 +216,11 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     return {offered[name]: name for name in wanted}
 
 
-def _how_to_offer(missing: list[str], names: dict[str, str], wanted: list[str]) -> str:
+def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, str]) -> str:
     """What the policy misses, and what to do: map a name, or say that the teacher never saw that camera."""
-    moved = [name for name in missing if name in names]
+    moved = [name for name in missing if name in rename_map]
     if moved:
-        return f"it calls {moved[0]} {names[moved[0]]!r}, and the policy needs {moved[0]}; leave that pair out"
-    spare = [old for old in names if old.startswith("observation.") and names[old] not in wanted]
+        return f"it calls {moved[0]} {rename_map[moved[0]]!r}, and the policy needs {moved[0]}; leave that pair out"
     needs = f"the policy needs {', '.join(missing)}; the dataset offers"
     if spare:
         pairs = ", ".join(f"{old}: {new}" for old, new in zip(spare, missing, strict=False))

@@ -19,8 +19,8 @@ def folder(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("recorded") / "dataset")
 
 
-def seen(folder, count=10, cameras=(CAMERA,), state_dim=STATE_DIM, **spec):
-    info = SimpleNamespace(cameras=cameras, state_dim=state_dim)
+def seen(folder, count=10, cameras=(CAMERA,), state_dim=STATE_DIM, renamed=None, **spec):
+    info = SimpleNamespace(cameras=cameras, state_dim=state_dim, renamed=renamed or {})
     return recorded_observations(folder, Dataset(uri="store://d", **spec), info, count)
 
 
@@ -60,6 +60,8 @@ def test_pixels_are_those_that_were_recorded(tmp_path):
 def test_cameras_are_renamed(folder):
     batch = seen(folder, cameras=(OTHER,), rename_map={CAMERA: OTHER})
     assert set(batch.features) == {OTHER, "observation.state"}
+    own = seen(folder, cameras=(OTHER,), renamed={CAMERA: OTHER})
+    np.testing.assert_array_equal(own.features[OTHER], batch.features[OTHER])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a policy looks at, against what the tasks show: refused before anything is simulated."""
 
+from dataclasses import replace
+
 import pytest
 
 from flowstill.errors import UserError
@@ -13,13 +15,16 @@ WRIST = "observation.images.wrist"
 FITTING = {"state_dim": 7, "action_dim": 4, "cameras": (TOP,)}
 
 
-def view(tasks=("reach-around",), rename_map=None, **change):
-    return view_of(info(**{**FITTING, **change}), "arm", METAWORLD, tasks, rename_map or {})
+def view(tasks=("reach-around",), rename_map=None, renamed=None, **change):
+    arm = replace(info(**{**FITTING, **change}), renamed=renamed or {})
+    return view_of(arm, "arm", METAWORLD, tasks, rename_map or {})
 
 
 def test_the_environments_names_and_the_policys_sizes():
     assert view() == View(7, (CameraView(TOP, 32, 32),))
     assert view(rename_map={FRONT: TOP}) == View(7, (CameraView(FRONT, 32, 32),))
+    assert view(renamed={FRONT: WRIST}, cameras=(WRIST,)) == View(7, (CameraView(FRONT, 32, 32),))
+    assert view(renamed={FRONT: TOP}) == view(), "the policy's own name goes before the name in its data"
     assert view(["drawer-open-v3"], {LEROBOT: TOP}, state_dim=4) == View(4, (CameraView(LEROBOT, 32, 32),))
 
 

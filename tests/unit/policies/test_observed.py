@@ -1,5 +1,7 @@
 """What a robot's own program may get wrong when it asks a policy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_what_a_policy_takes_is_taken():
     check_call(GOOD, NOISE, INFO)
     check_call(GOOD | {"observation.images.spare": GOOD["observation.image"]}, np.repeat(NOISE, 2, 1), INFO)
     top = without("observation.images.front") | {"top": GOOD["observation.images.front"]}
-    check_call(top, NOISE, INFO, {"top": "observation.images.front"})
+    check_call(top, NOISE, replace(INFO, renamed={"top": "observation.images.front"}))
 
 
 @pytest.mark.parametrize(
