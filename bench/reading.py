@@ -10,6 +10,7 @@ medians. Losses must be equal.
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from itertools import islice, pairwise
@@ -25,7 +26,8 @@ from flowstill_trainer.checkpoint import CheckpointFolder
 from flowstill_trainer.data import ImagesOnDisk, load_frames
 from flowstill_trainer.train import Trainer
 
-TEACHER = Path(__file__).parents[1] / "examples" / "quickstart" / "teacher"
+ROOT = Path(__file__).parents[1]
+TEACHER = ROOT / "examples" / "quickstart" / "teacher"
 EPISODES, LENGTH, HEIGHT, WIDTH = 4, 60, 480, 640
 BLOCK = 10
 
@@ -33,6 +35,9 @@ BLOCK = 10
 def write_videos(folder: Path, policy: object) -> Path:
     """A dataset with moving pictures and random numbers that fits the policy."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    sys.path.insert(0, str(ROOT))  # not at the end: site-packages may hold a "tests" of somebody else
+    from tests.support.priority import same_priority
 
     (camera,) = policy.cameras
     dataset = LeRobotDataset.create(
@@ -55,7 +60,8 @@ def write_videos(folder: Path, policy: object) -> Path:
                     "task": "reach",
                 }
             )
-        dataset.save_episode()
+        with same_priority():
+            dataset.save_episode()
     dataset.finalize()
     return folder
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from pydantic import ValidationError
 from flowstill.api.children import RESULT_KINDS, TASK, AnyTask, Result, ResultKind
 from flowstill.artifacts.atomic import is_full, write_atomic
 from flowstill.artifacts.digests import canonical_json
-from flowstill.artifacts.secrets import RedactingFormatter, redact
+from flowstill.artifacts.secrets import redact
 from flowstill.artifacts.transfers import TransferFailed, reporting
 from flowstill.child.context import ChildContext
+from flowstill.child.logs import log_to_stderr
 from flowstill.child.moving import teller
 from flowstill.child.progress import ProgressTracker
 from flowstill.child.ranks import ALONE, Ranks
@@ -65,10 +65,7 @@ def run_child(kind: Kind, work: Work, argv: Sequence[str], ranks: Ranks = ALONE)
     Returns:
         The exit code; the result is in ``DIR/result.json`` and in the termination message.
     """
-    who = "" if ranks.size == 1 else f"process {ranks.rank}: "
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_to_stderr("" if ranks.size == 1 else f"process {ranks.rank}: ")
     parser = argparse.ArgumentParser(description=f"Run one {kind} task.")
     parser.add_argument("--spec", type=Path, required=True, help="JSON file that says what to do")
     parser.add_argument("--output", type=Path, required=True, help="work folder, which survives attempts")

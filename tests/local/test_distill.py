@@ -56,6 +56,8 @@ def desk(tmp_path: Path, warm: WarmProcess, tiny: Tiny, store: Path, monkeypatch
 def test_from_a_teacher_to_a_validated_students_folder(desk: Desk) -> None:
     said = desk.distill("--validate-after", "--output", "out")
     assert said.code == 0, (said.output, said.errors, desk.log("tiny", "train"), desk.log("tiny", "parity"))
+    assert "INFO ONNX (fp32) differs from PyTorch by" in desk.log("tiny", "train")
+    assert "INFO Succeeded: ParityHolds" in desk.log("tiny", "parity")
     assert desk.reasons() == {
         "Validated": "Valid",
         "Trained": "Succeeded",

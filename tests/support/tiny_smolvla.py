@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.priority import same_priority
+
 INSTRUCTION = "reach behind the post"
 STATE_DIM, ACTION_DIM, CHUNK, EXECUTED, IMAGE, PADDED = 7, 4, 6, 4, 32, 8
 CAMERA = "observation.images.front"
@@ -135,7 +137,8 @@ def write_dataset(
                     "task": INSTRUCTION,
                 }
             )
-        dataset.save_episode()
+        with same_priority():
+            dataset.save_episode()
     dataset.finalize()
     return folder
 

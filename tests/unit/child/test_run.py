@@ -13,6 +13,7 @@ import pytest
 from flowstill.api.children import RESULT_KINDS, AnyTask, Result
 from flowstill.artifacts.transfers import TransferFailed
 from flowstill.child.context import ChildContext
+from flowstill.child.logs import log_to_stderr
 from flowstill.child.run import Work, run_child
 from flowstill.errors import FlowstillError, Interrupted, TeacherRejected
 
@@ -37,6 +38,12 @@ class ContractBroken(FlowstillError):
     """An error of Flowstill's own that is nobody's input, and says what it is."""
 
     reason = "EnvironmentContract"
+
+
+@pytest.fixture(autouse=True)
+def pytests_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pytest's log stays, and nothing of a child's is left to other tests."""
+    monkeypatch.setattr("flowstill.child.run.log_to_stderr", lambda who: None)
 
 
 @pytest.fixture
@@ -237,7 +244,8 @@ def test_no_credential_in_last_words_or_in_the_log(
 ) -> None:
     """Whatever a library puts into its errors."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
-    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])  # as some library's import leaves it
+    monkeypatch.setattr("flowstill.child.run.log_to_stderr", log_to_stderr)
     signed = "signed with wJalrXUtnFEMI"
     cut = f"{'x' * (300 - len(signed))}{signed}"  # without the credential's end it would fit
     for error in (TeacherRejected(signed), RuntimeError(signed), RuntimeError(f"{cut} and more")):
