@@ -4,6 +4,7 @@
     .venv/bin/python bench/distill.py --policy quickstart --batch-size 128
     .venv/bin/python bench/distill.py --size full              # full-size networks, random weights, on a CUDA device
     .venv/bin/python bench/distill.py --size full --policy smolvla --batch-size 2 --steps 3   # fits a CPU of 24 GiB
+    .venv/bin/python bench/distill.py --size full --policy pi0 --layers 6 --batch-size 2 --steps 2 --no-memory   # too
 
 The plain loop (plain_loop.py) calls LeRobot's own training forward for every velocity and holds a second copy of the
 model as teacher, also at two target steps, where targets are the student's own. A step is the batch and the update;
@@ -37,6 +38,7 @@ import torch
 from lerobot_policy_flowstill.heads import drop_heads
 from memory import Peak, cells, process_memory
 from plain_loop import Cost, PlainLoop, counted
+from shallow import LAYERS, shallow
 
 from flowstill.api.distilljob import Dataset, Method, Training
 from flowstill.policies import checkpoints
@@ -108,7 +110,7 @@ def scene_of(options: argparse.Namespace, policy: str, folder: Path) -> Iterator
         load = (
             (lambda: load_flow_policy(teacher))
             if options.size == "tiny"
-            else (lambda: full_size(policy, teacher, full_device()))
+            else (lambda: full_size(policy, teacher, full_device(), options.layers))
         )
         yield Scene(load, folder / "dataset")
 
@@ -118,10 +120,10 @@ def full_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def full_size(kind: str, tiny: Path, device: str) -> Any:
+def full_size(kind: str, tiny: Path, device: str, layers: int = LAYERS) -> Any:
     """The policy as LeRobot builds it by default, with random weights and the tiny one's features and processors.
 
-    On the device ``meta`` it has shapes and no numbers.
+    On the device ``meta`` it has shapes and no numbers. ``layers`` are those of a Gemma.
     """
     from lerobot.policies.factory import make_policy_config
 
@@ -140,7 +142,7 @@ def full_size(kind: str, tiny: Path, device: str) -> Any:
     flow.adapt_config(config, tiny, "--size")
     home, config.device = config.device, device
     torch.manual_seed(0)
-    with torch.device(device):
+    with torch.device(device), shallow(kind, layers):
         policy = flow.policy_class(kind)(config)
     drop_heads(policy)
     policy.to(device).requires_grad_(False)
@@ -306,7 +308,7 @@ def peak_memory(name: str, options: argparse.Namespace, policy: str, setting: in
     if options.no_memory:
         return None
     command = [sys.executable, __file__, "--alone", name, "--setting", str(setting), "--folder", str(folder)]
-    command += ["--policy", policy, "--size", options.size]
+    command += ["--policy", policy, "--size", options.size, "--layers", str(options.layers)]
     command += ["--batch-size", str(options.batch_size), "--threads", str(options.threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     whole, above = json.loads(done.stdout.splitlines()[-1])
@@ -364,14 +366,18 @@ def main() -> None:
     parser.add_argument("--settings", type=int, nargs="+", choices=every, default=[*every], help=f"{numbered}; all")
     parser.add_argument("--batch-size", type=int, help="default: 32, and the paper's 4 at full size")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=LAYERS, help=f"of π0's and π0.5's {LAYERS}, at full widths")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out, which takes six loads")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--setting", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     full = options.size == "full"
-    if full and options.policy != "smolvla" and full_device() == "cpu":
-        parser.error("PyTorch sees no CUDA device; of the full-size networks only --policy smolvla fits a CPU's memory")
+    gemma = options.policy in ("pi0", "pi05")
+    if options.layers != LAYERS and not (full and gemma and 0 < options.layers < LAYERS):
+        parser.error(f"--layers, of {LAYERS}, is for --size full and --policy pi0 or pi05")
+    if full and options.policy != "smolvla" and options.layers == LAYERS and full_device() == "cpu":
+        parser.error("without a CUDA device, --policy smolvla fits the memory, and pi0 and pi05 with --layers 6")
     if full and options.policy == "quickstart":
         parser.error(f"the quickstart's teacher has one size; give --policy {', '.join(TEACHERS)} or all")
     options.batch_size = options.batch_size or (4 if full else 32)
