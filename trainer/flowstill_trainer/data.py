@@ -21,6 +21,7 @@ from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.cameras import data_names
 from flowstill.policies.flow import FlowPolicy
+from flowstill.policies.pipelines import statistics
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -200,7 +201,9 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     if missing:
         used = {offered[name] for name in wanted if name in offered}
         spare = [old for old in features if old.startswith("observation.") and old not in used]
-        raise DatasetRejected(_how_to_offer(missing, spare, rename_map), field="spec.dataset.renameMap")
+        known = {policy.renamed.get(name, name) for name in statistics(policy.preprocessor)}
+        said = _how_to_offer(missing, spare, rename_map, known.intersection(missing))
+        raise DatasetRejected(said, field="spec.dataset.renameMap")
     if "action" not in features:
         raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
     for name, old, size in (
@@ -216,8 +219,8 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     return {offered[name]: name for name in wanted}
 
 
-def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, str]) -> str:
-    """What the policy misses, and what to do: map a name, or say that the teacher never saw that camera."""
+def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, str], trained: set[str]) -> str:
+    """What the policy misses, and what to do: map a name, take other data, or say that it never saw that camera."""
     moved = [name for name in missing if name in rename_map]
     if moved:
         return f"it calls {moved[0]} {rename_map[moved[0]]!r}, and the policy needs {moved[0]}; leave that pair out"
@@ -225,7 +228,7 @@ def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, st
     if spare:
         pairs = ", ".join(f"{old}: {new}" for old, new in zip(spare, missing, strict=False))
         return f"{needs} {', '.join(spare)}. Map its names to the policy's, e.g. renameMap: {{{pairs}}}"
-    if "observation.state" in missing:
+    if "observation.state" in missing or trained:
         return f"{needs} nothing else; use the robot's data that the teacher was trained on"
     return (
         f"{needs} no other camera. If the teacher was trained without, take {', '.join(missing)} out of input_features "

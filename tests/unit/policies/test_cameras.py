@@ -8,6 +8,7 @@ import torch
 from lerobot.policies.factory import get_policy_class
 
 from flowstill.api.distilljob import Dataset
+from flowstill.errors import DatasetRejected
 from flowstill.policies.cameras import data_names, never_shown, real_cameras
 from flowstill.policies.registry import load_flow_policy
 from flowstill.policies.torch_runner import TorchRunner
@@ -101,6 +102,18 @@ def test_a_fine_tune_is_distilled_from_its_own_data_without_a_map(tiny, fine_tun
     assert (student.cameras, student.renamed) == ((CAMERA,), {TOP: CAMERA})
     ours, theirs = (p.encode_prefix(p.preprocess(frames.observations(index))) for p in (student, teacher))
     assert torch.equal(ours.pad_mask_BP, theirs.pad_mask_BP)
+
+
+def test_data_without_a_camera_that_the_teacher_was_trained_with_is_refused(tiny, fine_tune, tmp_path):
+    teacher = load_flow_policy(fine_tune[0])
+    side = tiny_smolvla.write_dataset(tmp_path / "side", camera="observation.images.side")
+    with pytest.raises(DatasetRejected, match=f"needs {CAMERA}; the dataset offers observation.images.side. Map its"):
+        load_frames(side, Dataset(uri="file:///side"), teacher)
+
+    seen = {name: {"mean": np.zeros((3, 1, 1), np.float32)} for name in (CAMERA, BASES_OTHER)}
+    teacher = load_flow_policy(write_fine_tune(tiny.teacher_folder, tmp_path / "both", seen, {}))
+    with pytest.raises(DatasetRejected, match=f"needs {BASES_OTHER}; the dataset offers nothing else; use the robot's"):
+        tiny.frames(teacher)
 
 
 def test_a_runner_takes_both_names(fine_tune):
