@@ -1,4 +1,4 @@
-"""The measured claim on other tasks: four of Meta-World's own, and a two-way reach through a camera.
+"""The measured claim on other tasks: three of Meta-World's own, and a two-way reach through a camera.
 
     .venv/bin/python bench/teachers.py                     # the teachers, first
     .venv/bin/python bench/quality_tasks.py run            # go on with whatever is missing

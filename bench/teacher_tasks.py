@@ -72,7 +72,6 @@ TASKS = {
         ),
         with_whole_state("button-press-topdown-v3", "Press a button from the top"),
         with_whole_state("window-open-v3", "Push and open a window"),
-        with_whole_state("pick-place-v3", "Pick and place a puck to a goal"),
     )
 }  # fmt: skip
 """By name, in the order of use."""
