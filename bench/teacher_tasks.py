@@ -16,8 +16,9 @@ sys.path.insert(0, str(MAKE))
 from record_demonstrations import FIRST_SEED, Demonstration  # noqa: E402
 from subject import Course, Subject  # noqa: E402
 
+from flowstill.policies.interface import STATE  # noqa: E402
 from flowstill_evaluator.suites.expert import ExpertAction, Pushes, WayRoundExpert  # noqa: E402
-from flowstill_evaluator.suites.interface import STATE, CameraView, View  # noqa: E402
+from flowstill_evaluator.suites.interface import CameraView, View  # noqa: E402
 from flowstill_evaluator.suites.metaworld_env import BLACK_CAMERA, FRAMES, WHOLE  # noqa: E402
 from flowstill_evaluator.suites.reach_around import FRONT_CAMERA, INSTRUCTION, STATE_NAMES, WIDE_TASK_NAME  # noqa: E402
 from flowstill_evaluator.suites.registry import METAWORLD  # noqa: E402

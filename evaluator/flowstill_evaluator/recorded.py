@@ -11,10 +11,10 @@ from flowstill.api.distilljob import Dataset
 from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.cameras import data_names
-from flowstill.policies.interface import RunnerInfo
+from flowstill.policies.interface import STATE, RunnerInfo
 from flowstill_evaluator.lockstep import stacked
 from flowstill_evaluator.observations import Batch
-from flowstill_evaluator.suites.interface import STATE, Observation
+from flowstill_evaluator.suites.interface import Observation
 
 
 def recorded_observations(folder: Path, spec: Dataset, info: RunnerInfo, count: int) -> Batch:

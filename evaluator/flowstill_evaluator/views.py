@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from flowstill.errors import UserError
 from flowstill.policies.cameras import data_names
-from flowstill.policies.interface import RunnerInfo
-from flowstill_evaluator.suites.interface import STATE, CameraView, Offer, Suite, View
+from flowstill.policies.interface import STATE, RunnerInfo
+from flowstill_evaluator.suites.interface import CameraView, Offer, Suite, View
 
 
 def view_of(info: RunnerInfo, arm: str, suite: Suite, tasks: Sequence[str], rename_map: Mapping[str, str]) -> View:

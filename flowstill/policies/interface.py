@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+STATE, IMAGE, TASK = "observation.state", "observation.image", "task"
+"""LeRobot's names of what a policy sees; IMAGE is also how the names of cameras begin."""
 Floats = npt.NDArray[np.float32]
 Observations = Mapping[str, Any]
 """``observation.state`` (B, S) float32, ``observation.images.X`` (B, height, width, 3) uint8, ``task`` B strings."""

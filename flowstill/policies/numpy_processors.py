@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from flowstill.errors import ArtifactError
-from flowstill.policies.interface import Floats, Observations
+from flowstill.policies.interface import STATE, Floats, Observations
 from flowstill.policies.numpy_images import ImageRule
 
 RENAME = "rename_observations_processor"
@@ -102,7 +102,7 @@ class NumpyProcessors:
         self._images = ImageRule.of(self.config)
         self.shapes = {name: tuple(feature["shape"]) for name, feature in features.items()}
         self.image_keys = [k for k, f in features.items() if f["type"] == "VISUAL"]
-        self.state_dim = int(features["observation.state"]["shape"][0])
+        self.state_dim = int(features[STATE]["shape"][0])
         self.action_dim = int(self.config["output_features"]["action"]["shape"][0])
 
     def before(self, observations: Observations) -> dict[str, npt.NDArray[Any]]:
@@ -117,7 +117,7 @@ class NumpyProcessors:
                 data[key] = np.asarray(value, dtype=np.float32)
         for step in self._before:
             data = self._apply(step, data)
-        state_BS = data["observation.state"]
+        state_BS = data[STATE]
         pad = self.config["max_state_dim"] - state_BS.shape[1]
         state_BS = np.pad(state_BS, ((0, 0), (0, pad)))
         inputs = {"tokens": data["tokens"], "token_mask": data["token_mask"], "state": state_BS}
@@ -139,7 +139,7 @@ class NumpyProcessors:
         if step.name in {"smolvla_new_line_processor", "pi0_new_line_processor"}:
             return data | {"task": [t if t.endswith("\n") else f"{t}\n" for t in data["task"]]}
         if step.name == "pi05_prepare_state_tokenizer_processor_step":
-            return data | {"task": state_prompts(data["task"], data["observation.state"])}
+            return data | {"task": state_prompts(data["task"], data[STATE])}
         if step.name == "flowstill_stateless_prompt":
             return data | {"task": stateless_prompts(data["task"])}
         if step.name == "flowstill_tokenizer":

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from flowstill.errors import UserError
-from flowstill.policies.interface import Floats, Observations, RunnerInfo
+from flowstill.policies.interface import IMAGE, STATE, TASK, Floats, Observations, RunnerInfo
 
-STATE, IMAGE, TASK = "observation.state", "observation.image", "task"
 FIELD = "observations"
 
 

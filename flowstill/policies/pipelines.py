@@ -12,7 +12,7 @@ from lerobot.processor import (
 from lerobot_policy_flowstill.tokenizer_step import with_steps
 from torch import Tensor
 
-STATE = "observation.state"
+from flowstill.policies.interface import STATE
 
 
 @dataclass

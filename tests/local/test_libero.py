@@ -29,7 +29,8 @@ VIEW = View(8, tuple(CameraView(name, 32, 32) for name in CAMERAS))
 CODE = """
 import json
 import numpy as np
-from flowstill_evaluator.suites.interface import STATE, CameraView, View
+from flowstill.policies.interface import STATE
+from flowstill_evaluator.suites.interface import CameraView, View
 from flowstill_evaluator.suites.libero import CAMERAS
 from flowstill_evaluator.suites.registry import LIBERO
 

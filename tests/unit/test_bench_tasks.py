@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowstill_evaluator.suites.interface import STATE
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.registry import METAWORLD
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))

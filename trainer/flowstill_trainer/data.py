@@ -21,6 +21,7 @@ from flowstill.datasets import open_dataset
 from flowstill.errors import DatasetRejected
 from flowstill.policies.cameras import data_names
 from flowstill.policies.flow import FlowPolicy
+from flowstill.policies.interface import STATE
 from flowstill.policies.pipelines import statistics
 
 MEMORY_LIMIT = 2 * 2**30
@@ -144,7 +145,7 @@ class Frames:
     def observations(self, index_B: Tensor) -> dict[str, Any]:
         """Raw observations."""
         tasks = [self.tasks[i] for i in self.task_N[index_B].tolist()]
-        return {"observation.state": self.state_NS[index_B], **self.images.read(index_B), "task": tasks}
+        return {STATE: self.state_NS[index_B], **self.images.read(index_B), "task": tasks}
 
     def chunks(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Raw action chunks (B, H, A), and which of their steps lie within the episode (B, H)."""
@@ -170,7 +171,7 @@ def load_frames(folder: Path, spec: Dataset, policy: FlowPolicy) -> Frames:
     index_N = _column(table, "index")[:, 0]
     return Frames(
         index_N=torch.from_numpy(index_N),
-        state_NS=_finite(_column(table, _original(names, "observation.state")), "observation.state", index_N),
+        state_NS=_finite(_column(table, _original(names, STATE)), STATE, index_N),
         action_NA=_finite(_column(table, "action"), "action", index_N),
         last_N=torch.from_numpy(last_N),
         task_N=torch.from_numpy(_column(table, "task_index")[:, 0].astype(np.int64)),
@@ -196,7 +197,7 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
             field="spec.dataset.renameMap",
         )
     offered = data_names(features, rename_map, policy.renamed)
-    wanted = ["observation.state", *policy.cameras]
+    wanted = [STATE, *policy.cameras]
     missing = [name for name in wanted if name not in offered]
     if missing:
         used = {offered[name] for name in wanted if name in offered}
@@ -207,7 +208,7 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     if "action" not in features:
         raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
     for name, old, size in (
-        ("observation.state", offered["observation.state"], policy.state_dim),
+        (STATE, offered[STATE], policy.state_dim),
         ("action", "action", policy.action_dim),
     ):
         if tuple(features[old]["shape"]) != (size,):
@@ -228,7 +229,7 @@ def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, st
     if spare:
         pairs = ", ".join(f"{old}: {new}" for old, new in zip(spare, missing, strict=False))
         return f"{needs} {', '.join(spare)}. Map its names to the policy's, e.g. renameMap: {{{pairs}}}"
-    if "observation.state" in missing or trained:
+    if STATE in missing or trained:
         return f"{needs} nothing else; use the robot's data that the teacher was trained on"
     return (
         f"{needs} no other camera. If the teacher was trained without, take {', '.join(missing)} out of input_features "

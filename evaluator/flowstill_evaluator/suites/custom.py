@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowstill.errors import UserError
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.graphics import choose_library
-from flowstill_evaluator.suites.interface import STATE, Environment, Offer, View
+from flowstill_evaluator.suites.interface import Environment, Offer, View
 from flowstill_evaluator.suites.tasks import once
 
 if TYPE_CHECKING:

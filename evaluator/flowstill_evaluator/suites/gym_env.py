@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flowstill.errors import FlowstillError
-from flowstill_evaluator.suites.interface import STATE, Observation, Offer, StepResult, View, checked_action
+from flowstill.policies.interface import STATE
+from flowstill_evaluator.suites.interface import Observation, Offer, StepResult, View, checked_action
 
 PIXELS, AGENT = "pixels", "agent_pos"
 PICTURE, PICTURES = "observation.image", "observation.images."

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 Observation = dict[str, npt.NDArray[Any]]
-STATE = "observation.state"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.drawing import Drawer
-from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View, checked_action
+from flowstill_evaluator.suites.interface import CameraView, Observation, Offer, StepResult, View, checked_action
 from flowstill_evaluator.suites.libero import ACTION_SIZE, BLACK_CAMERA, CAMERAS, OFFER, STATE_DIM
 from flowstill_evaluator.suites.libero_files import LiberoTask, assets, package
 

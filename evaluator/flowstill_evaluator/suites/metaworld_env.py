@@ -10,8 +10,9 @@ import numpy.typing as npt
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.drawing import Camera, Drawer
-from flowstill_evaluator.suites.interface import STATE, CameraView, Observation, Offer, StepResult, View, checked_action
+from flowstill_evaluator.suites.interface import CameraView, Observation, Offer, StepResult, View, checked_action
 
 BLACK_CAMERA = "observation.images.black"
 LEROBOT_CAMERA = "observation.image"

@@ -9,8 +9,8 @@ import numpy as np
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites import reach_around
-from flowstill_evaluator.suites.interface import STATE
 from flowstill_evaluator.suites.metaworld_env import ACTION_SIZE, CONTROL_HZ, IMAGE_SIZE
 
 STATE_SIZE = len(reach_around.STATE_NAMES)

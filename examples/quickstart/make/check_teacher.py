@@ -16,7 +16,7 @@ import torch
 from lerobot_policy_flowstill.draws import densest_chunk
 from loading import load_teacher
 
-from flowstill_evaluator.suites.interface import STATE
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.metaworld_env import IMAGE_SIZE
 from flowstill_evaluator.suites.reach_around import BLACK_CAMERA, INSTRUCTION, ReachAroundEnv
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from rich.progress import track
 from subject import ACTION_NAMES, QUICKSTART, Subject
 
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.records import SEEDS as FIRST_SEED
 from flowstill_evaluator.suites.expert import WayRoundExpert
-from flowstill_evaluator.suites.interface import STATE
 from flowstill_evaluator.suites.metaworld_env import CONTROL_HZ
 from flowstill_evaluator.suites.reach_around import ReachAroundEnv
 

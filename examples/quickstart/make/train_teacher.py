@@ -24,7 +24,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 from subject import ACTION_NAMES, QUICKSTART, Course, Subject
 from tiny_vlm import write_vlm_folder
 
-from flowstill_evaluator.suites.interface import STATE
+from flowstill.policies.interface import STATE
 
 CHUNK = 16
 EXECUTED = 8

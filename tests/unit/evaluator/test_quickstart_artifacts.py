@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from flowstill.artifacts.digests import tree_digest
-from flowstill_evaluator.suites.interface import STATE
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.reach_around import POST_XY
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flowstill.policies.interface import STATE
 from flowstill_evaluator.suites.expert import WayRoundExpert
-from flowstill_evaluator.suites.interface import STATE, View
+from flowstill_evaluator.suites.interface import View
 from flowstill_evaluator.suites.metaworld_env import MetaWorldEnv
 from flowstill_evaluator.suites.reach_around import (
     BLACK_CAMERA,
