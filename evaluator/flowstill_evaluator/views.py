@@ -21,7 +21,7 @@ def view_of(info: RunnerInfo, arm: str, suite: Suite, tasks: Sequence[str], rena
     Raises:
         UserError: the policy cannot see what the environments show, or does not act on what they move; with the field.
     """
-    offered = {name for task in tasks for offer in [suite.offer(task)] for name in (*offer.cameras, *offer.black)}
+    offered = {name for offer in map(suite.offer, tasks) for name in (*offer.cameras, *offer.black)}
     names = data_names(offered, rename_map, info.renamed)
     cameras = tuple(
         CameraView(names.get(camera, camera), height, width)

@@ -15,19 +15,22 @@ def real_cameras(image_features: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in image_features if not name.rpartition(".")[2].startswith(STAND_IN))
 
 
-def never_shown(cameras: Collection[str], statistics: Iterable[str], renamed: Mapping[str, str]) -> tuple[str, ...]:
-    """The cameras that the data of a checkpoint's last training had not; none where the checkpoint does not tell.
+def features_shown(statistics: Iterable[str], renamed: Mapping[str, str]) -> frozenset[str]:
+    """What the data of a checkpoint's last training had, by the policy's names.
 
     LeRobot saves the statistics of all features of that data with the normaliser, by the data's own names, cameras'
     among them (``lerobot_train.py`` of 0.6). Processors that were written by hand, or by older versions, may hold
     none of any camera.
 
     Args:
-        cameras: of the policy.
         statistics: names of the features that the normaliser has statistics of.
         renamed: the data's names → the policy's, as the checkpoint's own processor has them.
     """
-    shown = {renamed.get(name, name) for name in statistics}
+    return frozenset(renamed.get(name, name) for name in statistics)
+
+
+def never_shown(cameras: Collection[str], shown: frozenset[str]) -> tuple[str, ...]:
+    """The cameras that are not among :func:`features_shown`; none where no camera is, which does not tell."""
     return tuple(name for name in cameras if name not in shown) if shown.intersection(cameras) else ()
 
 

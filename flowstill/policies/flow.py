@@ -21,7 +21,6 @@ class FlowPolicy(Protocol):
 
     Attributes:
         policy: LeRobot's policy.
-        preprocessor: its own processor, from raw observations and actions to the network's.
         policy_type: LeRobot's type of it.
         is_student: whether it knows a target time.
         device: where it computes.
@@ -32,6 +31,7 @@ class FlowPolicy(Protocol):
         state_dim: real dimensions of the state.
         cameras: names of its image features, without empty cameras and those that its last training did not show it.
         renamed: the data's names → its own, as its own processor renames them.
+        shown: features that the data of its last training had, as far as its processors say.
         steps: denoising steps as it is used.
         draws: K as it is used.
         neighbours: neighbours that count for the density of a draw.
@@ -42,7 +42,6 @@ class FlowPolicy(Protocol):
     """
 
     policy: Any
-    preprocessor: Any
     policy_type: str
     is_student: bool
     device: torch.device
@@ -53,6 +52,7 @@ class FlowPolicy(Protocol):
     state_dim: int
     cameras: tuple[str, ...]
     renamed: Mapping[str, str]
+    shown: frozenset[str]
     steps: int
     draws: int
     neighbours: int

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flowstill.errors import TeacherRejected, UserError
 from flowstill.policies import checkpoints
-from flowstill.policies.cameras import never_shown, real_cameras
+from flowstill.policies.cameras import features_shown, never_shown, real_cameras
 from flowstill.policies.flow import euler
 from flowstill.policies.pipelines import rename_map, statistics, tokenizer_step, with_state_noise
 from flowstill.policies.tensors import Stored, load_tensors
@@ -57,6 +57,7 @@ class LeRobotFlow(ABC):
         self.state_dim: int = config.robot_state_feature.shape[0]
         self.cameras = real_cameras(config.image_features)
         self.renamed: Mapping[str, str] = rename_map(preprocessor)
+        self.shown = features_shown(statistics(preprocessor), self.renamed)
         self.steps: int = getattr(config, self.steps_option)
         self.draws: int = config.draws if self.is_student else 1
         self.neighbours: int = config.draw_neighbours if self.is_student else 3
@@ -132,10 +133,18 @@ class LeRobotFlow(ABC):
         if not whole:
             drop_heads(policy)  # after all of the file was checked
         policy.to(device).requires_grad_(False)
-        before, after = checkpoints.load_processors(folder, config, cls.tokenizer(config), field)
+        flow = cls(policy, *checkpoints.load_processors(folder, config, cls.tokenizer(config), field))
         if not whole:
-            _leave_out(never_shown(real_cameras(config.image_features), statistics(before), rename_map(before)), config)
-        return cls(policy, before, after)
+            flow._leave_out(never_shown(flow.cameras, flow.shown))
+        return flow
+
+    def _leave_out(self, cameras: tuple[str, ...]) -> None:
+        """Look through the other cameras only, as in the policy's training."""
+        if cameras:
+            config = self.policy.config
+            config.input_features = {k: v for k, v in config.input_features.items() if k not in cameras}
+            self.cameras = real_cameras(config.image_features)
+            logger.info("the policy's last training did not show it %s: left out", ", ".join(cameras))
 
     def preprocess(self, batch: Mapping[str, Any], state_noise_BS: Tensor | None = None) -> dict[str, Any]:
         """See :class:`FlowPolicy`."""
@@ -237,13 +246,6 @@ class LeRobotFlow(ABC):
         shared = {id(part): part for part in _frozen(self.policy, "", self.trained_parts)}
         policy = copy.deepcopy(self.policy, shared)  # what the memo names is taken as its own copy
         return type(self)(policy, self.preprocessor, self.postprocessor)
-
-
-def _leave_out(cameras: tuple[str, ...], config: Any) -> None:
-    """Look through the other cameras only, as in the policy's training."""
-    if cameras:
-        config.input_features = {k: v for k, v in config.input_features.items() if k not in cameras}
-        logger.info("the policy's last training did not show it %s: left out", ", ".join(cameras))
 
 
 def _adopt(student: nn.Module, teacher: nn.Module, path: str, trained: tuple[str, ...]) -> None:

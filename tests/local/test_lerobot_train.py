@@ -12,20 +12,19 @@ from flowstill.api.distilljob import Dataset
 from flowstill.policies.registry import load_flow_policy
 from flowstill_trainer.data import load_frames
 from tests.support import tiny_smolvla
+from tests.support.fine_tune import add_camera
 from tests.support.tiny_run import KINDS, Tiny, small, small_path
 from tests.support.tiny_smolvla import CAMERA
 
-TOP, WRIST = "observation.images.top", "observation.images.wrist"
+TOP = "observation.images.top"
 
 
 def base(root: Path, kind: str) -> Path:
     """A checkpoint that this machine's LeRobot finds its tokenizer for, with two cameras."""
     with small(kind):
         folder = Tiny(root, kind).teacher_folder
-    config = json.loads((folder / "config.json").read_text())
-    config["input_features"][WRIST] = config["input_features"][CAMERA]
+    add_camera(folder)
     place = folder / ("vlm" if kind == "smolvla" else "tokenizer")
-    (folder / "config.json").write_text(json.dumps(config))
     for name in ("config.json", "policy_preprocessor.json"):
         text = (folder / name).read_text()
         for elsewhere in ('"vlm"', '"google/paligemma-3b-pt-224"'):

@@ -11,6 +11,14 @@ BASES_OTHER = "observation.images.wrist"
 """A camera that the base policy has besides the tiny ones' own, and the data has not."""
 
 
+def add_camera(folder: Path) -> None:
+    """The checkpoint's policy looks through one more."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["input_features"][BASES_OTHER] = config["input_features"][CAMERA]
+    file.write_text(json.dumps(config))
+
+
 def write_fine_tune(base: Path, folder: Path, statistics: dict[str, Any], renamed: dict[str, str]) -> Path:
     """The base with one more camera, and processors with the data's statistics and names.
 
@@ -24,10 +32,7 @@ def write_fine_tune(base: Path, folder: Path, statistics: dict[str, Any], rename
     from lerobot.policies.factory import make_pre_post_processors
 
     shutil.copytree(base, folder)
-    config_file = folder / "config.json"
-    written = json.loads(config_file.read_text())
-    written["input_features"][BASES_OTHER] = written["input_features"][CAMERA]
-    config_file.write_text(json.dumps(written))
+    add_camera(folder)
     config = PreTrainedConfig.from_pretrained(folder)
     features = {**config.input_features, **config.output_features}
     names = {"tokenizer_name": str(next(base.glob("vlm"), base / "tokenizer"))}

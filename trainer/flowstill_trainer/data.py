@@ -22,7 +22,6 @@ from flowstill.errors import DatasetRejected
 from flowstill.policies.cameras import data_names
 from flowstill.policies.flow import FlowPolicy
 from flowstill.policies.interface import STATE
-from flowstill.policies.pipelines import statistics
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images that are kept in memory."""
@@ -202,8 +201,7 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     if missing:
         used = {offered[name] for name in wanted if name in offered}
         spare = [old for old in features if old.startswith("observation.") and old not in used]
-        known = {policy.renamed.get(name, name) for name in statistics(policy.preprocessor)}
-        said = _how_to_offer(missing, spare, rename_map, known.intersection(missing))
+        said = _how_to_offer(missing, spare, rename_map, trained=not policy.shown.isdisjoint(missing))
         raise DatasetRejected(said, field="spec.dataset.renameMap")
     if "action" not in features:
         raise DatasetRejected("the dataset has no feature 'action'", field="spec.dataset")
@@ -220,7 +218,7 @@ def check_features(features: dict[str, Any], rename_map: dict[str, str], policy:
     return {offered[name]: name for name in wanted}
 
 
-def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, str], trained: set[str]) -> str:
+def _how_to_offer(missing: list[str], spare: list[str], rename_map: dict[str, str], *, trained: bool) -> str:
     """What the policy misses, and what to do: map a name, take other data, or say that it never saw that camera."""
     moved = [name for name in missing if name in rename_map]
     if moved:

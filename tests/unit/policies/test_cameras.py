@@ -9,7 +9,7 @@ from lerobot.policies.factory import get_policy_class
 
 from flowstill.api.distilljob import Dataset
 from flowstill.errors import DatasetRejected
-from flowstill.policies.cameras import data_names, never_shown, real_cameras
+from flowstill.policies.cameras import data_names, features_shown, never_shown, real_cameras
 from flowstill.policies.registry import load_flow_policy
 from flowstill.policies.torch_runner import TorchRunner
 from flowstill_trainer.data import load_frames
@@ -33,7 +33,7 @@ TOP = "observation.images.top"
     ],
 )
 def test_only_a_checkpoint_that_says_what_it_saw_says_what_it_did_not(statistics, renamed, unseen):
-    assert never_shown(("a", "b"), statistics, renamed) == unseen
+    assert never_shown(("a", "b"), features_shown(statistics, renamed)) == unseen
 
 
 @pytest.mark.parametrize(
